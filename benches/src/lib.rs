@@ -1,0 +1,1 @@
+//! tidemill-benches: see ARCHITECTURE.md.

@@ -1,0 +1,1 @@
+//! tidemill-consensus: see ARCHITECTURE.md.

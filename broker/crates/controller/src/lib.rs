@@ -1,0 +1,1 @@
+//! tidemill-controller: see ARCHITECTURE.md.

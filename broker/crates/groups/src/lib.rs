@@ -1,0 +1,1 @@
+//! tidemill-groups: see ARCHITECTURE.md.

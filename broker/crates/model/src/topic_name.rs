@@ -1,0 +1,1 @@
+//! topic_name: being written.

@@ -1,0 +1,1 @@
+//! tidemill-partition: see ARCHITECTURE.md.

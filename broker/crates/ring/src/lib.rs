@@ -1,0 +1,1 @@
+//! tidemill-ring: see ARCHITECTURE.md.

@@ -1,0 +1,124 @@
+//! A budget (bytes of memory, calls in flight) that tasks of one shard share, first come, first served.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use super::oneshot;
+
+#[derive(Debug)]
+struct State {
+    available: u64,
+    total: u64,
+    waiting: VecDeque<(u64, oneshot::Sender<Permit>)>,
+    waits_total: u64,
+}
+
+/// A budget. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Semaphore(Rc<RefCell<State>>);
+
+/// A part of the budget; returned when dropped.
+#[derive(Debug)]
+pub struct Permit {
+    owner: Semaphore,
+    amount: u64,
+}
+
+impl Semaphore {
+    /// A budget of `total` units.
+    pub fn new(total: u64) -> Semaphore {
+        Semaphore(Rc::new(RefCell::new(State {
+            available: total,
+            total,
+            waiting: VecDeque::new(),
+            waits_total: 0,
+        })))
+    }
+
+    /// Takes `amount` units, waiting for them. A request above the whole budget is cut to it,
+    /// so that one large request runs alone instead of never.
+    pub async fn acquire(&self, amount: u64) -> Permit {
+        let waiting = {
+            let mut state = self.0.borrow_mut();
+            let amount = amount.min(state.total);
+            if state.waiting.is_empty() && state.available >= amount {
+                state.available -= amount;
+                return self.permit(amount);
+            }
+            let (tx, rx) = oneshot::channel();
+            state.waiting.push_back((amount, tx));
+            state.waits_total += 1;
+            rx
+        };
+        waiting.await.expect("the semaphore outlives its waiters: they hold it")
+    }
+
+    /// Takes `amount` units if they are free and nobody waits.
+    pub fn try_acquire(&self, amount: u64) -> Option<Permit> {
+        let mut state = self.0.borrow_mut();
+        let amount = amount.min(state.total);
+        if !state.waiting.is_empty() || state.available < amount {
+            return None;
+        }
+        state.available -= amount;
+        Some(self.permit(amount))
+    }
+
+    /// Units free now.
+    pub fn available(&self) -> u64 {
+        self.0.borrow().available
+    }
+
+    /// The whole budget.
+    pub fn total(&self) -> u64 {
+        self.0.borrow().total
+    }
+
+    /// How often somebody had to wait: the metric for "full".
+    pub fn waits_total(&self) -> u64 {
+        self.0.borrow().waits_total
+    }
+
+    fn permit(&self, amount: u64) -> Permit {
+        Permit {
+            owner: self.clone(),
+            amount,
+        }
+    }
+
+    fn release(&self, amount: u64) {
+        self.0.borrow_mut().available += amount;
+        loop {
+            let (amount, tx) = {
+                let mut state = self.0.borrow_mut();
+                match state.waiting.front() {
+                    Some((amount, _)) if *amount <= state.available => {}
+                    _ => return,
+                }
+                let (amount, tx) = state.waiting.pop_front().expect("front was there");
+                if tx.is_closed() {
+                    continue;
+                }
+                state.available -= amount;
+                (amount, tx)
+            };
+            // A receiver that is gone drops the permit, which returns the units through this function.
+            let _ = tx.send(self.permit(amount));
+        }
+    }
+}
+
+impl Permit {
+    /// Units this permit holds.
+    pub fn amount(&self) -> u64 {
+        self.amount
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let owner = self.owner.clone();
+        owner.release(self.amount);
+    }
+}

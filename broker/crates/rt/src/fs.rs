@@ -1,0 +1,453 @@
+//! Files and directories.
+//!
+//! [`DirectFile`] is for the write-ahead log: aligned, past the page cache. [`File`] is for everything else:
+//! any position, through the page cache, on a helper thread. Neither calls back before the kernel (or the
+//! simulated disk) is done, and nothing is durable before `sync_data` said so; a *name* is durable after
+//! [`sync_dir`] on its directory.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::buf::AlignedBuf;
+use crate::context::{self, EngineKind};
+use crate::{sim, task};
+
+/// How a file is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OpenMode {
+    /// It must exist; reads only.
+    Read,
+    /// It must exist; reads and writes.
+    ReadWrite,
+    /// It must not exist; it is made, for reads and writes.
+    CreateNew,
+    /// It is made if it does not exist; reads and writes; its content stays.
+    CreateOrOpen,
+}
+
+impl OpenMode {
+    pub(crate) fn options(self) -> std::fs::OpenOptions {
+        let mut o = std::fs::OpenOptions::new();
+        o.read(true).write(self != OpenMode::Read);
+        match self {
+            OpenMode::CreateNew => o.create_new(true),
+            OpenMode::CreateOrOpen => o.create(true).truncate(false),
+            OpenMode::Read | OpenMode::ReadWrite => &mut o,
+        };
+        o
+    }
+}
+
+#[derive(Debug, Clone)]
+enum FileInner {
+    Std(Arc<std::fs::File>),
+    Sim(sim::SimFile),
+}
+
+/// A file read and written at any position, through the page cache.
+#[derive(Debug, Clone)]
+pub struct File(FileInner);
+
+impl File {
+    /// Opens `path`.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    pub async fn open(path: &Path, mode: OpenMode) -> io::Result<File> {
+        if context::current() == EngineKind::Sim {
+            return Ok(File(FileInner::Sim(sim::SimFile::open(path, mode)?)));
+        }
+        let path = path.to_owned();
+        let file = task::blocking(move || mode.options().open(path)).await?;
+        Ok(File(FileInner::Std(Arc::new(file))))
+    }
+
+    /// Writes all of `parts`, one after the other, at byte `position`.
+    ///
+    /// # Errors
+    /// As the operating system says; the file may then hold any part of the data.
+    pub async fn write_all_at(&self, parts: Vec<bytes::Bytes>, position: u64) -> io::Result<()> {
+        match &self.0 {
+            FileInner::Sim(f) => {
+                let mut at = position;
+                for part in parts {
+                    f.write_at(&part, at).await?;
+                    at += part.len() as u64;
+                }
+                Ok(())
+            }
+            FileInner::Std(f) => {
+                let f = f.clone();
+                task::blocking(move || write_parts(&f, &parts, position)).await
+            }
+        }
+    }
+
+    /// Reads up to `len` bytes at byte `position`; fewer at the end of the file.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    pub async fn read_at(&self, position: u64, len: usize) -> io::Result<Vec<u8>> {
+        match &self.0 {
+            FileInner::Sim(f) => f.read_at(position, len).await,
+            FileInner::Std(f) => {
+                let f = f.clone();
+                task::blocking(move || read_up_to(&f, position, len)).await
+            }
+        }
+    }
+
+    /// Makes everything written so far durable (`fdatasync`).
+    ///
+    /// # Errors
+    /// As the operating system says. After an error nothing written since the last success may be taken for durable:
+    /// the caller ends the process (rule S10).
+    pub async fn sync_data(&self) -> io::Result<()> {
+        match &self.0 {
+            FileInner::Sim(f) => f.sync_data().await,
+            FileInner::Std(f) => {
+                let f = f.clone();
+                task::blocking(move || f.sync_data()).await
+            }
+        }
+    }
+
+    /// Cuts or extends (with zeros) the file to `bytes`.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    pub async fn set_len(&self, bytes: u64) -> io::Result<()> {
+        match &self.0 {
+            FileInner::Sim(f) => f.set_len(bytes),
+            FileInner::Std(f) => {
+                let f = f.clone();
+                task::blocking(move || f.set_len(bytes)).await
+            }
+        }
+    }
+
+    /// Length in bytes.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    pub async fn len(&self) -> io::Result<u64> {
+        match &self.0 {
+            FileInner::Sim(f) => Ok(f.len()),
+            FileInner::Std(f) => {
+                let f = f.clone();
+                task::blocking(move || f.metadata().map(|m| m.len())).await
+            }
+        }
+    }
+}
+
+fn write_parts(f: &std::fs::File, parts: &[bytes::Bytes], position: u64) -> io::Result<()> {
+    use std::os::unix::fs::FileExt;
+    let mut at = position;
+    for part in parts {
+        f.write_all_at(part, at)?;
+        at += part.len() as u64;
+    }
+    Ok(())
+}
+
+fn read_up_to(f: &std::fs::File, position: u64, len: usize) -> io::Result<Vec<u8>> {
+    use std::os::unix::fs::FileExt;
+    let mut buf = vec![0; len];
+    let mut done = 0;
+    while done < len {
+        match f.read_at(&mut buf[done..], position + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    buf.truncate(done);
+    Ok(buf)
+}
+
+#[derive(Debug)]
+enum DirectInner {
+    Uring(crate::uring::UringFile),
+    Std(Arc<std::fs::File>),
+    Sim(sim::SimFile),
+}
+
+/// A file written and read in whole blocks past the page cache (where the file system allows it).
+#[derive(Debug)]
+pub struct DirectFile(DirectInner);
+
+impl DirectFile {
+    /// Opens `path`.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    pub async fn open(path: &Path, mode: OpenMode) -> io::Result<DirectFile> {
+        match context::current() {
+            EngineKind::Sim => Ok(DirectFile(DirectInner::Sim(sim::SimFile::open(path, mode)?))),
+            EngineKind::Uring => {
+                let f = crate::uring::UringFile::open(path, mode).await?;
+                Ok(DirectFile(DirectInner::Uring(f)))
+            }
+            EngineKind::Epoll => {
+                let path = path.to_owned();
+                let f = task::blocking(move || open_direct(&path, mode)).await?;
+                Ok(DirectFile(DirectInner::Std(Arc::new(f))))
+            }
+        }
+    }
+
+    /// A buffer of `bytes` rounded up to whole blocks, of unspecified content, for this file.
+    pub fn alloc(&self, bytes: usize) -> AlignedBuf {
+        match &self.0 {
+            DirectInner::Uring(f) => f.alloc(bytes),
+            DirectInner::Std(_) | DirectInner::Sim(_) => AlignedBuf::zeroed(bytes),
+        }
+    }
+
+    /// Writes all of `buf` at byte `position`, a multiple of the block size.
+    ///
+    /// # Errors
+    /// As the operating system says; the file may then hold any part of the data.
+    pub async fn write_at(&self, buf: AlignedBuf, position: u64) -> io::Result<()> {
+        match &self.0 {
+            DirectInner::Uring(f) => f.write_at(buf, position).await,
+            DirectInner::Sim(f) => f.write_at(&buf, position).await,
+            DirectInner::Std(f) => {
+                let f = f.clone();
+                task::blocking(move || {
+                    std::os::unix::fs::FileExt::write_all_at(&*f, &buf, position)
+                })
+                .await
+            }
+        }
+    }
+
+    /// Reads up to `len` bytes at byte `position`, both multiples of the block size; fewer at the end of the file.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    pub async fn read_at(&self, position: u64, len: usize) -> io::Result<Vec<u8>> {
+        match &self.0 {
+            DirectInner::Uring(f) => f.read_at(position, len).await,
+            DirectInner::Sim(f) => f.read_at(position, len).await,
+            DirectInner::Std(f) => {
+                let f = f.clone();
+                task::blocking(move || read_direct(&f, position, len)).await
+            }
+        }
+    }
+
+    /// Makes everything written so far durable (`fdatasync`). Errors as [`File::sync_data`].
+    pub async fn sync_data(&self) -> io::Result<()> {
+        match &self.0 {
+            DirectInner::Uring(f) => f.sync_data().await,
+            DirectInner::Sim(f) => f.sync_data().await,
+            DirectInner::Std(f) => {
+                let f = f.clone();
+                task::blocking(move || f.sync_data()).await
+            }
+        }
+    }
+
+    /// Reserves `bytes` of disk for the file and makes it that long, so that later writes change no metadata.
+    ///
+    /// # Errors
+    /// As the operating system says (`StorageFull` when there is no room).
+    pub async fn preallocate(&self, bytes: u64) -> io::Result<()> {
+        match &self.0 {
+            DirectInner::Uring(f) => f.preallocate(bytes).await,
+            DirectInner::Sim(f) => f.set_len(bytes),
+            DirectInner::Std(f) => {
+                let f = f.clone();
+                task::blocking(move || fallocate(&f, bytes)).await
+            }
+        }
+    }
+
+    /// Length in bytes.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    pub async fn len(&self) -> io::Result<u64> {
+        match &self.0 {
+            DirectInner::Uring(f) => f.len().await,
+            DirectInner::Sim(f) => Ok(f.len()),
+            DirectInner::Std(f) => {
+                let f = f.clone();
+                task::blocking(move || f.metadata().map(|m| m.len())).await
+            }
+        }
+    }
+
+    /// Closes the file; on `uring` a file dropped without this is closed later, by the engine.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    pub async fn close(self) -> io::Result<()> {
+        match self.0 {
+            DirectInner::Uring(f) => f.close().await,
+            DirectInner::Sim(_) | DirectInner::Std(_) => Ok(()),
+        }
+    }
+}
+
+/// Opens with `O_DIRECT`, or without it where the file system refuses (tmpfs): slower, as durable.
+fn open_direct(path: &Path, mode: OpenMode) -> io::Result<std::fs::File> {
+    use std::os::unix::fs::OpenOptionsExt;
+    match mode.options().custom_flags(libc::O_DIRECT).open(path) {
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
+            // With CreateNew the refused open may have made the name.
+            let mode = if mode == OpenMode::CreateNew {
+                OpenMode::CreateOrOpen
+            } else {
+                mode
+            };
+            mode.options().open(path)
+        }
+        other => other,
+    }
+}
+
+fn read_direct(f: &std::fs::File, position: u64, len: usize) -> io::Result<Vec<u8>> {
+    use std::os::unix::fs::FileExt;
+    let mut buf = AlignedBuf::zeroed(len);
+    let mut done = 0;
+    while done < len {
+        match f.read_at(&mut buf[done..], position + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+        if !done.is_multiple_of(crate::buf::BLOCK_BYTES) {
+            break; // a partial block is the end of the file, and direct reads cannot go on from there
+        }
+    }
+    Ok(buf[..done.min(len)].to_vec())
+}
+
+fn fallocate(f: &std::fs::File, bytes: u64) -> io::Result<()> {
+    use std::os::fd::AsRawFd;
+    // SAFETY: the descriptor is open for the whole call; fallocate touches no memory of ours.
+    #[allow(unsafe_code, reason = "posix_fallocate has no safe binding in std")]
+    let e = unsafe { libc::posix_fallocate(f.as_raw_fd(), 0, bytes as libc::off_t) };
+    match e {
+        0 => Ok(()),
+        libc::EOPNOTSUPP | libc::EINVAL => f.set_len(bytes),
+        e => Err(io::Error::from_raw_os_error(e)),
+    }
+}
+
+/// An exclusive lock on a file, held until dropped or until the process ends in whatever way.
+#[derive(Debug)]
+pub struct LockFile(#[allow(dead_code, reason = "held for its lock")] Option<std::fs::File>);
+
+/// Locks `path` (made if missing) for this process; `None` when another process holds it.
+///
+/// # Errors
+/// As the operating system says.
+pub async fn try_lock(path: &Path) -> io::Result<Option<LockFile>> {
+    if context::current() == EngineKind::Sim {
+        return Ok(Some(LockFile(None)));
+    }
+    let path = path.to_owned();
+    task::blocking(move || {
+        let file = OpenMode::CreateOrOpen.options().open(path)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(LockFile(Some(file)))),
+            Err(std::fs::TryLockError::WouldBlock) => Ok(None),
+            Err(std::fs::TryLockError::Error(e)) => Err(e),
+        }
+    })
+    .await
+}
+
+macro_rules! path_op {
+    ($(#[$doc:meta])* $name:ident -> $ret:ty, $sim:path, $std:expr) => {
+        $(#[$doc])*
+        ///
+        /// # Errors
+        /// As the operating system says.
+        pub async fn $name(path: &Path) -> io::Result<$ret> {
+            if context::current() == EngineKind::Sim {
+                return $sim(path);
+            }
+            let path = path.to_owned();
+            task::blocking(move || $std(&path)).await
+        }
+    };
+}
+
+path_op!(
+    /// Makes a directory and its parents.
+    create_dir_all -> (), sim::create_dir_all, |p: &PathBuf| std::fs::create_dir_all(p)
+);
+path_op!(
+    /// Removes a file.
+    remove_file -> (), sim::remove_file, |p: &PathBuf| std::fs::remove_file(p)
+);
+path_op!(
+    /// Removes a directory with everything in it.
+    remove_dir_all -> (), sim::remove_dir_all, |p: &PathBuf| std::fs::remove_dir_all(p)
+);
+path_op!(
+    /// Makes the names in a directory durable.
+    sync_dir -> (), sim::sync_dir, |p: &PathBuf| std::fs::File::open(p)?.sync_all()
+);
+path_op!(
+    /// Whether something of this name exists.
+    exists -> bool, sim::exists, |p: &PathBuf| std::fs::exists(p)
+);
+path_op!(
+    /// The names in a directory, sorted.
+    list_dir -> Vec<String>, sim::list_dir, list_std
+);
+path_op!(
+    /// A whole file.
+    read -> Vec<u8>, sim::read, |p: &PathBuf| std::fs::read(p)
+);
+
+fn list_std(path: &PathBuf) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(path)? {
+        names.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Renames a file, replacing what stands at the new name. Durable after [`sync_dir`].
+///
+/// # Errors
+/// As the operating system says.
+pub async fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    if context::current() == EngineKind::Sim {
+        return sim::rename(from, to);
+    }
+    let (from, to) = (from.to_owned(), to.to_owned());
+    task::blocking(move || std::fs::rename(from, to)).await
+}
+
+/// Replaces the file at `path` with `parts`, durably: after success the new content is there, after a crash the old or
+/// the new one, never a mixture. Writes `path` with `.tmp` added, syncs, renames, syncs the directory.
+///
+/// # Errors
+/// As the operating system says.
+pub async fn write_atomic(path: &Path, parts: Vec<bytes::Bytes>) -> io::Result<()> {
+    let mut tmp = path.as_os_str().to_owned();
+    tmp.push(".tmp");
+    let tmp = PathBuf::from(tmp);
+    let file = File::open(&tmp, OpenMode::CreateOrOpen).await?;
+    file.set_len(0).await?;
+    file.write_all_at(parts, 0).await?;
+    file.sync_data().await?;
+    drop(file);
+    rename(&tmp, path).await?;
+    match path.parent() {
+        Some(dir) => sync_dir(dir).await,
+        None => Ok(()),
+    }
+}

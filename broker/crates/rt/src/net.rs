@@ -1,0 +1,200 @@
+//! TCP.
+//!
+//! A listening socket is bound once per process, exclusively (no `SO_REUSEPORT`: it would let a second broker share the
+//! port unnoticed). Accepted sockets are plain descriptors that may be handed to another shard, which makes a
+//! [`Stream`] of them. The simulated network comes with the cluster: under `sim` these functions fail.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
+use std::rc::Rc;
+
+use crate::context::{self, EngineKind};
+
+/// Pending connections the kernel keeps for us.
+pub const LISTEN_BACKLOG: i32 = 1024;
+
+/// Binds `addr` and listens. Works on every thread; the socket becomes a [`Listener`] on a shard.
+///
+/// # Errors
+/// `AddrInUse` when another process listens there; else as the operating system says.
+pub fn bind(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
+    let listener = std::net::TcpListener::bind(addr)?;
+    // SAFETY: the descriptor is open; listen(2) again only raises the backlog above std's 128.
+    #[allow(unsafe_code, reason = "std offers no backlog")]
+    let r = unsafe { libc::listen(listener.as_raw_fd(), LISTEN_BACKLOG) };
+    if r != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+#[derive(Debug)]
+enum ListenerInner {
+    Uring(crate::uring::UringListener),
+    Epoll(tokio::net::TcpListener),
+}
+
+/// A listening socket on the current shard.
+#[derive(Debug)]
+pub struct Listener(ListenerInner);
+
+impl Listener {
+    /// Takes over a socket made by [`bind`].
+    ///
+    /// # Errors
+    /// As the operating system says; `Unsupported` under `sim`.
+    pub fn from_std(listener: std::net::TcpListener) -> io::Result<Listener> {
+        match context::current() {
+            EngineKind::Uring => Ok(Listener(ListenerInner::Uring(
+                crate::uring::UringListener::from_std(listener)?,
+            ))),
+            EngineKind::Epoll => Ok(Listener(ListenerInner::Epoll(
+                tokio::net::TcpListener::from_std(listener)?,
+            ))),
+            EngineKind::Sim => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// The next connection, as a descriptor that any shard can take over with [`Stream::from_std`].
+    ///
+    /// # Errors
+    /// As the operating system says; `EMFILE` means: wait a little and try again.
+    pub async fn accept(&self) -> io::Result<(std::net::TcpStream, SocketAddr)> {
+        match &self.0 {
+            ListenerInner::Uring(l) => l.accept().await,
+            ListenerInner::Epoll(l) => {
+                let (stream, peer) = l.accept().await?;
+                Ok((stream.into_std()?, peer))
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum StreamInner {
+    Uring(crate::uring::UringStream),
+    Epoll(Rc<tokio::net::TcpStream>),
+}
+
+/// A TCP connection on the current shard, `TCP_NODELAY` set.
+#[derive(Debug)]
+pub struct Stream(StreamInner);
+
+/// The reading half; one task reads.
+#[derive(Debug)]
+pub struct ReadHalf(StreamInner);
+
+/// The writing half; one task writes.
+#[derive(Debug)]
+pub struct WriteHalf(StreamInner);
+
+impl Stream {
+    /// Takes over an accepted or connected socket.
+    ///
+    /// # Errors
+    /// As the operating system says; `Unsupported` under `sim`.
+    pub fn from_std(stream: std::net::TcpStream) -> io::Result<Stream> {
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        match context::current() {
+            EngineKind::Uring => Ok(Stream(StreamInner::Uring(
+                crate::uring::UringStream::from_std(stream)?,
+            ))),
+            EngineKind::Epoll => {
+                let stream = tokio::net::TcpStream::from_std(stream)?;
+                Ok(Stream(StreamInner::Epoll(Rc::new(stream))))
+            }
+            EngineKind::Sim => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// Two halves for two tasks. The socket closes when both are dropped.
+    pub fn split(self) -> (ReadHalf, WriteHalf) {
+        (ReadHalf(self.0.clone()), WriteHalf(self.0))
+    }
+}
+
+impl ReadHalf {
+    /// Reads some bytes into `buf`; 0 when the peer has closed.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    pub async fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
+        match &self.0 {
+            StreamInner::Uring(s) => s.read(buf).await,
+            StreamInner::Epoll(s) => loop {
+                s.readable().await?;
+                match s.try_read(buf) {
+                    Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                    other => return other,
+                }
+            },
+        }
+    }
+
+    /// Fills `buf`.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` when the peer closes before; else as the operating system says.
+    pub async fn read_exact(&mut self, buf: &mut [u8]) -> io::Result<()> {
+        let mut done = 0;
+        while done < buf.len() {
+            match self.read(&mut buf[done..]).await? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                n => done += n,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl WriteHalf {
+    /// Writes all of `buf`.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    pub async fn write_all(&mut self, buf: &[u8]) -> io::Result<()> {
+        let mut done = 0;
+        while done < buf.len() {
+            let n = match &self.0 {
+                StreamInner::Uring(s) => s.write(&buf[done..]).await?,
+                StreamInner::Epoll(s) => {
+                    s.writable().await?;
+                    match s.try_write(&buf[done..]) {
+                        Err(e) if e.kind() == io::ErrorKind::WouldBlock => continue,
+                        other => other?,
+                    }
+                }
+            };
+            if n == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+            done += n;
+        }
+        Ok(())
+    }
+
+    /// Closes both directions at once, which wakes the reading half.
+    pub fn shutdown(&self) {
+        let fd = match &self.0 {
+            StreamInner::Uring(s) => s.as_raw_fd(),
+            StreamInner::Epoll(s) => s.as_raw_fd(),
+        };
+        // SAFETY: the descriptor belongs to the stream, which is alive for the whole call.
+        #[allow(unsafe_code, reason = "neither engine can shut down through a shared reference")]
+        unsafe {
+            libc::shutdown(fd, libc::SHUT_RDWR);
+        }
+    }
+}
+
+/// Takes the descriptor out of a std socket and into another owner that closes it.
+pub(crate) fn transfer<T: FromRawFd>(socket: impl IntoRawFd) -> T {
+    // SAFETY: `into_raw_fd` gives up ownership of an open descriptor, which `T` takes over.
+    #[allow(unsafe_code, reason = "glommio takes sockets only by descriptor")]
+    unsafe {
+        T::from_raw_fd(socket.into_raw_fd())
+    }
+}

@@ -1,0 +1,1 @@
+//! tidemill-shardlog: see ARCHITECTURE.md.

@@ -1,0 +1,1 @@
+//! tidemill-transform: see ARCHITECTURE.md.

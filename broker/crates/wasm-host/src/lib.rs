@@ -1,0 +1,1 @@
+//! tidemill-wasm-host: see ARCHITECTURE.md.

@@ -1,0 +1,1 @@
+//! tidemill-wire: see ARCHITECTURE.md.

@@ -1,0 +1,1 @@
+//! tidemill-tests: see ARCHITECTURE.md.

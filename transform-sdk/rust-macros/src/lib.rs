@@ -1,0 +1,1 @@
+//! tidemill-sdk-macros: see ARCHITECTURE.md.

@@ -1,0 +1,1 @@
+//! tidemill-sdk: see ARCHITECTURE.md.
