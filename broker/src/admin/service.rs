@@ -1,0 +1,117 @@
+//! What the admin API asks of the broker, and how it is told that something went wrong.
+
+use std::borrow::Cow;
+use std::future::Future;
+use std::pin::Pin;
+
+use bytes::Bytes;
+
+use super::records::{NewRecord, ReadQuery, ReadRecords};
+use super::types::{
+    ClusterInfo, CreateTopic, DeployRequest, Deployed, LogLines, LogQuery, ModuleStored, Produced,
+    TopicDetail, TopicList, TopicSummary, TransformDetail, TransformList, TransformStateChanged,
+};
+
+/// A future that the control thread runs.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A future of an answer.
+pub type Answer<'a, T> = BoxFuture<'a, Result<T, ApiError>>;
+
+/// Why a request was refused or failed, as the client is told.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{code}: {message}")]
+pub struct ApiError {
+    /// HTTP status.
+    pub status: u16,
+    /// A stable word for programs, such as `topic_not_found`.
+    pub code: Cow<'static, str>,
+    /// A sentence for people: what is wrong and what to do.
+    pub message: String,
+}
+
+impl ApiError {
+    /// An error with any status.
+    pub fn new(
+        status: u16,
+        code: impl Into<Cow<'static, str>>,
+        message: impl Into<String>,
+    ) -> ApiError {
+        ApiError {
+            status,
+            code: code.into(),
+            message: message.into(),
+        }
+    }
+
+    /// 400: the request makes no sense.
+    pub fn bad_request(code: &'static str, message: impl Into<String>) -> ApiError {
+        ApiError::new(400, code, message)
+    }
+
+    /// 404: what it names is not there.
+    pub fn not_found(code: &'static str, message: impl Into<String>) -> ApiError {
+        ApiError::new(404, code, message)
+    }
+
+    /// 409: what is there stands against it.
+    pub fn conflict(code: &'static str, message: impl Into<String>) -> ApiError {
+        ApiError::new(409, code, message)
+    }
+
+    /// 422 `module_refused`: the module is not one that can run.
+    pub fn module_refused(message: impl Into<String>) -> ApiError {
+        ApiError::new(422, "module_refused", message)
+    }
+
+    /// 503: not now; the client may try again.
+    pub fn unavailable(code: &'static str, message: impl Into<String>) -> ApiError {
+        ApiError::new(503, code, message)
+    }
+
+    /// 500: a fault of the broker.
+    pub fn internal(message: impl Into<String>) -> ApiError {
+        ApiError::new(500, "internal", message)
+    }
+}
+
+/// The broker as the admin API sees it: one method for each route.
+///
+/// Called on the control thread; the futures run there too and must not block it. A future may be dropped
+/// before it is done (the client went away, the request timed out): what it had begun then ends either way.
+pub trait AdminService: Send + Sync {
+    /// `GET /v1/cluster`.
+    fn cluster(&self) -> Answer<'_, ClusterInfo>;
+    /// `GET /v1/topics`.
+    fn topics(&self) -> Answer<'_, TopicList>;
+    /// `POST /v1/topics`.
+    fn create_topic(&self, request: CreateTopic) -> Answer<'_, TopicSummary>;
+    /// `GET /v1/topics/{name}`.
+    fn topic(&self, name: String) -> Answer<'_, TopicDetail>;
+    /// `DELETE /v1/topics/{name}`.
+    fn delete_topic(&self, name: String) -> Answer<'_, ()>;
+    /// `POST /v1/topics/{name}/records`. All records of a partition are written in the order given.
+    fn produce(&self, topic: String, records: Vec<NewRecord>) -> Answer<'_, Produced>;
+    /// `GET /v1/topics/{name}/records`.
+    fn read(&self, topic: String, query: ReadQuery) -> Answer<'_, ReadRecords>;
+    /// `PUT /v1/modules`.
+    fn store_module(&self, wasm: Bytes) -> Answer<'_, ModuleStored>;
+    /// `GET /v1/transforms`.
+    fn transforms(&self) -> Answer<'_, TransformList>;
+    /// `PUT /v1/transforms/{name}`.
+    fn deploy(&self, name: String, request: DeployRequest) -> Answer<'_, Deployed>;
+    /// `GET /v1/transforms/{name}`.
+    fn transform(&self, name: String) -> Answer<'_, TransformDetail>;
+    /// `POST /v1/transforms/{name}/pause`.
+    fn pause(&self, name: String) -> Answer<'_, TransformStateChanged>;
+    /// `POST /v1/transforms/{name}/resume`.
+    fn resume(&self, name: String) -> Answer<'_, TransformStateChanged>;
+    /// `DELETE /v1/transforms/{name}`.
+    fn delete_transform(&self, name: String) -> Answer<'_, ()>;
+    /// `GET /v1/transforms/{name}/logs`.
+    fn logs(&self, name: String, query: LogQuery) -> Answer<'_, LogLines>;
+    /// `GET /metrics`: the whole text in Prometheus' exposition format 0.0.4.
+    fn metrics(&self) -> BoxFuture<'_, String>;
+    /// `GET /health`: what is wrong, where something is.
+    fn health(&self) -> BoxFuture<'_, Result<(), String>>;
+}
