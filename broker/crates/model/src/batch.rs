@@ -52,6 +52,18 @@ pub enum BatchError {
     /// Attribute bits that name no compression.
     #[error("record batch has unknown compression {0}")]
     Compression(u8),
+    /// A producer id without its epoch or sequence.
+    #[error(
+        "record batch has producer {producer_id} but epoch {producer_epoch} and sequence {base_sequence}"
+    )]
+    Producer {
+        /// The header's producer id.
+        producer_id: i64,
+        /// The header's producer epoch.
+        producer_epoch: i16,
+        /// The header's base sequence.
+        base_sequence: i32,
+    },
     /// A record inside is malformed.
     #[error("malformed record: {0}")]
     Record(&'static str),
@@ -112,14 +124,15 @@ impl BatchHeader {
         })
     }
 
-    /// Checks that `b` is exactly one batch: length, magic, CRC, count and compression bits agree.
-    /// Records are not looked at.
+    /// Checks that `b` is exactly one batch: length, magic, CRC, count, compression bits and producer fields agree.
+    /// Records are not looked at, nor whether the batch is a control batch, which clients may not send.
     ///
     /// # Errors
     /// The first [`BatchError`] found.
     pub fn validate(b: &[u8]) -> Result<BatchHeader, BatchError> {
         let h = BatchHeader::parse(b)?;
-        let want = usize::try_from(h.batch_length).map_err(|_| BatchError::Truncated)? + LENGTH_PREFIX_BYTES;
+        let want = usize::try_from(h.batch_length).map_err(|_| BatchError::Truncated)?
+            + LENGTH_PREFIX_BYTES;
         if want < HEADER_BYTES || b.len() < want {
             return Err(BatchError::Truncated);
         }
@@ -133,6 +146,15 @@ impl BatchHeader {
             });
         }
         h.compression()?;
+        // Transaction markers carry a producer without a sequence.
+        let unnumbered = h.base_sequence < 0 && !h.is_control();
+        if h.producer_id >= 0 && (h.producer_epoch < 0 || unnumbered) {
+            return Err(BatchError::Producer {
+                producer_id: h.producer_id,
+                producer_epoch: h.producer_epoch,
+                base_sequence: h.base_sequence,
+            });
+        }
         if crc32c::crc32c(&b[CRC_START..]) != h.crc {
             return Err(BatchError::Crc);
         }

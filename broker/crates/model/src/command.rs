@@ -23,7 +23,9 @@ pub struct CommandError(pub &'static str);
 impl Command {
     /// Bytes of the encoded form.
     pub fn encoded_len(&self) -> usize {
-        8 + 4 * self.bodies.len() + self.head.len() + self.bodies.iter().map(Bytes::len).sum::<usize>()
+        8 + 4 * self.bodies.len()
+            + self.head.len()
+            + self.bodies.iter().map(Bytes::len).sum::<usize>()
     }
 
     /// The encoded form, in parts that share the command's memory:
@@ -48,7 +50,9 @@ impl Command {
     /// [`CommandError`] when lengths do not fit together.
     pub fn decode(bytes: &Bytes) -> Result<Command, CommandError> {
         let u32_at = |at: usize| -> Result<usize, CommandError> {
-            let b = bytes.get(at..at + 4).ok_or(CommandError("shorter than its prefix"))?;
+            let b = bytes
+                .get(at..at + 4)
+                .ok_or(CommandError("shorter than its prefix"))?;
             Ok(u32::from_be_bytes([b[0], b[1], b[2], b[3]]) as usize)
         };
         let (head_len, count) = (u32_at(0)?, u32_at(4)?);
