@@ -55,6 +55,8 @@ pub struct ReadQuery {
     pub positions: BTreeMap<i32, i64>,
     /// Records at most, over all partitions.
     pub max: usize,
+    /// Bytes of keys, values and headers at most, over all partitions; one record may pass it.
+    pub max_bytes: usize,
     /// How long to wait for a record where there is none, milliseconds.
     pub wait_ms: u64,
 }

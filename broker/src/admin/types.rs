@@ -356,7 +356,7 @@ pub struct LogLines {
 pub struct LogQuery {
     /// Only lines with a greater `seq`.
     pub after: u64,
-    /// Lines at most; without `after`, the newest of them.
+    /// Lines at most, the oldest first.
     pub limit: usize,
     /// How long to wait for a line where there is none, milliseconds.
     pub wait_ms: u64,

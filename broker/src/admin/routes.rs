@@ -1,0 +1,509 @@
+//! The routes of the admin API: each checks its input, asks the service, renders the answer.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
+use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
+use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
+use axum::http::{StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post, put};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::sync::Semaphore;
+
+use super::guard::Guard;
+use super::records::{ReadQuery, parse_lines};
+use super::service::{AdminService, Answer, ApiError};
+use super::types::{LogQuery, StartFrom};
+
+/// Bytes of a module.
+pub(super) const MODULE_BYTES_MAX: usize = 64 << 20;
+/// Bytes of a request that writes records.
+pub(super) const RECORDS_BYTES_MAX: usize = 16 << 20;
+/// Bytes of any other request.
+const BODY_BYTES_MAX: usize = 1 << 20;
+/// Requests under way at once; more are refused with 503.
+pub(super) const REQUESTS_MAX: usize = 64;
+/// Requests with a large body under way at once; more wait their turn, so that bodies cannot fill the memory.
+const LARGE_REQUESTS_MAX: usize = 3;
+/// A request that takes longer is given up.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
+/// The longest wait a client may ask for, milliseconds.
+const WAIT_MS_MAX: u64 = 30_000;
+/// Records of one reading, at most and where none is said.
+const READ_MAX: usize = 10_000;
+const READ_DEFAULT: usize = 500;
+/// Bytes of one reading.
+const READ_BYTES_MAX: usize = 8 << 20;
+/// Log lines of one reading, at most and where none is said.
+const LOGS_MAX: usize = 1_000;
+const LOGS_DEFAULT: usize = 200;
+/// Characters of a transform's name.
+const NAME_MAX: usize = 128;
+
+struct Shared {
+    guard: Guard,
+    service: Arc<dyn AdminService>,
+    requests: Semaphore,
+    large: Semaphore,
+    counts: Counts,
+}
+
+/// What happened to requests since the start.
+#[derive(Default)]
+struct Counts {
+    served: AtomicU64,
+    refused: AtomicU64,
+    full: AtomicU64,
+    timed_out: AtomicU64,
+}
+
+type App = State<Arc<Shared>>;
+type Reply = Result<Response, ApiError>;
+type Body = Result<Bytes, BytesRejection>;
+
+/// Every route behind the guard and the limits.
+pub(super) fn router(guard: Guard, service: Arc<dyn AdminService>) -> Router {
+    let shared = Arc::new(Shared {
+        guard,
+        service,
+        requests: Semaphore::new(REQUESTS_MAX),
+        large: Semaphore::new(LARGE_REQUESTS_MAX),
+        counts: Counts::default(),
+    });
+    let records = get(read)
+        .post(produce)
+        .layer(DefaultBodyLimit::max(RECORDS_BYTES_MAX));
+    let modules = put(store_module).layer(DefaultBodyLimit::max(MODULE_BYTES_MAX));
+    Router::new()
+        .route("/v1/cluster", get(cluster))
+        .route("/v1/topics", get(topics).post(create_topic))
+        .route("/v1/topics/{name}", get(topic).delete(delete_topic))
+        .route("/v1/topics/{name}/records", records)
+        .route("/v1/modules", modules)
+        .route("/v1/transforms", get(transforms))
+        .route(
+            "/v1/transforms/{name}",
+            put(deploy).get(transform).delete(delete_transform),
+        )
+        .route("/v1/transforms/{name}/pause", post(pause))
+        .route("/v1/transforms/{name}/resume", post(resume))
+        .route("/v1/transforms/{name}/logs", get(logs))
+        .route("/metrics", get(metrics))
+        .route("/health", get(health))
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::from_fn_with_state(shared.clone(), admit))
+        .with_state(shared)
+}
+
+/// Guard, bounded concurrency and timeout around every request.
+async fn admit(State(shared): App, request: Request, next: Next) -> Response {
+    let mut response = match admitted(&shared, request, next).await {
+        Ok(response) => response,
+        Err(error) => error.into_response(),
+    };
+    let headers = response.headers_mut();
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    headers.insert(
+        "cross-origin-resource-policy",
+        HeaderValue::from_static("same-origin"),
+    );
+    response
+}
+
+async fn admitted(shared: &Shared, request: Request, next: Next) -> Reply {
+    if let Err(error) = shared
+        .guard
+        .check(request.method(), request.uri(), request.headers())
+    {
+        shared.counts.refused.fetch_add(1, Ordering::Relaxed);
+        return Err(error);
+    }
+    check_length(&request)?;
+    let Ok(_permit) = shared.requests.try_acquire() else {
+        shared.counts.full.fetch_add(1, Ordering::Relaxed);
+        return Err(ApiError::unavailable(
+            "too_many_requests",
+            format!("{REQUESTS_MAX} admin requests are under way; try again in a moment"),
+        ));
+    };
+    shared.counts.served.fetch_add(1, Ordering::Relaxed);
+    match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
+        Ok(response) => Ok(response),
+        Err(_) => {
+            shared.counts.timed_out.fetch_add(1, Ordering::Relaxed);
+            Err(ApiError::unavailable(
+                "timed_out",
+                format!(
+                    "no answer within {} s; what was asked may still happen, look before asking again",
+                    REQUEST_TIMEOUT.as_secs()
+                ),
+            ))
+        }
+    }
+}
+
+/// Refuses a body that says it is too large before a byte of it is read; the extractors stop one that does not say.
+fn check_length(request: &Request) -> Result<(), ApiError> {
+    let length = request
+        .headers()
+        .get(CONTENT_LENGTH)
+        .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
+    let limit = match request.uri().path() {
+        "/v1/modules" => MODULE_BYTES_MAX,
+        path if path.ends_with("/records") => RECORDS_BYTES_MAX,
+        _ => BODY_BYTES_MAX,
+    };
+    match length {
+        Some(length) if length > limit as u64 => Err(body_too_large()),
+        _ => Ok(()),
+    }
+}
+
+fn body_too_large() -> ApiError {
+    ApiError::new(
+        413,
+        "body_too_large",
+        format!(
+            "a module may have {MODULE_BYTES_MAX} bytes, records {RECORDS_BYTES_MAX}, anything else {BODY_BYTES_MAX}"
+        ),
+    )
+}
+
+#[derive(Serialize)]
+struct ErrorBody<'a> {
+    error: ErrorDetail<'a>,
+}
+
+#[derive(Serialize)]
+struct ErrorDetail<'a> {
+    code: &'a str,
+    message: &'a str,
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        json(
+            status,
+            &ErrorBody {
+                error: ErrorDetail {
+                    code: &self.code,
+                    message: &self.message,
+                },
+            },
+        )
+    }
+}
+
+fn json<T: Serialize>(status: StatusCode, value: &T) -> Response {
+    match serde_json::to_vec(value) {
+        Ok(body) => (status, [(CONTENT_TYPE, "application/json")], body).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "an admin answer could not be written as JSON");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}
+
+async fn answered<T: Serialize>(answer: Answer<'_, T>) -> Reply {
+    Ok(json(StatusCode::OK, &answer.await?))
+}
+
+fn body(body: Body) -> Result<Bytes, ApiError> {
+    body.map_err(|rejection| match rejection.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => body_too_large(),
+        _ => ApiError::bad_request("body_incomplete", "the request's body did not arrive whole"),
+    })
+}
+
+fn parsed<T: DeserializeOwned>(raw: Body) -> Result<T, ApiError> {
+    let bytes = body(raw)?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| ApiError::bad_request("invalid_json", error.to_string()))
+}
+
+fn query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, ApiError> {
+    match query {
+        Ok(Query(value)) => Ok(value),
+        Err(rejection) => Err(ApiError::bad_request(
+            "invalid_query",
+            rejection.body_text(),
+        )),
+    }
+}
+
+async fn cluster(State(app): App) -> Reply {
+    answered(app.service.cluster()).await
+}
+
+async fn topics(State(app): App) -> Reply {
+    answered(app.service.topics()).await
+}
+
+async fn create_topic(State(app): App, raw: Body) -> Reply {
+    let topic = app.service.create_topic(parsed(raw)?).await?;
+    Ok(json(StatusCode::CREATED, &topic))
+}
+
+async fn topic(State(app): App, Path(name): Path<String>) -> Reply {
+    answered(app.service.topic(name)).await
+}
+
+#[derive(Serialize)]
+struct Deleted {
+    name: String,
+    deleted: bool,
+}
+
+async fn delete_topic(State(app): App, Path(name): Path<String>) -> Reply {
+    app.service.delete_topic(name.clone()).await?;
+    Ok(json(
+        StatusCode::OK,
+        &Deleted {
+            name,
+            deleted: true,
+        },
+    ))
+}
+
+/// Reads a large body only once it is this request's turn.
+async fn large_body<R>(
+    app: &Shared,
+    request: Request,
+    then: impl AsyncFnOnce(Bytes) -> R,
+) -> Result<R, ApiError> {
+    let _turn = app
+        .large
+        .acquire()
+        .await
+        .expect("the semaphore is never closed");
+    let bytes = <Bytes as axum::extract::FromRequest<()>>::from_request(request, &()).await;
+    Ok(then(body(bytes)?).await)
+}
+
+async fn produce(State(app): App, Path(name): Path<String>, request: Request) -> Reply {
+    large_body(&app, request, async |bytes| {
+        let records = parse_lines(&bytes)?;
+        drop(bytes);
+        answered(app.service.produce(name, records)).await
+    })
+    .await?
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReadParameters {
+    #[serde(default)]
+    from: StartFrom,
+    #[serde(default)]
+    positions: String,
+    max: Option<usize>,
+    #[serde(default)]
+    wait_ms: u64,
+}
+
+async fn read(
+    State(app): App,
+    Path(name): Path<String>,
+    parameters: Result<Query<ReadParameters>, QueryRejection>,
+) -> Reply {
+    let parameters = query(parameters)?;
+    let query = ReadQuery {
+        from: parameters.from,
+        positions: parse_positions(&parameters.positions)?,
+        max: parameters.max.unwrap_or(READ_DEFAULT).clamp(1, READ_MAX),
+        max_bytes: READ_BYTES_MAX,
+        wait_ms: parameters.wait_ms.min(WAIT_MS_MAX),
+    };
+    answered(app.service.read(name, query)).await
+}
+
+/// Positions as `PARTITION:OFFSET,...`.
+fn parse_positions(text: &str) -> Result<BTreeMap<i32, i64>, ApiError> {
+    let mut positions = BTreeMap::new();
+    for part in text.split(',').filter(|part| !part.is_empty()) {
+        let pair = part.split_once(':').and_then(|(partition, offset)| {
+            let partition: i32 = partition.parse().ok().filter(|partition| *partition >= 0)?;
+            let offset: i64 = offset.parse().ok().filter(|offset| *offset >= 0)?;
+            Some((partition, offset))
+        });
+        let Some((partition, offset)) = pair else {
+            return Err(ApiError::bad_request(
+                "invalid_query",
+                format!("`positions` is PARTITION:OFFSET,..., such as 0:5,1:7; {part:?} is not"),
+            ));
+        };
+        if positions.insert(partition, offset).is_some() {
+            return Err(ApiError::bad_request(
+                "invalid_query",
+                format!("`positions` names partition {partition} twice"),
+            ));
+        }
+    }
+    Ok(positions)
+}
+
+async fn store_module(State(app): App, request: Request) -> Reply {
+    large_body(&app, request, async |bytes| {
+        answered(app.service.store_module(bytes)).await
+    })
+    .await?
+}
+
+async fn transforms(State(app): App) -> Reply {
+    answered(app.service.transforms()).await
+}
+
+async fn deploy(State(app): App, Path(name): Path<String>, raw: Body) -> Reply {
+    check_transform_name(&name)?;
+    answered(app.service.deploy(name, parsed(raw)?)).await
+}
+
+fn check_transform_name(name: &str) -> Result<(), ApiError> {
+    let fits = name.len() <= NAME_MAX
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
+    if fits {
+        return Ok(());
+    }
+    Err(ApiError::bad_request(
+        "invalid_transform_name",
+        format!(
+            "a transform's name has 1 to {NAME_MAX} letters, digits, `-`, `_` and `.`, the first a letter or digit"
+        ),
+    ))
+}
+
+async fn transform(State(app): App, Path(name): Path<String>) -> Reply {
+    answered(app.service.transform(name)).await
+}
+
+async fn delete_transform(State(app): App, Path(name): Path<String>) -> Reply {
+    app.service.delete_transform(name.clone()).await?;
+    Ok(json(
+        StatusCode::OK,
+        &Deleted {
+            name,
+            deleted: true,
+        },
+    ))
+}
+
+async fn pause(State(app): App, Path(name): Path<String>) -> Reply {
+    answered(app.service.pause(name)).await
+}
+
+async fn resume(State(app): App, Path(name): Path<String>) -> Reply {
+    answered(app.service.resume(name)).await
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LogParameters {
+    #[serde(default)]
+    after: u64,
+    limit: Option<usize>,
+    #[serde(default)]
+    wait_ms: u64,
+}
+
+async fn logs(
+    State(app): App,
+    Path(name): Path<String>,
+    parameters: Result<Query<LogParameters>, QueryRejection>,
+) -> Reply {
+    let parameters = query(parameters)?;
+    let query = LogQuery {
+        after: parameters.after,
+        limit: parameters.limit.unwrap_or(LOGS_DEFAULT).clamp(1, LOGS_MAX),
+        wait_ms: parameters.wait_ms.min(WAIT_MS_MAX),
+    };
+    answered(app.service.logs(name, query)).await
+}
+
+async fn metrics(State(app): App) -> Response {
+    let mut text = app.service.metrics().await;
+    if !text.is_empty() && !text.ends_with('\n') {
+        text.push('\n');
+    }
+    app.counts.render(&mut text);
+    (
+        [(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")],
+        text,
+    )
+        .into_response()
+}
+
+impl Counts {
+    fn render(&self, text: &mut String) {
+        use std::fmt::Write as _;
+        text.push_str("# HELP tidemill_admin_requests_total Requests to the admin address, by what became of them.\n");
+        text.push_str("# TYPE tidemill_admin_requests_total counter\n");
+        let counts = [
+            ("served", &self.served),
+            ("refused", &self.refused),
+            ("full", &self.full),
+            ("timed_out", &self.timed_out),
+        ];
+        for (outcome, count) in counts {
+            let count = count.load(Ordering::Relaxed);
+            writeln!(
+                text,
+                "tidemill_admin_requests_total{{outcome=\"{outcome}\"}} {count}"
+            )
+            .expect("a string takes what is written");
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct HealthBody {
+    status: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reason: Option<String>,
+}
+
+async fn health(State(app): App) -> Response {
+    match app.service.health().await {
+        Ok(()) => json(
+            StatusCode::OK,
+            &HealthBody {
+                status: "ok",
+                reason: None,
+            },
+        ),
+        Err(reason) => json(
+            StatusCode::SERVICE_UNAVAILABLE,
+            &HealthBody {
+                status: "unavailable",
+                reason: Some(reason),
+            },
+        ),
+    }
+}
+
+async fn no_such_path() -> ApiError {
+    ApiError::not_found(
+        "no_such_path",
+        "the admin API has no such path; it lives under /v1, beside /metrics and /health",
+    )
+}
+
+async fn no_such_method() -> ApiError {
+    ApiError::new(405, "no_such_method", "this path does not take that method")
+}
