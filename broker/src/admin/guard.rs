@@ -25,14 +25,14 @@ const CONTENT_TYPES: [&str; 4] = [
 
 /// Knows the names this broker answers to.
 #[derive(Debug, Clone)]
-pub struct Guard {
+pub(crate) struct Guard {
     bound: IpAddr,
     names: Vec<String>,
 }
 
 impl Guard {
     /// A guard for a server bound to `bound`. `names` are host names from the configuration.
-    pub fn new(bound: IpAddr, names: impl IntoIterator<Item = String>) -> Guard {
+    pub(crate) fn new(bound: IpAddr, names: impl IntoIterator<Item = String>) -> Guard {
         let names = names.into_iter().map(|name| normal_name(&name)).collect();
         Guard { bound, names }
     }
@@ -42,7 +42,12 @@ impl Guard {
     /// # Errors
     /// `host_refused` (403, or 400 where it is missing or no host), `origin_refused` (403) and
     /// `content_type_refused` (415).
-    pub fn check(&self, method: &Method, uri: &Uri, headers: &HeaderMap) -> Result<(), ApiError> {
+    pub(crate) fn check(
+        &self,
+        method: &Method,
+        uri: &Uri,
+        headers: &HeaderMap,
+    ) -> Result<(), ApiError> {
         let host = self.check_host(uri, headers)?;
         check_origin(host, headers)?;
         if !matches!(*method, Method::GET | Method::HEAD) {

@@ -4,13 +4,13 @@
 //! can hold a shard up. Nobody is authenticated yet; what keeps web pages out is [`guard`].
 
 mod connection;
-pub mod guard;
-pub mod records;
+pub(crate) mod guard;
+pub(crate) mod records;
 mod routes;
-pub mod server;
-pub mod service;
-pub mod types;
+pub(crate) mod server;
+pub(crate) mod service;
+pub(crate) mod types;
 
-pub use guard::Guard;
-pub use server::{AdminServer, start};
-pub use service::{AdminService, Answer, ApiError, BoxFuture};
+pub(crate) use guard::Guard;
+pub(crate) use server::{AdminServer, start};
+pub(crate) use service::{AdminService, Answer, ApiError, BoxFuture};

@@ -14,60 +14,60 @@ use super::service::ApiError;
 use super::types::StartFrom;
 
 /// Records that one request may carry.
-pub const RECORDS_PER_REQUEST_MAX: usize = 100_000;
+pub(crate) const RECORDS_PER_REQUEST_MAX: usize = 100_000;
 
 /// A record to write.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct NewRecord {
+pub(crate) struct NewRecord {
     /// The partition it must go to, where its writer says so.
-    pub partition: Option<i32>,
+    pub(crate) partition: Option<i32>,
     /// Its key.
-    pub key: Option<Bytes>,
+    pub(crate) key: Option<Bytes>,
     /// Its value; none is a tombstone.
-    pub value: Option<Bytes>,
+    pub(crate) value: Option<Bytes>,
     /// Its headers, in order.
-    pub headers: Vec<(String, Option<Bytes>)>,
+    pub(crate) headers: Vec<(String, Option<Bytes>)>,
 }
 
 /// A record that was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReadRecord {
+pub(crate) struct ReadRecord {
     /// Its partition.
-    pub partition: i32,
+    pub(crate) partition: i32,
     /// Its offset.
-    pub offset: i64,
+    pub(crate) offset: i64,
     /// Its timestamp.
-    pub timestamp: i64,
+    pub(crate) timestamp: i64,
     /// Its key.
-    pub key: Option<Bytes>,
+    pub(crate) key: Option<Bytes>,
     /// Its value.
-    pub value: Option<Bytes>,
+    pub(crate) value: Option<Bytes>,
     /// Its headers, in order.
-    pub headers: Vec<(String, Option<Bytes>)>,
+    pub(crate) headers: Vec<(String, Option<Bytes>)>,
 }
 
 /// A reading, checked and bounded.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ReadQuery {
+pub(crate) struct ReadQuery {
     /// Where to begin in partitions that have no position.
-    pub from: StartFrom,
+    pub(crate) from: StartFrom,
     /// Offsets to go on from, by partition.
-    pub positions: BTreeMap<i32, i64>,
+    pub(crate) positions: BTreeMap<i32, i64>,
     /// Records at most, over all partitions.
-    pub max: usize,
+    pub(crate) max: usize,
     /// Bytes of keys, values and headers at most, over all partitions; one record may pass it.
-    pub max_bytes: usize,
+    pub(crate) max_bytes: usize,
     /// How long to wait for a record where there is none, milliseconds.
-    pub wait_ms: u64,
+    pub(crate) wait_ms: u64,
 }
 
 /// What a reading found.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct ReadRecords {
+pub(crate) struct ReadRecords {
     /// The records; in order within each partition.
-    pub records: Vec<ReadRecord>,
+    pub(crate) records: Vec<ReadRecord>,
     /// Where to go on, for **every** partition of the topic, with records or not.
-    pub next: BTreeMap<i32, i64>,
+    pub(crate) next: BTreeMap<i32, i64>,
 }
 
 /// A record as a line of NDJSON says it.
@@ -93,7 +93,7 @@ struct Line {
 /// # Errors
 /// `invalid_record` with the line's number where a line is not a record, and `too_many_records` above
 /// [`RECORDS_PER_REQUEST_MAX`].
-pub fn parse_lines(body: &[u8]) -> Result<Vec<NewRecord>, ApiError> {
+pub(crate) fn parse_lines(body: &[u8]) -> Result<Vec<NewRecord>, ApiError> {
     let mut records = Vec::new();
     for (index, line) in body.split(|b| *b == b'\n').enumerate() {
         if line.iter().all(u8::is_ascii_whitespace) {
@@ -198,7 +198,7 @@ impl Serialize for HeaderValue<'_> {
 /// The partition of a key among `partitions`: Kafka's default partitioner, murmur2 with its sign bit cleared.
 ///
 /// Source: `org.apache.kafka.clients.producer.internals.BuiltInPartitioner.partitionForKey`.
-pub fn partition_for_key(key: &[u8], partitions: i32) -> i32 {
+pub(crate) fn partition_for_key(key: &[u8], partitions: i32) -> i32 {
     let hash = murmur2(key) & 0x7fff_ffff;
     (hash % partitions.max(1).unsigned_abs()) as i32
 }

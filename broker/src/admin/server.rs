@@ -18,7 +18,7 @@ const GRACE: Duration = Duration::from_secs(5);
 
 /// A running admin server.
 #[derive(Debug)]
-pub struct AdminServer {
+pub(crate) struct AdminServer {
     stop: oneshot::Sender<()>,
     thread: JoinHandle<()>,
 }
@@ -26,7 +26,7 @@ pub struct AdminServer {
 impl AdminServer {
     /// Takes no new requests, lets those under way end within five seconds, and returns when the thread is gone.
     /// Blocks; never call it on a shard.
-    pub fn stop(self) {
+    pub(crate) fn stop(self) {
         // The receiver is gone only where the server has ended already.
         let _ = self.stop.send(());
         if self.thread.join().is_err() {
@@ -39,7 +39,7 @@ impl AdminServer {
 ///
 /// # Errors
 /// Where the listener cannot be made non-blocking, or the thread or its runtime cannot be made.
-pub fn start(
+pub(crate) fn start(
     listener: TcpListener,
     guard: Guard,
     service: Arc<dyn AdminService>,

@@ -13,26 +13,26 @@ use super::types::{
 };
 
 /// A future that the control thread runs.
-pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+pub(crate) type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// A future of an answer.
-pub type Answer<'a, T> = BoxFuture<'a, Result<T, ApiError>>;
+pub(crate) type Answer<'a, T> = BoxFuture<'a, Result<T, ApiError>>;
 
 /// Why a request was refused or failed, as the client is told.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{code}: {message}")]
-pub struct ApiError {
+pub(crate) struct ApiError {
     /// HTTP status.
-    pub status: u16,
+    pub(crate) status: u16,
     /// A stable word for programs, such as `topic_not_found`.
-    pub code: Cow<'static, str>,
+    pub(crate) code: Cow<'static, str>,
     /// A sentence for people: what is wrong and what to do.
-    pub message: String,
+    pub(crate) message: String,
 }
 
 impl ApiError {
     /// An error with any status.
-    pub fn new(
+    pub(crate) fn new(
         status: u16,
         code: impl Into<Cow<'static, str>>,
         message: impl Into<String>,
@@ -45,32 +45,32 @@ impl ApiError {
     }
 
     /// 400: the request makes no sense.
-    pub fn bad_request(code: &'static str, message: impl Into<String>) -> ApiError {
+    pub(crate) fn bad_request(code: &'static str, message: impl Into<String>) -> ApiError {
         ApiError::new(400, code, message)
     }
 
     /// 404: what it names is not there.
-    pub fn not_found(code: &'static str, message: impl Into<String>) -> ApiError {
+    pub(crate) fn not_found(code: &'static str, message: impl Into<String>) -> ApiError {
         ApiError::new(404, code, message)
     }
 
     /// 409: what is there stands against it.
-    pub fn conflict(code: &'static str, message: impl Into<String>) -> ApiError {
+    pub(crate) fn conflict(code: &'static str, message: impl Into<String>) -> ApiError {
         ApiError::new(409, code, message)
     }
 
     /// 422 `module_refused`: the module is not one that can run.
-    pub fn module_refused(message: impl Into<String>) -> ApiError {
+    pub(crate) fn module_refused(message: impl Into<String>) -> ApiError {
         ApiError::new(422, "module_refused", message)
     }
 
     /// 503: not now; the client may try again.
-    pub fn unavailable(code: &'static str, message: impl Into<String>) -> ApiError {
+    pub(crate) fn unavailable(code: &'static str, message: impl Into<String>) -> ApiError {
         ApiError::new(503, code, message)
     }
 
     /// 500: a fault of the broker.
-    pub fn internal(message: impl Into<String>) -> ApiError {
+    pub(crate) fn internal(message: impl Into<String>) -> ApiError {
         ApiError::new(500, "internal", message)
     }
 }
@@ -79,7 +79,7 @@ impl ApiError {
 ///
 /// Called on the control thread; the futures run there too and must not block it. A future may be dropped
 /// before it is done (the client went away, the request timed out): what it had begun then ends either way.
-pub trait AdminService: Send + Sync {
+pub(crate) trait AdminService: Send + Sync {
     /// `GET /v1/cluster`.
     fn cluster(&self) -> Answer<'_, ClusterInfo>;
     /// `GET /v1/topics`.
