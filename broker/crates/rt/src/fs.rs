@@ -56,7 +56,7 @@ impl File {
     /// As the operating system says.
     pub async fn open(path: &Path, mode: OpenMode) -> io::Result<File> {
         if context::current() == EngineKind::Sim {
-            return Ok(File(FileInner::Sim(sim::SimFile::open(path, mode)?)));
+            return Ok(File(FileInner::Sim(sim::SimFile::open(path, mode).await?)));
         }
         let path = path.to_owned();
         let file = task::blocking(move || mode.options().open(path)).await?;
@@ -119,7 +119,7 @@ impl File {
     /// As the operating system says.
     pub async fn set_len(&self, bytes: u64) -> io::Result<()> {
         match &self.0 {
-            FileInner::Sim(f) => f.set_len(bytes),
+            FileInner::Sim(f) => f.set_len(bytes).await,
             FileInner::Std(f) => {
                 let f = f.clone();
                 task::blocking(move || f.set_len(bytes)).await
@@ -133,7 +133,7 @@ impl File {
     /// As the operating system says.
     pub async fn len(&self) -> io::Result<u64> {
         match &self.0 {
-            FileInner::Sim(f) => Ok(f.len()),
+            FileInner::Sim(f) => f.len(),
             FileInner::Std(f) => {
                 let f = f.clone();
                 task::blocking(move || f.metadata().map(|m| m.len())).await
@@ -186,7 +186,7 @@ impl DirectFile {
     /// As the operating system says.
     pub async fn open(path: &Path, mode: OpenMode) -> io::Result<DirectFile> {
         match context::current() {
-            EngineKind::Sim => Ok(DirectFile(DirectInner::Sim(sim::SimFile::open(path, mode)?))),
+            EngineKind::Sim => Ok(DirectFile(DirectInner::Sim(sim::SimFile::open(path, mode).await?))),
             EngineKind::Uring => {
                 let f = crate::uring::UringFile::open(path, mode).await?;
                 Ok(DirectFile(DirectInner::Uring(f)))
@@ -214,7 +214,10 @@ impl DirectFile {
     pub async fn write_at(&self, buf: AlignedBuf, position: u64) -> io::Result<()> {
         match &self.0 {
             DirectInner::Uring(f) => f.write_at(buf, position).await,
-            DirectInner::Sim(f) => f.write_at(&buf, position).await,
+            DirectInner::Sim(f) => {
+                sim::SimFile::check_aligned(position, buf.len())?;
+                f.write_at(&buf, position).await
+            }
             DirectInner::Std(f) => {
                 let f = f.clone();
                 task::blocking(move || {
@@ -232,7 +235,10 @@ impl DirectFile {
     pub async fn read_at(&self, position: u64, len: usize) -> io::Result<Vec<u8>> {
         match &self.0 {
             DirectInner::Uring(f) => f.read_at(position, len).await,
-            DirectInner::Sim(f) => f.read_at(position, len).await,
+            DirectInner::Sim(f) => {
+                sim::SimFile::check_aligned(position, len)?;
+                f.read_at(position, len).await
+            }
             DirectInner::Std(f) => {
                 let f = f.clone();
                 task::blocking(move || read_direct(&f, position, len)).await
@@ -259,7 +265,7 @@ impl DirectFile {
     pub async fn preallocate(&self, bytes: u64) -> io::Result<()> {
         match &self.0 {
             DirectInner::Uring(f) => f.preallocate(bytes).await,
-            DirectInner::Sim(f) => f.set_len(bytes),
+            DirectInner::Sim(f) => f.preallocate(bytes).await,
             DirectInner::Std(f) => {
                 let f = f.clone();
                 task::blocking(move || fallocate(&f, bytes)).await
@@ -274,7 +280,7 @@ impl DirectFile {
     pub async fn len(&self) -> io::Result<u64> {
         match &self.0 {
             DirectInner::Uring(f) => f.len().await,
-            DirectInner::Sim(f) => Ok(f.len()),
+            DirectInner::Sim(f) => f.len(),
             DirectInner::Std(f) => {
                 let f = f.clone();
                 task::blocking(move || f.metadata().map(|m| m.len())).await
@@ -373,7 +379,7 @@ macro_rules! path_op {
         /// As the operating system says.
         pub async fn $name(path: &Path) -> io::Result<$ret> {
             if context::current() == EngineKind::Sim {
-                return $sim(path);
+                return $sim(path).await;
             }
             let path = path.to_owned();
             task::blocking(move || $std(&path)).await
@@ -425,7 +431,7 @@ fn list_std(path: &PathBuf) -> io::Result<Vec<String>> {
 /// As the operating system says.
 pub async fn rename(from: &Path, to: &Path) -> io::Result<()> {
     if context::current() == EngineKind::Sim {
-        return sim::rename(from, to);
+        return sim::rename(from, to).await;
     }
     let (from, to) = (from.to_owned(), to.to_owned());
     task::blocking(move || std::fs::rename(from, to)).await

@@ -12,6 +12,7 @@
 pub mod buf;
 pub mod chan;
 pub mod fs;
+pub mod local;
 pub mod mailbox;
 pub mod net;
 pub mod rand;
