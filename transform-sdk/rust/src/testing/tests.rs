@@ -1,0 +1,156 @@
+//! The SDK, natively.
+
+use super::*;
+use crate::{NewRecord, Result};
+
+fn forward(record: Record<'_>, output: &mut Output) -> Result<()> {
+    output.forward(&record)
+}
+
+#[test]
+fn forwarded_record_keeps_key_value_repeated_headers_and_timestamp() {
+    let input = [
+        TestRecord::new()
+            .key("k")
+            .value("v")
+            .header("a", "1")
+            .header("a", "2")
+            .null_header("b")
+            .timestamp(7),
+        TestRecord::new().timestamp(-3),
+        TestRecord::new()
+            .key("")
+            .value(vec![b'x'; 300])
+            .timestamp(1_700_000_000_000),
+    ];
+    assert_eq!(run(forward, input.clone()).records(), input);
+}
+
+#[test]
+fn new_record_takes_the_timestamp_of_its_input() {
+    let ran = run(
+        |_, output| {
+            output.write(NewRecord::new().key("a").value_parts(&[b"b", b"", b"c"]))?;
+            output.write(
+                NewRecord::new()
+                    .timestamp(1)
+                    .header("h", "x")
+                    .null_header("n"),
+            )
+        },
+        [TestRecord::new().header("lost", "x").timestamp(5)],
+    );
+    let expected = [
+        TestRecord::new().key("a").value("bc").timestamp(5),
+        TestRecord::new()
+            .timestamp(1)
+            .header("h", "x")
+            .null_header("n"),
+    ];
+    assert_eq!(ran.records(), expected);
+}
+
+#[test]
+fn refused_record_leaves_nothing_behind_even_across_sections() {
+    let big = vec![b'x'; 500 * 1024];
+    let ran = run_with_outputs(
+        |record, output| {
+            for _ in 0..record.timestamp() {
+                output.forward(&record)?;
+                output.to("b")?.forward(&record)?;
+            }
+            if record.key().is_some() {
+                Err("keyed".into())
+            } else {
+                Ok(())
+            }
+        },
+        &["a", "b"],
+        [
+            TestRecord::new().value(&big).timestamp(1),
+            TestRecord::new().key("k").value(&big).timestamp(5),
+            TestRecord::new().value("small").timestamp(1),
+        ],
+    );
+    assert_eq!(ran.failures(), [(1, "keyed".to_owned())]);
+    for topic in ["a", "b"] {
+        let lengths: Vec<usize> = ran
+            .topic(topic)
+            .iter()
+            .map(|r| r.value_str().unwrap().len())
+            .collect();
+        assert_eq!(lengths, [big.len(), 5]);
+    }
+}
+
+#[test]
+fn unknown_output_is_an_error_that_names_the_known() {
+    let ran = run(
+        |_, output| output.to("nowhere").map(drop),
+        [TestRecord::new()],
+    );
+    assert!(
+        ran.failures()[0]
+            .1
+            .contains("\"nowhere\" is not an output of this transform, which has: output")
+    );
+}
+
+#[test]
+fn sections_stay_below_their_bound() {
+    let mut output = Output::new(["a"]).unwrap();
+    let value = vec![0; 100_000];
+    let mut input = Vec::new();
+    let record = NewRecord::new().value(&value);
+    (0..30).for_each(|n| Layout::new(&record, 0, n).put(&mut input, &record));
+    let batch = InputSection {
+        base_offset: 0,
+        base_timestamp: 0,
+        record_count: 30,
+        records: &input,
+    };
+    output.run(forward, [batch].into_iter()).unwrap();
+    let sections = output.take();
+    assert_eq!(
+        sections.iter().map(|(_, s)| s.record_count).sum::<u32>(),
+        30
+    );
+    assert!(sections.iter().all(|(_, s)| s.records.len() <= 900 * 1024));
+    assert!(sections.len() >= 4);
+}
+
+#[test]
+fn damaged_input_is_refused_wherever_it_is_cut() {
+    let mut input = Vec::new();
+    let record = NewRecord::new().key("key").value("value").header("h", "x");
+    Layout::new(&record, 1, 0).put(&mut input, &record);
+    for cut in 0..input.len() {
+        let mut output = Output::new(["a"]).unwrap();
+        let batch = InputSection {
+            base_offset: 0,
+            base_timestamp: 0,
+            record_count: 1,
+            records: &input[..cut],
+        };
+        assert!(
+            output.run(forward, [batch].into_iter()).is_err(),
+            "cut at {cut}"
+        );
+    }
+}
+
+#[test]
+fn contract_in_the_crate_is_the_one_of_the_repository() {
+    let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR"));
+    let original = here.join("../../wit");
+    // Only in the repository: the crate also travels alone.
+    for entry in std::fs::read_dir(original).into_iter().flatten() {
+        let entry = entry.unwrap();
+        let copy = std::fs::read_to_string(here.join("wit").join(entry.file_name())).unwrap();
+        assert_eq!(
+            std::fs::read_to_string(entry.path()).unwrap(),
+            copy,
+            "copy wit/ into transform-sdk/rust/wit/"
+        );
+    }
+}
