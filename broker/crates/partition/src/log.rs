@@ -1,0 +1,345 @@
+//! The batches of one partition: recent ones in memory, older ones in segments, and reads over both.
+
+use std::cell::{Cell, RefCell};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use tidemill_model::{Batch, Offset};
+use tidemill_rt::chan::notify::Notify;
+use tidemill_rt::fs;
+
+use crate::segment::{
+    IndexEntry, READ_CHUNK_BYTES, Scan, SegmentError, SegmentMeta, SegmentWriter, io_error, load_index,
+};
+use crate::tail::{Held, ShardMemory, Tail};
+
+/// How much of a partition a reader may see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    /// Everything committed in its ring.
+    ReadUncommitted,
+    /// What no open transaction can take back.
+    ReadCommitted,
+}
+
+/// The offsets between which reads move, as the state machine stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Bounds {
+    /// First offset that can be read.
+    pub log_start_offset: Offset,
+    /// Offset after the last committed record.
+    pub high_watermark: Offset,
+    /// Offset below which no transaction is open.
+    pub last_stable_offset: Offset,
+}
+
+/// A transaction that was aborted, for readers that skip its records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AbortedTransaction {
+    /// Its producer.
+    pub producer_id: i64,
+    /// Offset of its first record.
+    pub first_offset: Offset,
+}
+
+/// What a read found.
+#[derive(Debug, Clone)]
+pub struct Read {
+    /// Whole batches, the first of which may begin before the offset asked for.
+    pub batches: Vec<Batch>,
+    /// Offset after the last committed record.
+    pub high_watermark: Offset,
+    /// Offset below which no transaction is open.
+    pub last_stable_offset: Offset,
+    /// First offset that can be read.
+    pub log_start_offset: Offset,
+    /// Aborted transactions in the range; empty as long as there are no transactions.
+    pub aborted: Vec<AbortedTransaction>,
+}
+
+/// Why a read fails.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The partition is not open here.
+    #[error("the partition is not open here")]
+    UnknownPartition,
+    /// The offset is below the first or above the last that can be read.
+    #[error("offset {from} is outside {log_start_offset} to {high_watermark}")]
+    OffsetOutOfRange {
+        /// The offset asked for.
+        from: Offset,
+        /// First offset that can be read.
+        log_start_offset: Offset,
+        /// Offset after the last committed record.
+        high_watermark: Offset,
+    },
+    /// A segment could not be read.
+    #[error(transparent)]
+    Segment(#[from] SegmentError),
+}
+
+#[derive(Debug)]
+pub(crate) struct Segment {
+    pub(crate) meta: SegmentMeta,
+    /// The finished and the growing entry as of `meta`, once somebody looked; forgotten when the segment grows.
+    index: Option<Rc<Vec<IndexEntry>>>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    dir: PathBuf,
+    tail: Tail,
+    segments: RefCell<Vec<Segment>>,
+    changed: Notify,
+    /// Nothing in the folder is ours yet: what is there was left behind and goes before the first write.
+    unprepared: Cell<bool>,
+}
+
+/// The batches of one partition. A cheap handle on its shard.
+#[derive(Debug, Clone)]
+pub struct PartitionLog(Rc<Inner>);
+
+/// Files that a flush wrote and that are not durable yet.
+#[derive(Debug, Default)]
+pub struct Unsynced {
+    writers: Vec<SegmentWriter>,
+    dirs: Vec<PathBuf>,
+}
+
+impl Unsynced {
+    /// Makes the files and their names durable.
+    ///
+    /// # Errors
+    /// [`SegmentError::Io`], after which the process must end (rule S10).
+    pub async fn sync(self) -> Result<(), SegmentError> {
+        for writer in &self.writers {
+            writer.sync().await?;
+        }
+        for dir in &self.dirs {
+            fs::sync_dir(dir).await.map_err(io_error(dir))?;
+        }
+        Ok(())
+    }
+
+    /// Whether nothing was written.
+    pub fn is_empty(&self) -> bool {
+        self.writers.is_empty() && self.dirs.is_empty()
+    }
+
+    /// Adds what another flush wrote.
+    pub fn merge(&mut self, other: Unsynced) {
+        self.writers.extend(other.writers);
+        self.dirs.extend(other.dirs);
+    }
+}
+
+impl PartitionLog {
+    /// The log of a partition whose folder is `dir`, with the segments a checkpoint names. Touches no file.
+    pub fn new(dir: PathBuf, segments: Vec<SegmentMeta>, memory: ShardMemory) -> PartitionLog {
+        let unprepared = Cell::new(segments.is_empty());
+        let segments = segments.into_iter().map(|meta| Segment { meta, index: None });
+        PartitionLog(Rc::new(Inner {
+            dir,
+            tail: Tail::new(memory),
+            segments: RefCell::new(segments.collect()),
+            changed: Notify::new(),
+            unprepared,
+        }))
+    }
+
+    /// The partition's folder.
+    pub fn dir(&self) -> &Path {
+        &self.0.dir
+    }
+
+    /// Adds a committed batch.
+    pub fn push(&self, held: Held) {
+        self.0.tail.push(held);
+    }
+
+    /// Its batches in memory.
+    pub fn tail(&self) -> &Tail {
+        &self.0.tail
+    }
+
+    /// Notified when high watermark or log start moves, or when the partition goes away.
+    pub fn changed(&self) -> &Notify {
+        &self.0.changed
+    }
+
+    /// Offset after the last record written to a segment (durable or not).
+    pub fn segments_end(&self) -> Offset {
+        let segments = self.0.segments.borrow();
+        segments.last().map_or(0, |s| s.meta.next_offset)
+    }
+
+    /// What of its segments is valid.
+    pub fn segments(&self) -> Vec<SegmentMeta> {
+        self.0.segments.borrow().iter().map(|s| s.meta.clone()).collect()
+    }
+
+    /// Bytes that are in no segment yet.
+    pub fn unflushed_bytes(&self) -> u64 {
+        self.0.tail.unflushed_bytes(self.segments_end())
+    }
+
+    /// Writes the batches below `upto` that are in no segment yet. Only one call at a time: the ring's flusher.
+    /// Readers see them there at once; they are durable after [`Unsynced::sync`].
+    ///
+    /// # Errors
+    /// [`SegmentError`]; what was written of the failed piece is written again by the next call.
+    pub async fn flush(&self, upto: Offset) -> Result<Unsynced, SegmentError> {
+        let batches = self.0.tail.unflushed(self.segments_end(), upto);
+        let mut unsynced = Unsynced::default();
+        if batches.is_empty() {
+            return Ok(unsynced);
+        }
+        self.prepare(&mut unsynced).await?;
+        let mut rest = &batches[..];
+        while let Some(first) = rest.first() {
+            let run = 1 + rest[1..].iter().take_while(|h| !h.starts_segment).count();
+            let (now, later) = rest.split_at(run);
+            rest = later;
+            let last = self.0.segments.borrow().last().map(|s| s.meta.clone());
+            let fresh = first.starts_segment || last.is_none();
+            let meta = match last {
+                Some(meta) if !fresh => meta,
+                _ => SegmentMeta::new(first.batch.header.base_offset),
+            };
+            let mut writer = SegmentWriter::open(&self.0.dir, meta).await?;
+            writer.append(now).await?;
+            self.grown(writer.meta().clone(), fresh);
+            unsynced.writers.push(writer);
+            if fresh && !unsynced.dirs.contains(&self.0.dir) {
+                unsynced.dirs.push(self.0.dir.clone());
+            }
+        }
+        Ok(unsynced)
+    }
+
+    async fn prepare(&self, unsynced: &mut Unsynced) -> Result<(), SegmentError> {
+        let dir = &self.0.dir;
+        if !self.0.unprepared.get() {
+            return Ok(());
+        }
+        if fs::exists(dir).await.map_err(io_error(dir))? {
+            fs::remove_dir_all(dir).await.map_err(io_error(dir))?;
+        }
+        fs::create_dir_all(dir).await.map_err(io_error(dir))?;
+        unsynced.dirs.push(dir.clone());
+        unsynced.dirs.extend(dir.parent().map(Path::to_owned));
+        self.0.unprepared.set(false);
+        Ok(())
+    }
+
+    fn grown(&self, meta: SegmentMeta, fresh: bool) {
+        let mut segments = self.0.segments.borrow_mut();
+        let segment = Segment { meta, index: None };
+        match segments.last_mut() {
+            Some(last) if !fresh => *last = segment,
+            _ => segments.push(segment),
+        }
+    }
+
+    /// Removes the partition's folder, if it exists.
+    ///
+    /// # Errors
+    /// [`SegmentError::Io`].
+    pub async fn remove(dir: &Path) -> Result<(), SegmentError> {
+        if fs::exists(dir).await.map_err(io_error(dir))? {
+            fs::remove_dir_all(dir).await.map_err(io_error(dir))?;
+        }
+        Ok(())
+    }
+
+    /// Reads whole batches from the one that holds `from` on: up to `max_bytes` bytes, at least one batch if there is
+    /// any, never beyond what `isolation` allows. Memory first, else a segment; one call reads from one of them only.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn read(
+        &self,
+        bounds: Bounds,
+        from: Offset,
+        max_bytes: usize,
+        isolation: Isolation,
+    ) -> Result<Read, ReadError> {
+        if from < bounds.log_start_offset || from > bounds.high_watermark {
+            return Err(ReadError::OffsetOutOfRange {
+                from,
+                log_start_offset: bounds.log_start_offset,
+                high_watermark: bounds.high_watermark,
+            });
+        }
+        let limit = match isolation {
+            Isolation::ReadUncommitted => bounds.high_watermark,
+            Isolation::ReadCommitted => bounds.last_stable_offset,
+        };
+        let batches = match from < limit {
+            true => self.read_below(from, limit, max_bytes).await?,
+            false => Vec::new(),
+        };
+        Ok(Read {
+            batches,
+            high_watermark: bounds.high_watermark,
+            last_stable_offset: bounds.last_stable_offset,
+            log_start_offset: bounds.log_start_offset,
+            aborted: Vec::new(),
+        })
+    }
+
+    async fn read_below(&self, from: Offset, limit: Offset, max_bytes: usize) -> Result<Vec<Batch>, ReadError> {
+        if let Some(batches) = self.0.tail.read(from, limit, max_bytes) {
+            return Ok(batches);
+        }
+        let Some((meta, entry)) = self.locate(from).await? else {
+            return Ok(Vec::new());
+        };
+        let chunk = max_bytes.clamp(READ_CHUNK_BYTES, 4 * READ_CHUNK_BYTES);
+        let mut scan = Scan::open(&self.0.dir, &meta, Some(entry), chunk).await?;
+        let (mut out, mut bytes) = (Vec::new(), 0);
+        while let Some(batch) = scan.next().await? {
+            if batch.header.next_offset() <= from {
+                continue;
+            }
+            bytes += batch.len();
+            let below = batch.header.next_offset() <= limit;
+            if !below || (bytes > max_bytes && !out.is_empty()) {
+                break;
+            }
+            out.push(batch);
+        }
+        Ok(out)
+    }
+
+    /// The segment that holds `from`, and the last index entry at or before it.
+    async fn locate(&self, from: Offset) -> Result<Option<(SegmentMeta, IndexEntry)>, SegmentError> {
+        let meta = {
+            let segments = self.0.segments.borrow();
+            let at = segments.partition_point(|s| s.meta.next_offset <= from);
+            match segments.get(at) {
+                Some(segment) => segment.meta.clone(),
+                None => return Ok(None),
+            }
+        };
+        let index = self.index(&meta).await?;
+        let at = index.partition_point(|e| e.offset <= from);
+        let entry = at.checked_sub(1).and_then(|at| index.get(at)).copied();
+        Ok(entry.map(|entry| (meta, entry)))
+    }
+
+    /// The index of a segment as it was described by `meta`.
+    pub(crate) async fn index(&self, meta: &SegmentMeta) -> Result<Rc<Vec<IndexEntry>>, SegmentError> {
+        let known = |s: &Segment| s.meta == *meta;
+        if let Some(segment) = self.0.segments.borrow().iter().find(|s| known(s))
+            && let Some(index) = &segment.index
+        {
+            return Ok(index.clone());
+        }
+        let index = Rc::new(load_index(&self.0.dir, meta).await?);
+        if let Some(segment) = self.0.segments.borrow_mut().iter_mut().find(|s| known(s)) {
+            segment.index = Some(index.clone());
+        }
+        Ok(index)
+    }
+}

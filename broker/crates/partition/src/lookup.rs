@@ -1,0 +1,108 @@
+//! Finding offsets by timestamp, exact to the record.
+
+use tidemill_model::batch::HEADER_BYTES;
+use tidemill_model::compression::decompress;
+use tidemill_model::record::Records;
+use tidemill_model::{Batch, Offset};
+
+use crate::log::{Bounds, PartitionLog, ReadError};
+use crate::segment::{READ_CHUNK_BYTES, Scan, SegmentMeta};
+use crate::state::MaxTimestamp;
+
+/// Most bytes a batch may decompress to for a look inside; of a larger one the first record is the answer.
+pub const DECOMPRESSED_BYTES_MAX: usize = 128 * 1024 * 1024;
+
+/// A record's offset and its timestamp in ms.
+pub type Found = (Offset, i64);
+
+impl PartitionLog {
+    /// The first record with a timestamp of at least `timestamp` ms; `None` when there is none.
+    ///
+    /// # Errors
+    /// [`ReadError::Segment`].
+    pub async fn offset_for_timestamp(&self, bounds: Bounds, timestamp: i64) -> Result<Option<Found>, ReadError> {
+        let mut from = bounds.log_start_offset;
+        loop {
+            let segments = self.segments();
+            for meta in segments.iter().filter(|m| m.next_offset > from && m.max_timestamp >= timestamp) {
+                if let Some(found) = self.search_segment(meta, bounds, timestamp).await? {
+                    return Ok(Some(found));
+                }
+            }
+            from = from.max(segments.last().map_or(0, |m| m.next_offset));
+            if from >= bounds.high_watermark {
+                return Ok(None);
+            }
+            // While segments were searched, a flush may have moved batches there and the cache dropped them.
+            if let Some(batches) = self.tail().read(from, bounds.high_watermark, usize::MAX) {
+                let start = bounds.log_start_offset;
+                return Ok(batches.iter().find_map(|b| find_in_batch(b, timestamp, start)));
+            }
+            if self.segments_end() <= from {
+                return Ok(None);
+            }
+        }
+    }
+
+    async fn search_segment(
+        &self,
+        meta: &SegmentMeta,
+        bounds: Bounds,
+        timestamp: i64,
+    ) -> Result<Option<Found>, ReadError> {
+        let index = self.index(meta).await?;
+        for (i, entry) in index.iter().enumerate().filter(|(_, e)| e.max_timestamp >= timestamp) {
+            let end = index.get(i + 1).map_or(meta.next_offset, |next| next.offset);
+            if end <= bounds.log_start_offset {
+                continue;
+            }
+            let mut scan = Scan::open(self.dir(), meta, Some(*entry), READ_CHUNK_BYTES).await?;
+            while let Some(batch) = scan.next().await? {
+                if batch.header.base_offset >= end {
+                    break;
+                }
+                if let Some(found) = find_in_batch(&batch, timestamp, bounds.log_start_offset) {
+                    return Ok(Some(found));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first record that has the largest timestamp of the partition, whose batch is known to the state.
+    ///
+    /// # Errors
+    /// [`ReadError::Segment`].
+    pub async fn max_timestamp(&self, bounds: Bounds, max: MaxTimestamp) -> Result<Option<Found>, ReadError> {
+        let from = max.batch_offset.max(bounds.log_start_offset);
+        let read = self.read(bounds, from, 1, crate::Isolation::ReadUncommitted).await?;
+        let batch = read.batches.first();
+        Ok(batch.and_then(|b| find_in_batch(b, max.timestamp, bounds.log_start_offset)))
+    }
+}
+
+/// The first record of `batch` at or after offset `start` with a timestamp of at least `timestamp`. Where the records
+/// cannot be read (producers may send anything) or do not reach the header's largest timestamp, it is the first one.
+pub fn find_in_batch(batch: &Batch, timestamp: i64, start: Offset) -> Option<Found> {
+    let header = &batch.header;
+    if header.max_timestamp < timestamp || header.next_offset() <= start {
+        return None;
+    }
+    let whole = (header.base_offset.max(start), header.max_timestamp);
+    if header.is_log_append_time() {
+        return Some(whole);
+    }
+    let Ok(codec) = header.compression() else { return Some(whole) };
+    let Some(section) = batch.bytes.get(HEADER_BYTES..) else { return Some(whole) };
+    let Ok(section) = decompress(codec, section, DECOMPRESSED_BYTES_MAX) else { return Some(whole) };
+    for record in Records::new(&section, header.record_count) {
+        let Ok(record) = record else { return Some(whole) };
+        let time = header.base_timestamp.saturating_add(record.timestamp_delta);
+        let offset = header.base_offset + i64::from(record.offset_delta);
+        if time >= timestamp && offset >= start && offset < header.next_offset() {
+            return Some((offset, time));
+        }
+    }
+    // The right record lies below the log start.
+    (start <= header.base_offset).then_some(whole)
+}

@@ -1,0 +1,394 @@
+//! Segment files: `<base offset, 20 digits>.segment` holds committed batches one after the other, base offset and
+//! leader epoch written in; `<base offset>.index` says where to begin looking.
+//!
+//! What of a file is valid stands in the ring's checkpoint ([`SegmentMeta`]). Bytes beyond that come from a flush whose
+//! checkpoint was not reached; they are cut off before the file is written again, and never read.
+
+use std::path::{Path, PathBuf};
+
+use bytes::{BufMut, Bytes, BytesMut};
+use tidemill_model::{Batch, BatchHeader, Offset, batch::HEADER_BYTES};
+use tidemill_rt::fs::{self, File, OpenMode};
+
+use crate::codec::{DecodeError, Reader};
+use crate::tail::Held;
+
+/// Bytes of a segment that one index entry stands for.
+pub const INDEX_INTERVAL_BYTES: u64 = 64 * 1024;
+/// Batches are gathered to pieces of about so many bytes for one write.
+pub const WRITE_PIECE_BYTES: usize = 1024 * 1024;
+/// Bytes read at once when looking through a segment.
+pub const READ_CHUNK_BYTES: usize = 256 * 1024;
+/// Bytes of an entry in an index file: offset, position, largest timestamp.
+const ENTRY_BYTES: usize = 24;
+
+/// Why a segment could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum SegmentError {
+    /// The disk refused.
+    #[error("{path}: {error}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// The file does not hold what was written.
+    #[error(
+        "{path} is damaged at byte {position}: {reason}; restore the file from a copy, or delete the topic"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Where in it.
+        position: u64,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+pub(crate) fn io_error(path: &Path) -> impl FnOnce(std::io::Error) -> SegmentError + '_ {
+    move |error| SegmentError::Io {
+        path: path.to_owned(),
+        error,
+    }
+}
+
+fn damaged(path: &Path, position: u64, reason: impl Into<String>) -> SegmentError {
+    SegmentError::Damaged {
+        path: path.to_owned(),
+        position,
+        reason: reason.into(),
+    }
+}
+
+/// A stretch of a segment of about [`INDEX_INTERVAL_BYTES`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IndexEntry {
+    /// Base offset of its first batch.
+    pub offset: Offset,
+    /// Where that batch is.
+    pub position: u64,
+    /// Largest timestamp in it, in ms.
+    pub max_timestamp: i64,
+}
+
+impl IndexEntry {
+    fn encode(&self, out: &mut impl BufMut) {
+        out.put_i64(self.offset);
+        out.put_u64(self.position);
+        out.put_i64(self.max_timestamp);
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Result<IndexEntry, DecodeError> {
+        Ok(IndexEntry {
+            offset: r.i64()?,
+            position: r.u64()?,
+            max_timestamp: r.i64()?,
+        })
+    }
+}
+
+/// What of a segment is valid.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SegmentMeta {
+    /// Offset of its first record; its name.
+    pub base_offset: Offset,
+    /// Offset after its last record.
+    pub next_offset: Offset,
+    /// Bytes of the segment file.
+    pub bytes: u64,
+    /// Largest timestamp in it, in ms.
+    pub max_timestamp: i64,
+    /// Entries in the index file, all finished.
+    pub index_entries: u32,
+    /// CRC-32C of those.
+    pub index_crc: u32,
+    /// The entry that is still growing.
+    pub open: Option<IndexEntry>,
+}
+
+impl SegmentMeta {
+    /// A segment without batches.
+    pub fn new(base_offset: Offset) -> SegmentMeta {
+        SegmentMeta {
+            base_offset,
+            next_offset: base_offset,
+            bytes: 0,
+            max_timestamp: i64::MIN,
+            index_entries: 0,
+            index_crc: 0,
+            open: None,
+        }
+    }
+
+    /// Appends the stored form.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        out.put_i64(self.base_offset);
+        out.put_i64(self.next_offset);
+        out.put_u64(self.bytes);
+        out.put_i64(self.max_timestamp);
+        out.put_u32(self.index_entries);
+        out.put_u32(self.index_crc);
+        out.put_u8(u8::from(self.open.is_some()));
+        if let Some(entry) = &self.open {
+            entry.encode(out);
+        }
+    }
+
+    /// Reads the stored form.
+    ///
+    /// # Errors
+    /// [`DecodeError`] for anything else.
+    pub fn decode(r: &mut Reader<'_>) -> Result<SegmentMeta, DecodeError> {
+        Ok(SegmentMeta {
+            base_offset: r.i64()?,
+            next_offset: r.i64()?,
+            bytes: r.u64()?,
+            max_timestamp: r.i64()?,
+            index_entries: r.u32()?,
+            index_crc: r.u32()?,
+            open: match r.u8()? {
+                0 => None,
+                _ => Some(IndexEntry::decode(r)?),
+            },
+        })
+    }
+
+    /// Where the segment is.
+    pub fn path(&self, dir: &Path) -> PathBuf {
+        dir.join(format!("{:020}.segment", self.base_offset))
+    }
+
+    /// Where its index is.
+    pub fn index_path(&self, dir: &Path) -> PathBuf {
+        dir.join(format!("{:020}.index", self.base_offset))
+    }
+
+    /// Counts a batch in; gives back the index entry it finished.
+    fn add(&mut self, header: &BatchHeader, len: u64) -> Option<IndexEntry> {
+        let finished = self.open.take_if(|e| self.bytes - e.position >= INDEX_INTERVAL_BYTES);
+        let entry = self.open.get_or_insert(IndexEntry {
+            offset: header.base_offset,
+            position: self.bytes,
+            max_timestamp: i64::MIN,
+        });
+        entry.max_timestamp = entry.max_timestamp.max(header.max_timestamp);
+        self.max_timestamp = self.max_timestamp.max(header.max_timestamp);
+        self.bytes += len;
+        self.next_offset = header.next_offset();
+        finished
+    }
+}
+
+/// Appends batches to one segment. Not thread- or task-shared: the flusher alone writes.
+#[derive(Debug)]
+pub struct SegmentWriter {
+    dir: PathBuf,
+    file: File,
+    index: File,
+    meta: SegmentMeta,
+}
+
+impl SegmentWriter {
+    /// Opens the segment for writing behind its valid end; what lies beyond is cut off.
+    ///
+    /// # Errors
+    /// [`SegmentError`]; a file shorter than its valid length is damaged.
+    pub async fn open(dir: &Path, meta: SegmentMeta) -> Result<SegmentWriter, SegmentError> {
+        let file = open_cut(&meta.path(dir), meta.bytes).await?;
+        let index_bytes = u64::from(meta.index_entries) * ENTRY_BYTES as u64;
+        let index = open_cut(&meta.index_path(dir), index_bytes).await?;
+        Ok(SegmentWriter {
+            dir: dir.to_owned(),
+            file,
+            index,
+            meta,
+        })
+    }
+
+    /// Appends `batches`, in pieces. Nothing is durable before [`SegmentWriter::sync`].
+    ///
+    /// # Errors
+    /// [`SegmentError::Io`]; the writer is then given up, and the same batches are written again later.
+    pub async fn append(&mut self, batches: &[Held]) -> Result<(), SegmentError> {
+        let mut entries = BytesMut::new();
+        let mut piece = BytesMut::new();
+        let mut position = self.meta.bytes;
+        let path = self.meta.path(&self.dir);
+        for held in batches {
+            let batch = &held.batch;
+            if let Some(entry) = self.meta.add(&batch.header, batch.len() as u64) {
+                entry.encode(&mut entries);
+            }
+            piece.put_slice(&batch.first_bytes());
+            piece.put_slice(&batch.bytes[16..]);
+            if piece.len() >= WRITE_PIECE_BYTES {
+                let part = piece.split().freeze();
+                let at = position;
+                position += part.len() as u64;
+                self.file.write_all_at(vec![part], at).await.map_err(io_error(&path))?;
+            }
+        }
+        if !piece.is_empty() {
+            let written = self.file.write_all_at(vec![piece.freeze()], position);
+            written.await.map_err(io_error(&path))?;
+        }
+        if !entries.is_empty() {
+            let path = self.meta.index_path(&self.dir);
+            let at = u64::from(self.meta.index_entries) * ENTRY_BYTES as u64;
+            self.meta.index_entries += (entries.len() / ENTRY_BYTES) as u32;
+            self.meta.index_crc = crc32c::crc32c_append(self.meta.index_crc, &entries);
+            let written = self.index.write_all_at(vec![entries.freeze()], at);
+            written.await.map_err(io_error(&path))?;
+        }
+        Ok(())
+    }
+
+    /// What is valid now.
+    pub fn meta(&self) -> &SegmentMeta {
+        &self.meta
+    }
+
+    /// Makes segment and index durable.
+    ///
+    /// # Errors
+    /// [`SegmentError::Io`], after which the process must end (rule S10).
+    pub async fn sync(&self) -> Result<(), SegmentError> {
+        self.file.sync_data().await.map_err(io_error(&self.meta.path(&self.dir)))?;
+        self.index.sync_data().await.map_err(io_error(&self.meta.index_path(&self.dir)))
+    }
+}
+
+async fn open_cut(path: &Path, valid: u64) -> Result<File, SegmentError> {
+    let file = File::open(path, OpenMode::CreateOrOpen).await.map_err(io_error(path))?;
+    let len = file.len().await.map_err(io_error(path))?;
+    if len < valid {
+        return Err(damaged(path, len, format!("it ends here, {valid} bytes were written")));
+    }
+    if len > valid {
+        file.set_len(valid).await.map_err(io_error(path))?;
+    }
+    Ok(file)
+}
+
+/// The index of a segment: its file's entries and the open one. A damaged index is made anew from the segment.
+///
+/// # Errors
+/// [`SegmentError`] when the segment itself cannot be read.
+pub async fn load_index(dir: &Path, meta: &SegmentMeta) -> Result<Vec<IndexEntry>, SegmentError> {
+    let path = meta.index_path(dir);
+    let want = meta.index_entries as usize * ENTRY_BYTES;
+    let mut entries = Vec::with_capacity(meta.index_entries as usize + 1);
+    if want > 0 {
+        let bytes = match fs::exists(&path).await.map_err(io_error(&path))? {
+            true => {
+                let file = File::open(&path, OpenMode::Read).await.map_err(io_error(&path))?;
+                file.read_at(0, want).await.map_err(io_error(&path))?
+            }
+            false => Vec::new(),
+        };
+        if bytes.len() != want || crc32c::crc32c(&bytes) != meta.index_crc {
+            tracing::warn!(path = %path.display(), "index is damaged; reading the segment instead");
+            return rebuild_index(dir, meta).await;
+        }
+        let mut r = Reader::new(&bytes);
+        while let Ok(entry) = IndexEntry::decode(&mut r) {
+            entries.push(entry);
+        }
+    }
+    entries.extend(meta.open);
+    Ok(entries)
+}
+
+async fn rebuild_index(dir: &Path, meta: &SegmentMeta) -> Result<Vec<IndexEntry>, SegmentError> {
+    let mut fresh = SegmentMeta::new(meta.base_offset);
+    let mut entries = Vec::new();
+    let mut scan = Scan::open(dir, meta, None, READ_CHUNK_BYTES).await?;
+    while let Some(batch) = scan.next().await? {
+        entries.extend(fresh.add(&batch.header, batch.len() as u64));
+    }
+    entries.extend(fresh.open);
+    Ok(entries)
+}
+
+/// Reads the batches of a segment one after the other, and checks each: CRC, length, and that offsets are dense.
+#[derive(Debug)]
+pub struct Scan {
+    file: File,
+    path: PathBuf,
+    position: u64,
+    end: u64,
+    expected: Offset,
+    chunk_bytes: usize,
+    buffer: Bytes,
+}
+
+impl Scan {
+    /// Begins at `entry`, or at the segment's start, and reads `chunk_bytes` at once.
+    ///
+    /// # Errors
+    /// [`SegmentError::Io`].
+    pub async fn open(
+        dir: &Path,
+        meta: &SegmentMeta,
+        entry: Option<IndexEntry>,
+        chunk_bytes: usize,
+    ) -> Result<Scan, SegmentError> {
+        let path = meta.path(dir);
+        let file = File::open(&path, OpenMode::Read).await.map_err(io_error(&path))?;
+        Ok(Scan {
+            file,
+            path,
+            position: entry.map_or(0, |e| e.position),
+            end: meta.bytes,
+            expected: entry.map_or(meta.base_offset, |e| e.offset),
+            chunk_bytes,
+            buffer: Bytes::new(),
+        })
+    }
+
+    /// The next batch; `None` at the segment's valid end.
+    ///
+    /// # Errors
+    /// [`SegmentError`]; damage is never skipped.
+    pub async fn next(&mut self) -> Result<Option<Batch>, SegmentError> {
+        if self.position >= self.end {
+            return Ok(None);
+        }
+        self.fill(HEADER_BYTES).await?;
+        let bad = |reason: String| damaged(&self.path, self.position, reason);
+        let header = BatchHeader::parse(&self.buffer).map_err(|e| bad(e.to_string()))?;
+        let len = header.total_bytes();
+        if len < HEADER_BYTES || self.position + len as u64 > self.end {
+            return Err(bad(format!("it claims a batch of {len} bytes")));
+        }
+        if header.base_offset != self.expected {
+            let reason = format!("offset {} where {} belongs", header.base_offset, self.expected);
+            return Err(bad(reason));
+        }
+        self.fill(len).await?;
+        let bytes = self.buffer.split_to(len);
+        let header = match BatchHeader::validate(&bytes) {
+            Ok(header) => header,
+            Err(e) => return Err(damaged(&self.path, self.position, e.to_string())),
+        };
+        self.position += len as u64;
+        self.expected = header.next_offset();
+        Ok(Some(Batch { header, bytes }))
+    }
+
+    async fn fill(&mut self, need: usize) -> Result<(), SegmentError> {
+        if self.buffer.len() >= need {
+            return Ok(());
+        }
+        let left = usize::try_from(self.end - self.position).unwrap_or(usize::MAX);
+        let len = need.max(self.chunk_bytes).min(left);
+        let read = self.file.read_at(self.position, len).await;
+        self.buffer = Bytes::from(read.map_err(io_error(&self.path))?);
+        if self.buffer.len() < need.min(left) || self.buffer.len() < need {
+            return Err(damaged(&self.path, self.position, "it ends within a batch"));
+        }
+        Ok(())
+    }
+}
