@@ -1,0 +1,34 @@
+//! Decoding and encoding with the `kafka-protocol` crate, safely.
+
+use bytes::{Bytes, BytesMut};
+use kafka_protocol::protocol::{Decodable, Encodable};
+
+use crate::bounded::WireError;
+use crate::schema;
+
+/// Decodes the request body of `api_key` that lies in `frame` from `at` on, after a bounded walk over it.
+///
+/// # Errors
+/// [`WireError`].
+pub fn decode<M: Decodable>(
+    api_key: i16,
+    version: i16,
+    frame: &Bytes,
+    at: usize,
+) -> Result<M, WireError> {
+    let body = frame.get(at..).ok_or(WireError::Truncated("the body"))?;
+    schema::walk(api_key, version, body)?;
+    let mut body = frame.slice(at..);
+    M::decode(&mut body, version).map_err(|e| WireError::Codec(e.to_string()))
+}
+
+/// Encodes a response body.
+///
+/// # Errors
+/// [`WireError::Codec`] when a field is set that `version` does not have: a mistake of the handler.
+pub fn encode<M: Encodable>(message: &M, version: i16) -> Result<Bytes, WireError> {
+    let failed = |e: &dyn std::fmt::Display| WireError::Codec(e.to_string());
+    let mut out = BytesMut::with_capacity(message.compute_size(version).map_err(|e| failed(&e))?);
+    message.encode(&mut out, version).map_err(|e| failed(&e))?;
+    Ok(out.freeze())
+}
