@@ -1,2 +1,49 @@
-//! Development tasks.
-fn main() {}
+//! The project's own commands: `cargo xtask demo | test | bench | tidy`.
+//!
+//! Each sets up what it needs on a fresh machine, says what it does and how long it took, and ends with
+//! a status other than 0 and one clear sentence when something is wrong.
+
+#![forbid(unsafe_code)]
+
+mod bench;
+mod demo;
+mod ports;
+mod process;
+mod setup;
+mod steps;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+Usage: cargo xtask <COMMAND>
+
+  demo [--once]                  start a broker, deploy the masking example, show records before and after
+  test [--only STEP]             everything there is to test; STEP is the beginning of a step's name
+  bench [--with-kafka] [ROW]...  measure T1, T2, B1, B2 (release builds) and write benches/results/latest.md
+  tidy                           check the rules of the house: dependencies, sizes, module docs, code map
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let rest = args.get(1..).unwrap_or_default();
+    let result = match args.first().map(String::as_str) {
+        Some("demo") => demo::run(rest),
+        Some("test") => test::run(rest),
+        Some("bench") => bench::run(rest),
+        Some("tidy") => tidy::run(),
+        Some("help" | "--help" | "-h") => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        _ => Err(format!("no such command\n\n{USAGE}")),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(message) => {
+            eprintln!("\nerror: {message}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! Modules for tests: the project that `transform init` makes, built once per run.
+
+use crate::cli::Cli;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+
+/// The module of a fresh `transform init` project: masks `email`, hands every record on, keeps its key.
+///
+/// # Panics
+/// When the command line cannot make or build it.
+pub fn mask() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(build).clone()
+}
+
+fn build() -> PathBuf {
+    // Beside the brokers' folders and kept after the run: other tests of this run use the file.
+    let folder = crate::build_folder().join("e2e").join("mask-project");
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder)
+        .unwrap_or_else(|error| panic!("cannot make {}: {error}", folder.display()));
+    let cli = Cli::offline(&folder);
+    cli.ok(&["init", "masked", "--language", "rust"]);
+    let project = folder.join("masked");
+    cli.within(&project).ok(&["build"]);
+    built_in(&project)
+}
+
+/// The module that `transform build` left in a project.
+///
+/// # Panics
+/// When there is none.
+#[must_use]
+pub fn built_in(project: &std::path::Path) -> PathBuf {
+    let folder = project.join("target/transform");
+    let entries = std::fs::read_dir(&folder)
+        .unwrap_or_else(|error| panic!("no module in {}: {error}", folder.display()));
+    let mut modules = entries.flatten().map(|entry| entry.path());
+    modules
+        .find(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "wasm")
+        })
+        .unwrap_or_else(|| panic!("no module in {}", folder.display()))
+}

@@ -1,0 +1,1 @@
+//! Modules that misbehave (placeholder until the guests are there).

@@ -1,0 +1,11 @@
+//! End-to-end tests: real brokers as processes, real clients, on every engine.
+
+#![forbid(unsafe_code)]
+
+mod bad_input;
+mod bad_modules;
+mod clients;
+mod command_line;
+mod kafka;
+mod kills;
+mod starting;
