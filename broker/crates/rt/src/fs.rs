@@ -27,6 +27,14 @@ pub enum OpenMode {
 }
 
 impl OpenMode {
+    /// The mode to try again with after an open that may already have made the file.
+    fn after_refusal(self) -> OpenMode {
+        match self {
+            OpenMode::CreateNew => OpenMode::CreateOrOpen,
+            other => other,
+        }
+    }
+
     pub(crate) fn options(self) -> std::fs::OpenOptions {
         let mut o = std::fs::OpenOptions::new();
         o.read(true).write(self != OpenMode::Read);
@@ -186,17 +194,27 @@ impl DirectFile {
     /// As the operating system says.
     pub async fn open(path: &Path, mode: OpenMode) -> io::Result<DirectFile> {
         match context::current() {
-            EngineKind::Sim => Ok(DirectFile(DirectInner::Sim(sim::SimFile::open(path, mode).await?))),
+            EngineKind::Sim => Ok(DirectFile(DirectInner::Sim(
+                sim::SimFile::open(path, mode).await?,
+            ))),
             EngineKind::Uring => {
-                let f = crate::uring::UringFile::open(path, mode).await?;
-                Ok(DirectFile(DirectInner::Uring(f)))
+                match crate::uring::UringFile::open(path, mode).await {
+                    Ok(f) => Ok(DirectFile(DirectInner::Uring(f))),
+                    // No direct I/O on this file system. With CreateNew the refused open has made the name.
+                    Err(e) if refuses_direct(&e) => {
+                        Self::open_std(path, mode.after_refusal()).await
+                    }
+                    Err(e) => Err(e),
+                }
             }
-            EngineKind::Epoll => {
-                let path = path.to_owned();
-                let f = task::blocking(move || open_direct(&path, mode)).await?;
-                Ok(DirectFile(DirectInner::Std(Arc::new(f))))
-            }
+            EngineKind::Epoll => Self::open_std(path, mode).await,
         }
+    }
+
+    async fn open_std(path: &Path, mode: OpenMode) -> io::Result<DirectFile> {
+        let path = path.to_owned();
+        let f = task::blocking(move || open_direct(&path, mode)).await?;
+        Ok(DirectFile(DirectInner::Std(Arc::new(f))))
     }
 
     /// A buffer of `bytes` rounded up to whole blocks, of unspecified content, for this file.
@@ -300,18 +318,20 @@ impl DirectFile {
     }
 }
 
+fn refuses_direct(e: &io::Error) -> bool {
+    matches!(
+        e.kind(),
+        io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported
+    )
+}
+
 /// Opens with `O_DIRECT`, or without it where the file system refuses (tmpfs): slower, as durable.
 fn open_direct(path: &Path, mode: OpenMode) -> io::Result<std::fs::File> {
     use std::os::unix::fs::OpenOptionsExt;
     match mode.options().custom_flags(libc::O_DIRECT).open(path) {
         Err(e) if e.raw_os_error() == Some(libc::EINVAL) => {
             // With CreateNew the refused open may have made the name.
-            let mode = if mode == OpenMode::CreateNew {
-                OpenMode::CreateOrOpen
-            } else {
-                mode
-            };
-            mode.options().open(path)
+            mode.after_refusal().options().open(path)
         }
         other => other,
     }

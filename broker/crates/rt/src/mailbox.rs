@@ -3,7 +3,10 @@
 //! The one way across threads. A message sent wakes the receiving task; the queue's capacity is its limit,
 //! and a sender either waits for room or is told that there is none.
 
-#![allow(clippy::disallowed_types, reason = "this is the one place where threads meet")]
+#![allow(
+    clippy::disallowed_types,
+    reason = "this is the one place where threads meet"
+)]
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -104,6 +107,8 @@ impl<T> Drop for Receiver<T> {
         let (wakers, messages) = {
             let mut state = self.0.lock();
             state.receiver_alive = false;
+            // Dropped here, on the receiver's thread, before its engine ends.
+            state.receiver = None;
             (
                 std::mem::take(&mut state.waiting_senders),
                 std::mem::take(&mut state.queue),
@@ -157,7 +162,11 @@ impl<T> Sender<T> {
                     slot = Some(m);
                     if state.queue.len() < state.capacity {
                         cx.waker().wake_by_ref();
-                    } else if !state.waiting_senders.iter().any(|w| w.will_wake(cx.waker())) {
+                    } else if !state
+                        .waiting_senders
+                        .iter()
+                        .any(|w| w.will_wake(cx.waker()))
+                    {
                         state.waiting_senders.push(cx.waker().clone());
                     }
                     Poll::Pending

@@ -86,12 +86,13 @@ where
     }
     let cpus = allowed_cpus();
     let mut threads = Vec::new();
-    for shard in 0..config.shards {
+    let shards = config.shards;
+    for shard in 0..shards {
         let main = main.clone();
         let cpu = (config.pin && cpus.len() >= usize::from(config.shards))
             .then(|| cpus[usize::from(shard)]);
         let run = move || match engine {
-            EngineKind::Uring => crate::uring::run(shard, cpu, main),
+            EngineKind::Uring => crate::uring::run(shard, shards, cpu, main),
             EngineKind::Epoll | EngineKind::Sim => run_epoll(cpu, || main(shard)),
         };
         let name = format!("shard-{shard}");

@@ -58,7 +58,7 @@ where
 {
     let (tx, rx) = oneshot::channel();
     let task = async move {
-        let result = CatchUnwind(Box::pin(future)).await;
+        let result = CatchUnwind::new(future).await;
         if let Err(message) = &result {
             tracing::error!(%message, "task panicked");
         }
@@ -115,7 +115,13 @@ pub(crate) fn panic_message(payload: &(dyn Any + Send)) -> String {
 }
 
 /// Turns a panic of the inner future into an error, so that no panic crosses a task boundary.
-struct CatchUnwind<F>(Pin<Box<F>>);
+pub(crate) struct CatchUnwind<F>(Pin<Box<F>>);
+
+impl<F: Future> CatchUnwind<F> {
+    pub(crate) fn new(future: F) -> CatchUnwind<F> {
+        CatchUnwind(Box::pin(future))
+    }
+}
 
 impl<F: Future> Future for CatchUnwind<F> {
     type Output = Result<F::Output, String>;

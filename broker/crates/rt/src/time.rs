@@ -51,14 +51,20 @@ impl Instant {
 impl std::ops::Add<Duration> for Instant {
     type Output = Instant;
     fn add(self, d: Duration) -> Instant {
-        Instant(self.0.saturating_add(u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)))
+        Instant(
+            self.0
+                .saturating_add(u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)),
+        )
     }
 }
 
 impl std::ops::Sub<Duration> for Instant {
     type Output = Instant;
     fn sub(self, d: Duration) -> Instant {
-        Instant(self.0.saturating_sub(u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)))
+        Instant(
+            self.0
+                .saturating_sub(u64::try_from(d.as_nanos()).unwrap_or(u64::MAX)),
+        )
     }
 }
 
@@ -82,7 +88,7 @@ pub fn unix_ms() -> i64 {
 }
 
 enum Inner {
-    Uring(Pin<Box<dyn Future<Output = ()>>>),
+    Uring(crate::uring::UringSleep),
     Epoll(Pin<Box<tokio::time::Sleep>>),
     Sim(sim::SimSleep),
 }
@@ -100,7 +106,7 @@ impl Future for Sleep {
     type Output = ();
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.0 {
-            Inner::Uring(f) => f.as_mut().poll(cx),
+            Inner::Uring(f) => Pin::new(f).poll(cx),
             Inner::Epoll(f) => f.as_mut().poll(cx),
             Inner::Sim(f) => Pin::new(f).poll(cx),
         }

@@ -143,7 +143,13 @@ impl<T> Sender<T> {
                 Err(v) => {
                     slot = Some(v);
                     let mut state = self.0.borrow_mut();
-                    state.waiting_senders.push_back(cx.waker().clone());
+                    if !state
+                        .waiting_senders
+                        .iter()
+                        .any(|w| w.will_wake(cx.waker()))
+                    {
+                        state.waiting_senders.push_back(cx.waker().clone());
+                    }
                     Poll::Pending
                 }
             }
