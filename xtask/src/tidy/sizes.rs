@@ -47,6 +47,6 @@ fn begins_with_doc(source: &str) -> bool {
     source
         .lines()
         .map(str::trim)
-        .find(|line| !line.is_empty() && !(line.starts_with("//") && !line.starts_with("//!")))
+        .find(|line| !line.is_empty() && (line.starts_with("//!") || !line.starts_with("//")))
         .is_some_and(|line| line.starts_with("//!"))
 }
