@@ -142,10 +142,78 @@ impl AsyncRuntime for Rt {
 
 #[cfg(test)]
 mod tests {
+    use openraft_rt::testing::Suite;
+    use tidemill_rt::runtime::{EngineChoice, block_on};
+    use tidemill_rt::sim::Sim;
+
     use super::*;
 
     #[test]
     fn runtime_passes_openrafts_suite_on_epoll() {
-        openraft_rt::testing::Suite::<Rt>::test_all();
+        Suite::<Rt>::test_all();
+    }
+
+    #[test]
+    fn runtime_passes_openrafts_suite_on_uring_where_it_is_allowed() {
+        block_on(EngineChoice::Auto, on_the_engine_of_this_thread).expect("epoll always works");
+    }
+
+    #[test]
+    fn runtime_passes_openrafts_suite_under_simulation() {
+        for seed in 0..20 {
+            let done = Sim::new(seed).block_on(on_the_engine_of_this_thread());
+            done.expect("nothing crashes here");
+        }
+    }
+
+    /// Every test of the suite that is open to callers; `test_all` drives an engine of its own, which only `epoll` can.
+    #[allow(clippy::too_many_lines, reason = "a list")]
+    async fn on_the_engine_of_this_thread() {
+        type S = Suite<Rt>;
+        S::test_spawn_join_handle().await;
+        S::test_thread_rng().await;
+        S::test_sleep().await;
+        S::test_instant().await;
+        S::test_instant_arithmetic().await;
+        S::test_instant_sub_instant().await;
+        S::test_instant_saturating_duration_since().await;
+        S::test_instant_ord().await;
+        S::test_sleep_until().await;
+        S::test_timeout().await;
+        S::test_timeout_at().await;
+        S::test_mpsc_recv_empty().await;
+        S::test_mpsc_recv_channel_closed().await;
+        S::test_mpsc_weak_sender_wont_prevent_channel_close().await;
+        S::test_mpsc_weak_sender_upgrade().await;
+        S::test_mpsc_send().await;
+        S::test_mpsc_send_to_closed_channel().await;
+        S::test_mpsc_backpressure().await;
+        S::test_watch_init_value().await;
+        S::test_watch_overwrite_init_value().await;
+        S::test_watch_send_error_no_receiver().await;
+        S::test_watch_send_if_modified().await;
+        S::test_watch_wait_until_ge().await;
+        S::test_watch_wait_until().await;
+        S::test_watch_changed_marks_as_seen().await;
+        S::test_watch_borrow_and_update_marks_seen().await;
+        S::test_watch_changed_returns_immediately_when_unseen().await;
+        S::test_watch_multiple_borrow_then_changed().await;
+        S::test_watch_wait_loop_pattern().await;
+        S::test_watch_multiple_receivers().await;
+        S::test_watch_subscribe().await;
+        S::test_watch_send_if_different().await;
+        S::test_watch_send_if_greater().await;
+        S::test_oneshot_drop_tx().await;
+        S::test_oneshot().await;
+        S::test_oneshot_send_from_another_task().await;
+        S::test_oneshot_send_to_dropped_rx().await;
+        S::test_mutex_contention().await;
+        S::test_mutex().await;
+        S::test_mutex_lock_owned().await;
+        S::test_task_local().await;
+        S::test_task_local_on_completion_drop().await;
+        S::test_task_local_take_value().await;
+        S::test_task_local_poll_after_take_value().await;
+        S::test_task_local_get_value().await;
     }
 }

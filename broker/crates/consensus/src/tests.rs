@@ -1,20 +1,27 @@
 //! Groups and openraft's storage suite over the real shard log.
 
+mod crashes;
+
 use std::cell::RefCell;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
+use futures_util::Stream;
 use openraft::StorageError;
+use openraft::storage::{EntryResponder, RaftStateMachine};
 use openraft::testing::log::{StoreBuilder, Suite};
+use openraft::type_config::alias::SnapshotOf;
 use tidemill_model::{Command, NodeId, RingId};
 use tidemill_rt::runtime::{EngineChoice, block_on};
+use tidemill_rt::sim::Sim;
 use tidemill_shardlog::{LogConfig, RecoveredRing, ShardLog};
 
 use crate::log_store::LogStore;
-use crate::state_machine::{Adapter, Applied};
-use crate::types::TypeConfig;
+use crate::state_machine::{Adapter, Applied, AppliedState, CheckpointToken, WrittenCheckpoint};
+use crate::types::{LogId, SnapshotMeta, StoredMembership, TypeConfig};
 use crate::{AppliedAt, CheckpointPoint, Group, GroupConfig, ProposeError, Reply, StateMachine};
 
 const RING: RingId = RingId(1);
@@ -50,6 +57,7 @@ impl TempDir {
 }
 
 async fn open_log(dir: &Path) -> (ShardLog, RecoveredRing) {
+    tidemill_rt::fs::create_dir_all(dir).await.unwrap();
     let config = LogConfig {
         dir: dir.to_path_buf(),
         file_bytes: 4 * 1024 * 1024,
@@ -60,14 +68,14 @@ async fn open_log(dir: &Path) -> (ShardLog, RecoveredRing) {
     (log, rings.remove(&RING).unwrap_or_default())
 }
 
-/// Remembers what was applied, and answers with how many commands there were before.
-#[derive(Default)]
+/// Remembers what was applied, and answers with where it stands.
+#[derive(Default, Clone)]
 struct Recorder(Vec<(AppliedAt, Bytes)>);
 
 impl StateMachine for Recorder {
     fn apply(&mut self, at: AppliedAt, command: &Command) -> Reply {
         self.0.push((at, command.head.clone()));
-        Box::new(self.0.len() as u64 - 1)
+        Box::new(at)
     }
 }
 
@@ -98,11 +106,11 @@ fn command(n: u64) -> Command {
     }
 }
 
-async fn write(group: &Group, numbers: std::ops::Range<u64>) -> Vec<u64> {
+async fn write(group: &Group, numbers: std::ops::Range<u64>) -> Vec<AppliedAt> {
     let proposals: Vec<_> = numbers.map(|n| group.propose(command(n))).collect();
     let mut answers = Vec::new();
     for proposal in proposals {
-        answers.push(*proposal.await.unwrap().downcast::<u64>().unwrap());
+        answers.push(*proposal.await.unwrap().downcast::<AppliedAt>().unwrap());
     }
     answers
 }
@@ -112,17 +120,70 @@ fn on_every_engine(test: fn() -> std::pin::Pin<Box<dyn Future<Output = ()>>>) {
     block_on(EngineChoice::Auto, test).unwrap();
 }
 
-struct SuiteBuilder;
+/// The adapter with what only a cluster needs: a snapshot of whatever is applied, and its installation.
+struct Installing(Adapter, Rc<Applied>);
 
-/// The suite wants a guard it could move between threads; the directory is removed by the test that made it.
-impl StoreBuilder<TypeConfig, LogStore, Adapter, ()> for SuiteBuilder {
-    async fn build(&self) -> Result<((), LogStore, Adapter), StorageError<TypeConfig>> {
-        let path = fresh_path();
-        std::fs::create_dir_all(&path).unwrap();
-        let (log, recovered) = open_log(&path).await;
+impl Installing {
+    fn checkpoint_now(&self) {
+        let state = self.1.state.borrow().clone();
+        *self.1.checkpoint.borrow_mut() = Some(SnapshotMeta {
+            last_log_id: state.last,
+            last_membership: state.membership,
+        });
+    }
+}
+
+impl RaftStateMachine<TypeConfig> for Installing {
+    type SnapshotData = CheckpointToken;
+    type SnapshotBuilder = WrittenCheckpoint;
+
+    async fn applied_state(&mut self) -> io::Result<(Option<LogId>, StoredMembership)> {
+        self.0.applied_state().await
+    }
+
+    async fn apply<S>(&mut self, entries: S) -> io::Result<()>
+    where
+        S: Stream<Item = io::Result<EntryResponder<TypeConfig>>> + Unpin,
+    {
+        self.0.apply(entries).await
+    }
+
+    async fn try_create_snapshot_builder(&mut self, force: bool) -> Option<WrittenCheckpoint> {
+        self.checkpoint_now();
+        self.0.try_create_snapshot_builder(force).await
+    }
+
+    async fn get_snapshot_builder(&mut self) -> WrittenCheckpoint {
+        self.checkpoint_now();
+        self.0.get_snapshot_builder().await
+    }
+
+    async fn install_snapshot(&mut self, meta: &SnapshotMeta, _: CheckpointToken) -> io::Result<()> {
+        *self.1.state.borrow_mut() = AppliedState {
+            last: meta.last_log_id,
+            membership: meta.last_membership.clone(),
+        };
+        self.checkpoint_now();
+        Ok(())
+    }
+
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<SnapshotOf<TypeConfig, CheckpointToken>>> {
+        self.0.get_current_snapshot().await
+    }
+}
+
+/// Makes stores in a directory that the test removes: the suite wants guards it could move between threads.
+struct SuiteBuilder(PathBuf);
+
+impl StoreBuilder<TypeConfig, LogStore, Installing, ()> for SuiteBuilder {
+    async fn build(&self) -> Result<((), LogStore, Installing), StorageError<TypeConfig>> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let dir = self.0.join(NEXT.fetch_add(1, Ordering::Relaxed).to_string());
+        let (log, recovered) = open_log(&dir).await;
         let store = LogStore::recover(RING, log, recovered, None).unwrap();
         let applied = Rc::new(Applied::from_checkpoint(None));
-        Ok(((), store, Adapter::new(applied, machine())))
+        let adapter = Adapter::new(applied.clone(), machine());
+        Ok(((), store, Installing(adapter, applied)))
     }
 }
 
@@ -130,9 +191,18 @@ impl StoreBuilder<TypeConfig, LogStore, Adapter, ()> for SuiteBuilder {
 fn log_storage_passes_openrafts_suite() {
     on_every_engine(|| {
         Box::pin(async {
-            Suite::test_all(SuiteBuilder).await.unwrap();
+            let dir = TempDir::new();
+            Suite::test_all(SuiteBuilder(dir.path().to_path_buf())).await.unwrap();
         })
     });
+}
+
+#[test]
+fn log_storage_passes_openrafts_suite_under_simulation() {
+    for seed in 0..10 {
+        let passed = Sim::new(seed).block_on(async { Suite::test_all(SuiteBuilder("/suite".into())).await });
+        passed.unwrap().unwrap();
+    }
 }
 
 #[test]
@@ -142,12 +212,15 @@ fn commands_are_applied_in_call_order_and_again_after_a_restart() {
             let dir = TempDir::new();
             let first = machine();
             let (group, log) = open(dir.path(), None, &first).await;
-            assert_eq!(write(&group, 0..300).await, (0..300).collect::<Vec<_>>());
+            let answers = write(&group, 0..300).await;
+            assert!(answers.windows(2).all(|w| w[1].index == w[0].index + 1));
+            let applied: Vec<_> = (0..300).map(|n| (answers[n], Bytes::from(n.to_string()))).collect();
+            assert_eq!(first.borrow().0, applied);
             close(group, log).await;
             let second = machine();
             let (group, log) = open(dir.path(), None, &second).await;
             assert_eq!(first.borrow().0, second.borrow().0);
-            assert_eq!(write(&group, 300..301).await, vec![300]);
+            assert!(write(&group, 300..301).await[0].index > answers[299].index);
             close(group, log).await;
         })
     });
