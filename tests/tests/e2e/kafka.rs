@@ -79,7 +79,7 @@ impl Load {
     /// A full queue (the broker is down) is left as it is.
     pub(crate) fn produce(&mut self, topic: &str) -> bool {
         let key = self.next.to_string();
-        let value = format!(r#"{{"id":{key},"email":"a{key}@example.com","country":"DE"}}"#);
+        let value = format!(r#"{{"id":{key},"email":"somebody{key}@example.com","country":"DE"}}"#);
         let queued = self
             .producer
             .send(BaseRecord::to(topic).key(&key).payload(&value))
