@@ -101,6 +101,11 @@ impl<'a> Records<'a> {
         }
     }
 
+    /// Bytes of the section that are still to be read.
+    pub fn bytes_left(&self) -> usize {
+        self.rest.len()
+    }
+
     fn fail(&mut self, error: BatchError) -> Option<Result<RecordRef<'a>, BatchError>> {
         *self = Records { rest: &[], left: 0 };
         Some(Err(error))

@@ -1,0 +1,210 @@
+//! Topic configuration: which settings exist, their defaults, and how values are checked.
+
+use std::collections::BTreeMap;
+
+/// Kafka's default of `max.message.bytes`: 1 MiB and the overhead of a batch.
+pub const MAX_MESSAGE_BYTES_DEFAULT: i64 = 1_048_588;
+/// Largest `max.message.bytes`: what a request may be.
+pub const MAX_MESSAGE_BYTES_MAX: i64 = 100 * 1024 * 1024;
+
+/// What kind of value a setting takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// An integer of 32 bits between two bounds.
+    Int(i64, i64),
+    /// An integer of 64 bits between two bounds.
+    Long(i64, i64),
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// A list of words of which each must be one of these.
+    List(&'static [&'static str]),
+}
+
+/// A setting of a topic.
+#[derive(Debug, Clone, Copy)]
+pub struct ConfigDef {
+    /// Kafka's name.
+    pub name: &'static str,
+    /// Its value when not set.
+    pub default: &'static str,
+    /// What values it takes.
+    pub kind: Kind,
+    /// What it does.
+    pub doc: &'static str,
+}
+
+const MAX: i64 = i64::MAX;
+
+/// Every setting a topic has.
+pub const CONFIGS: &[ConfigDef] = &[
+    ConfigDef {
+        name: "cleanup.policy",
+        default: "delete",
+        kind: Kind::List(&["delete"]),
+        doc: "What happens to old segments. Only 'delete' exists yet.",
+    },
+    ConfigDef {
+        name: "compression.type",
+        default: "producer",
+        kind: Kind::Word(&["producer"]),
+        doc: "Batches are kept as the producer compressed them.",
+    },
+    ConfigDef {
+        name: "max.message.bytes",
+        default: "1048588",
+        kind: Kind::Int(1, MAX_MESSAGE_BYTES_MAX),
+        doc: "Largest record batch a producer may send, in bytes, its header included.",
+    },
+    ConfigDef {
+        name: "message.timestamp.type",
+        default: "CreateTime",
+        kind: Kind::Word(&["CreateTime", "LogAppendTime"]),
+        doc: "Whether records carry the producer's time or the time of the append.",
+    },
+    ConfigDef {
+        name: "min.insync.replicas",
+        default: "1",
+        kind: Kind::Int(1, 1),
+        doc: "How many replicas must have a record before it is acknowledged.",
+    },
+    ConfigDef {
+        name: "retention.bytes",
+        default: "-1",
+        kind: Kind::Long(-1, MAX),
+        doc: "Bytes of a partition to keep; -1 for all. Kept with the topic, not enforced yet: nothing is deleted.",
+    },
+    ConfigDef {
+        name: "retention.ms",
+        default: "-1",
+        kind: Kind::Long(-1, MAX),
+        doc: "How long records are kept, in ms; -1 for ever. Kept with the topic, not enforced yet: nothing is deleted.",
+    },
+    ConfigDef {
+        name: "segment.bytes",
+        default: "1073741824",
+        kind: Kind::Int(1_048_576, i32::MAX as i64),
+        doc: "Size at which a new segment file is begun, in bytes.",
+    },
+];
+
+/// Why a configuration was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    /// No such setting.
+    #[error("unknown topic config '{0}'; known are: {}", known())]
+    Unknown(String),
+    /// A value it cannot take.
+    #[error("topic config '{name}' cannot be '{value}': it takes {wants}")]
+    Value {
+        /// The setting.
+        name: String,
+        /// The value.
+        value: String,
+        /// What would do.
+        wants: String,
+    },
+}
+
+fn known() -> String {
+    let names: Vec<&str> = CONFIGS.iter().map(|c| c.name).collect();
+    names.join(", ")
+}
+
+/// The definition of a setting.
+pub fn definition(name: &str) -> Option<&'static ConfigDef> {
+    CONFIGS.iter().find(|c| c.name == name)
+}
+
+/// Checks every setting of `configs`.
+///
+/// # Errors
+/// The first [`ConfigError`].
+pub fn validate(configs: &BTreeMap<String, String>) -> Result<(), ConfigError> {
+    for (name, value) in configs {
+        let def = definition(name).ok_or_else(|| ConfigError::Unknown(name.clone()))?;
+        if !accepts(def.kind, value) {
+            return Err(ConfigError::Value {
+                name: name.clone(),
+                value: value.clone(),
+                wants: describe(def.kind),
+            });
+        }
+    }
+    Ok(())
+}
+
+fn accepts(kind: Kind, value: &str) -> bool {
+    match kind {
+        Kind::Int(min, max) | Kind::Long(min, max) => {
+            value.parse::<i64>().is_ok_and(|v| (min..=max).contains(&v))
+        }
+        Kind::Word(words) => words.contains(&value),
+        Kind::List(words) => {
+            !value.is_empty() && value.split(',').all(|v| words.contains(&v.trim()))
+        }
+    }
+}
+
+fn describe(kind: Kind) -> String {
+    match kind {
+        Kind::Int(min, max) | Kind::Long(min, max) if min == max => format!("only {min}"),
+        Kind::Int(min, max) => format!("an integer from {min} to {max}"),
+        Kind::Long(min, _) => format!("an integer of at least {min}"),
+        Kind::Word(words) | Kind::List(words) => words.join(" or "),
+    }
+}
+
+/// The value of a setting: what was set, else its default.
+pub fn value<'a>(configs: &'a BTreeMap<String, String>, name: &str) -> &'a str {
+    match configs.get(name) {
+        Some(v) => v,
+        None => definition(name).map_or("", |d| d.default),
+    }
+}
+
+/// The value of an integer setting.
+pub fn integer(configs: &BTreeMap<String, String>, name: &str) -> i64 {
+    value(configs, name)
+        .parse()
+        .expect("integer settings are checked before they are stored, and have integer defaults")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(name: &str, value: &str) -> BTreeMap<String, String> {
+        BTreeMap::from([(name.to_owned(), value.to_owned())])
+    }
+
+    #[test]
+    fn defaults_are_accepted_by_their_own_definition() {
+        for def in CONFIGS {
+            assert_eq!(
+                validate(&one(def.name, def.default)),
+                Ok(()),
+                "{}",
+                def.name
+            );
+        }
+    }
+
+    #[test]
+    fn validate_refuses_unknown_names_and_impossible_values() {
+        assert!(matches!(
+            validate(&one("nope", "1")),
+            Err(ConfigError::Unknown(_))
+        ));
+        assert!(validate(&one("max.message.bytes", "0")).is_err());
+        assert!(validate(&one("cleanup.policy", "compact")).is_err());
+        assert!(validate(&one("message.timestamp.type", "LogAppendTime")).is_ok());
+    }
+
+    #[test]
+    fn integer_takes_the_default_when_not_set() {
+        assert_eq!(
+            integer(&BTreeMap::new(), "max.message.bytes"),
+            MAX_MESSAGE_BYTES_DEFAULT
+        );
+    }
+}

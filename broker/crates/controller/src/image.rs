@@ -1,0 +1,192 @@
+//! What the cluster consists of, as an immutable snapshot that shards share.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tidemill_model::{Incarnation, PartitionId, RingId, TopicId};
+
+/// SHA-256 of a module, as 64 hexadecimal digits.
+pub type ModuleHash = String;
+
+/// A topic.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Topic {
+    /// Its name.
+    pub name: String,
+    /// Its id, as text in the stored form.
+    #[serde(with = "topic_id_text")]
+    pub id: TopicId,
+    /// The ring of each partition, by partition index.
+    pub rings: Vec<u32>,
+    /// Replication factor.
+    pub replicas: i16,
+    /// Configuration that was set, by Kafka's names; what is absent has its default.
+    pub configs: BTreeMap<String, String>,
+}
+
+impl Topic {
+    /// Number of partitions.
+    pub fn partition_count(&self) -> i32 {
+        self.rings.len() as i32
+    }
+
+    /// The ring of partition `index`, if there is such a partition.
+    pub fn ring(&self, index: i32) -> Option<RingId> {
+        let index = usize::try_from(index).ok()?;
+        self.rings.get(index).copied().map(RingId)
+    }
+
+    /// The id of partition `index`.
+    pub fn partition(&self, index: i32) -> PartitionId {
+        PartitionId {
+            topic: self.id,
+            index,
+        }
+    }
+}
+
+/// Where a transform begins in partitions that exist when it is deployed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StartPosition {
+    /// At the oldest record kept.
+    Earliest,
+    /// After the newest record.
+    Latest,
+}
+
+/// What happens to a record that a transform fails on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ErrorPolicy {
+    /// Stop there, try again with back-off.
+    Fail,
+    /// Count it and go on.
+    Skip,
+    /// Hand it to the dead-letter topic.
+    DeadLetter,
+    /// Hand it on unchanged to the first output.
+    PassThrough,
+}
+
+/// Where a transform stands in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum TransformStatus {
+    /// It runs.
+    Running,
+    /// It was paused.
+    Paused,
+    /// It was deleted; its committed output is still being delivered.
+    Deleting,
+}
+
+/// A deployed transform.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransformSpec {
+    /// Its name.
+    pub name: String,
+    /// Controller log index of its first deploy (rule X7).
+    pub incarnation: u64,
+    /// Counts deploys of this incarnation, from 1.
+    pub version: u32,
+    /// Its module.
+    pub module: ModuleHash,
+    /// Input topic, by id and by the name it had.
+    pub input: TopicRef,
+    /// Output topics in declared order; a dead-letter topic that is no declared output comes last.
+    pub outputs: Vec<TopicRef>,
+    /// Index of the dead-letter topic in `outputs`.
+    pub dead_letter: Option<u32>,
+    /// How many of `outputs` the function itself may write to.
+    pub declared_outputs: u32,
+    /// Environment of the function.
+    pub env: BTreeMap<String, String>,
+    /// Where it began.
+    pub from: StartPosition,
+    /// CPU time a call may take, in ms.
+    pub time_ms: u64,
+    /// Memory an instance may take, in bytes.
+    pub memory_bytes: u64,
+    /// What happens to a record it fails on.
+    pub on_error: ErrorPolicy,
+    /// Attempts before `on_error` applies.
+    pub attempts: u32,
+    /// Where it stands.
+    pub status: TransformStatus,
+}
+
+impl TransformSpec {
+    /// Its incarnation.
+    pub fn incarnation(&self) -> Incarnation {
+        Incarnation(self.incarnation)
+    }
+}
+
+/// A topic as a transform refers to it: by id (rule X11), with the name for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicRef {
+    /// The id.
+    #[serde(with = "topic_id_text")]
+    pub id: TopicId,
+    /// The name when the transform was deployed.
+    pub name: String,
+}
+
+/// A snapshot of everything the controller decides. Cheap to clone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Image {
+    /// Grows with every change.
+    pub version: u64,
+    pub(crate) topics: BTreeMap<String, Arc<Topic>>,
+    pub(crate) by_id: BTreeMap<TopicId, Arc<Topic>>,
+    pub(crate) transforms: BTreeMap<String, Arc<TransformSpec>>,
+}
+
+impl Image {
+    /// A topic by name.
+    pub fn topic(&self, name: &str) -> Option<&Arc<Topic>> {
+        self.topics.get(name)
+    }
+
+    /// A topic by id.
+    pub fn topic_by_id(&self, id: TopicId) -> Option<&Arc<Topic>> {
+        self.by_id.get(&id)
+    }
+
+    /// All topics, by name.
+    pub fn topics(&self) -> impl Iterator<Item = &Arc<Topic>> {
+        self.topics.values()
+    }
+
+    /// A transform by name.
+    pub fn transform(&self, name: &str) -> Option<&Arc<TransformSpec>> {
+        self.transforms.get(name)
+    }
+
+    /// All transforms, by name.
+    pub fn transforms(&self) -> impl Iterator<Item = &Arc<TransformSpec>> {
+        self.transforms.values()
+    }
+
+    /// The ring of a partition, if it exists.
+    pub fn ring_of(&self, partition: PartitionId) -> Option<RingId> {
+        self.topic_by_id(partition.topic)?.ring(partition.index)
+    }
+}
+
+pub(crate) mod topic_id_text {
+    //! Topic ids as text in JSON.
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use tidemill_model::TopicId;
+
+    pub(crate) fn serialize<S: Serializer>(id: &TopicId, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(id)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<TopicId, D::Error> {
+        String::deserialize(d)?.parse().map_err(D::Error::custom)
+    }
+}

@@ -1,0 +1,166 @@
+//! Tests of the controller's state machine.
+
+use super::*;
+use crate::image::{ErrorPolicy, StartPosition};
+
+fn topic(name: &str, seed: u8) -> ControllerCommand {
+    ControllerCommand::CreateTopic {
+        topic: Topic {
+            name: name.to_owned(),
+            id: TopicId::from_random([seed; 16]),
+            rings: vec![1, 2],
+            replicas: 1,
+            configs: BTreeMap::new(),
+        },
+    }
+}
+
+fn deploy(name: &str, input: &str, outputs: &[&str]) -> ControllerCommand {
+    ControllerCommand::DeployTransform(Box::new(Deploy {
+        name: name.to_owned(),
+        module: "ab".repeat(32),
+        input: input.to_owned(),
+        outputs: outputs.iter().map(|o| (*o).to_owned()).collect(),
+        dead_letter: None,
+        env: BTreeMap::new(),
+        from: StartPosition::Latest,
+        time_ms: 1000,
+        memory_bytes: 1 << 24,
+        on_error: ErrorPolicy::Fail,
+        attempts: 1,
+    }))
+}
+
+fn with_topics() -> ControllerState {
+    let mut state = ControllerState::default();
+    for (i, name) in ["a", "b", "c"].iter().enumerate() {
+        state.apply(i as u64 + 1, topic(name, i as u8 + 1)).unwrap();
+    }
+    state
+}
+
+#[test]
+fn create_topic_twice_is_refused_and_changes_nothing() {
+    let mut state = with_topics();
+    let before = state.clone();
+    let refused = state.apply(9, topic("a", 9));
+    assert_eq!(refused, Err(Refusal::TopicExists("a".to_owned())));
+    assert_eq!(state, before);
+}
+
+#[test]
+fn create_topic_that_differs_in_dot_and_underscore_only_is_refused() {
+    let mut state = ControllerState::default();
+    state.apply(1, topic("x.y", 1)).unwrap();
+    assert!(matches!(
+        state.apply(2, topic("x_y", 2)),
+        Err(Refusal::TopicCollides(..))
+    ));
+}
+
+#[test]
+fn x11_topic_made_anew_under_an_old_name_is_another_topic() {
+    let mut state = with_topics();
+    let old = state.image().topic("a").unwrap().id;
+    state
+        .apply(5, ControllerCommand::DeleteTopic { id: old })
+        .unwrap();
+    state.apply(6, topic("a", 77)).unwrap();
+    let new = state.image().topic("a").unwrap().id;
+    assert_ne!(old, new);
+    assert!(state.image().topic_by_id(old).is_none());
+}
+
+#[test]
+fn x7_incarnation_is_the_log_index_of_the_first_deploy_and_stays_over_redeploys() {
+    let mut state = with_topics();
+    let first = state.apply(7, deploy("t", "a", &["b"])).unwrap();
+    let expected = ControllerReply::Deployed {
+        incarnation: 7,
+        version: 1,
+        new: true,
+    };
+    assert_eq!(first, expected);
+    let second = state.apply(8, deploy("t", "a", &["b", "c"])).unwrap();
+    let expected = ControllerReply::Deployed {
+        incarnation: 7,
+        version: 2,
+        new: false,
+    };
+    assert_eq!(second, expected);
+    let name = || "t".to_owned();
+    state
+        .apply(9, ControllerCommand::DeleteTransform { name: name() })
+        .unwrap();
+    assert!(matches!(
+        state.apply(10, deploy("t", "a", &["b"])),
+        Err(Refusal::Deleting(_))
+    ));
+    let retire = ControllerCommand::RetireTransform {
+        name: name(),
+        incarnation: 7,
+    };
+    state.apply(11, retire).unwrap();
+    let again = state.apply(12, deploy("t", "a", &["b"])).unwrap();
+    let expected = ControllerReply::Deployed {
+        incarnation: 12,
+        version: 1,
+        new: true,
+    };
+    assert_eq!(again, expected);
+}
+
+#[test]
+fn x10_cycles_are_refused_over_any_number_of_transforms() {
+    let mut state = with_topics();
+    assert!(matches!(
+        state.apply(4, deploy("self", "a", &["a"])),
+        Err(Refusal::Cycle(_))
+    ));
+    state.apply(5, deploy("ab", "a", &["b"])).unwrap();
+    state.apply(6, deploy("bc", "b", &["c"])).unwrap();
+    assert!(matches!(
+        state.apply(7, deploy("ca", "c", &["a"])),
+        Err(Refusal::Cycle(_))
+    ));
+}
+
+#[test]
+fn redeploy_with_another_input_is_refused() {
+    let mut state = with_topics();
+    state.apply(5, deploy("t", "a", &["b"])).unwrap();
+    assert!(matches!(
+        state.apply(6, deploy("t", "c", &["b"])),
+        Err(Refusal::InputChanged { .. })
+    ));
+}
+
+#[test]
+fn producer_id_blocks_never_overlap() {
+    let mut state = ControllerState::default();
+    let take = |state: &mut ControllerState, index| {
+        state.apply(
+            index,
+            ControllerCommand::AllocateProducerIds { count: 1000 },
+        )
+    };
+    assert_eq!(
+        take(&mut state, 1),
+        Ok(ControllerReply::ProducerIds { first: 1 })
+    );
+    assert_eq!(
+        take(&mut state, 2),
+        Ok(ControllerReply::ProducerIds { first: 1001 })
+    );
+}
+
+#[test]
+fn stored_form_round_trips() {
+    let mut state = with_topics();
+    state.apply(5, deploy("t", "a", &["b"])).unwrap();
+    let name = "t".to_owned();
+    state
+        .apply(6, ControllerCommand::SetPaused { name, paused: true })
+        .unwrap();
+    assert_eq!(ControllerState::decode(&state.encode()), Ok(state));
+}

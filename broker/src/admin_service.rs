@@ -1,0 +1,310 @@
+//! The admin API's questions, answered by the shards.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tidemill_controller::{Topic, configs};
+use tidemill_model::topic_name;
+use tidemill_rt::time::Instant;
+use tidemill_wasm_host::Factory;
+
+use crate::admin::records::{NewRecord, ReadQuery, ReadRecords};
+use crate::admin::types::{
+    ClusterInfo, CreateTopic, DeployRequest, Deployed, LogLines, LogQuery, ModuleStored, PartitionDetail,
+    Produced, TopicDetail, TopicList, TopicSummary, TransformDetail, TransformList, TransformState,
+    TransformStateChanged,
+};
+use crate::admin::{AdminService, Answer, ApiError, BoxFuture};
+use crate::metrics::{self, Sample};
+use crate::records::{api_error, gone, topic_not_found};
+use crate::shard::{NodeInfo, Shard, ShardHandle};
+use crate::topics::{CONTROLLER_SHARD, NewTopic};
+use crate::transforms::modules;
+
+/// How often waiting log readers look again.
+const LOG_LOOK: Duration = Duration::from_millis(100);
+
+/// Answers the admin API from the control thread.
+pub(crate) struct Service {
+    handle: ShardHandle,
+    info: Arc<NodeInfo>,
+    factory: Factory,
+}
+
+impl Service {
+    /// A service over the shards behind `handle`.
+    pub(crate) fn new(handle: ShardHandle, info: Arc<NodeInfo>, factory: Factory) -> Service {
+        Service {
+            handle,
+            info,
+            factory,
+        }
+    }
+
+    /// Runs `f` on shard 0.
+    async fn ask<T, F, Fut>(&self, f: F) -> Result<T, ApiError>
+    where
+        T: Send + 'static,
+        F: FnOnce(Rc<Shard>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<T, ApiError>> + 'static,
+    {
+        self.handle.on(CONTROLLER_SHARD, f).await.map_err(gone)?
+    }
+}
+
+fn summary(topic: &Topic) -> TopicSummary {
+    TopicSummary {
+        name: topic.name.clone(),
+        id: topic.id.to_string(),
+        partitions: topic.partition_count(),
+        replicas: topic.replicas,
+        internal: topic_name::is_internal(&topic.name),
+    }
+}
+
+async fn topic_detail(shard: Rc<Shard>, name: String) -> Result<TopicDetail, ApiError> {
+    let topic = shard.image().topic(&name).cloned().ok_or_else(|| topic_not_found(&name))?;
+    let mut partitions = Vec::new();
+    for (index, ring) in topic.rings.iter().enumerate() {
+        let partition = topic.partition(index as i32);
+        let view = shard.partition_view(partition).await?;
+        partitions.push(PartitionDetail {
+            index: index as i32,
+            ring: *ring,
+            shard: tidemill_model::RingId(*ring).shard(shard.info.shards).0,
+            leader: shard.info.node.0,
+            log_start_offset: view.log_start_offset,
+            high_watermark: view.high_watermark,
+            bytes: view.bytes,
+        });
+    }
+    let all = configs::CONFIGS.iter();
+    let effective = |d: &configs::ConfigDef| {
+        (d.name.to_owned(), configs::value(&topic.configs, d.name).to_owned())
+    };
+    Ok(TopicDetail {
+        name,
+        id: topic.id.to_string(),
+        configs: all.map(effective).collect::<BTreeMap<_, _>>(),
+        partitions,
+    })
+}
+
+impl AdminService for Service {
+    fn cluster(&self) -> Answer<'_, ClusterInfo> {
+        let info = self.info.clone();
+        Box::pin(async move {
+            Ok(ClusterInfo {
+                cluster_id: info.cluster_id.clone(),
+                node_id: info.node.0,
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                runtime: info.engine.to_owned(),
+                shards: info.shards,
+                kafka_address: format!("{}:{}", info.advertised.host, info.advertised.port),
+            })
+        })
+    }
+
+    fn topics(&self) -> Answer<'_, TopicList> {
+        Box::pin(self.ask(|shard| async move {
+            let image = shard.image();
+            Ok(TopicList {
+                topics: image.topics().map(|t| summary(t)).collect(),
+            })
+        }))
+    }
+
+    fn create_topic(&self, request: CreateTopic) -> Answer<'_, TopicSummary> {
+        Box::pin(self.ask(move |shard| async move {
+            let new = NewTopic {
+                name: request.name,
+                partitions: request.partitions,
+                replicas: request.replicas,
+                configs: request.configs,
+                beside: None,
+            };
+            let topic = shard.create_topic(new).await.map_err(api_error)?;
+            Ok(summary(&topic))
+        }))
+    }
+
+    fn topic(&self, name: String) -> Answer<'_, TopicDetail> {
+        Box::pin(self.ask(move |shard| topic_detail(shard, name)))
+    }
+
+    fn delete_topic(&self, name: String) -> Answer<'_, ()> {
+        Box::pin(self.ask(move |shard| async move {
+            let topic = shard.image().topic(&name).cloned().ok_or_else(|| topic_not_found(&name))?;
+            shard.delete_topic(topic.id).await.map_err(api_error)
+        }))
+    }
+
+    fn produce(&self, topic: String, records: Vec<NewRecord>) -> Answer<'_, Produced> {
+        Box::pin(self.ask(move |shard| async move { shard.produce_records(&topic, records).await }))
+    }
+
+    fn read(&self, topic: String, query: ReadQuery) -> Answer<'_, ReadRecords> {
+        Box::pin(self.ask(move |shard| async move { shard.read_records(&topic, query).await }))
+    }
+
+    fn store_module(&self, wasm: Bytes) -> Answer<'_, ModuleStored> {
+        Box::pin(async move {
+            let began = Instant::now();
+            let hash = modules::hash(&wasm);
+            let bytes = wasm.len() as u64;
+            // Refused modules are not kept.
+            match self.factory.load(wasm.clone()).recv().await {
+                Some(Ok(_)) => {}
+                Some(Err(e)) => return Err(ApiError::module_refused(e.to_string())),
+                None => return Err(ApiError::unavailable("shutting_down", "the broker is shutting down")),
+            }
+            let compiled_ms = began.elapsed().as_millis() as u64;
+            let stored = self.ask(move |shard| async move { modules::store(&shard.info.modules_dir, wasm).await });
+            let cached = stored.await?;
+            Ok(ModuleStored {
+                hash,
+                bytes,
+                compiled_ms: if cached { 0 } else { compiled_ms },
+                cached,
+            })
+        })
+    }
+
+    fn transforms(&self) -> Answer<'_, TransformList> {
+        Box::pin(self.ask(|shard| async move {
+            let transforms = shard.transform_list().await?;
+            Ok(TransformList { transforms })
+        }))
+    }
+
+    fn deploy(&self, name: String, request: DeployRequest) -> Answer<'_, Deployed> {
+        Box::pin(self.ask(move |shard| async move { shard.deploy(name, request).await }))
+    }
+
+    fn transform(&self, name: String) -> Answer<'_, TransformDetail> {
+        Box::pin(self.ask(move |shard| async move { shard.transform_detail(&name).await }))
+    }
+
+    fn pause(&self, name: String) -> Answer<'_, TransformStateChanged> {
+        Box::pin(self.ask(move |shard| async move {
+            shard.set_paused(name.clone(), true).await?;
+            let state = TransformState::Paused;
+            Ok(TransformStateChanged { name, state })
+        }))
+    }
+
+    fn resume(&self, name: String) -> Answer<'_, TransformStateChanged> {
+        Box::pin(self.ask(move |shard| async move {
+            shard.set_paused(name.clone(), false).await?;
+            let state = TransformState::Running;
+            Ok(TransformStateChanged { name, state })
+        }))
+    }
+
+    fn delete_transform(&self, name: String) -> Answer<'_, ()> {
+        Box::pin(self.ask(move |shard| async move { shard.delete_transform(name).await }))
+    }
+
+    fn logs(&self, name: String, query: LogQuery) -> Answer<'_, LogLines> {
+        Box::pin(async move {
+            let known = name.clone();
+            self.ask(move |shard| async move { shard.transform_detail(&known).await.map(drop) }).await?;
+            let deadline = Instant::now() + Duration::from_millis(query.wait_ms);
+            loop {
+                let wanted = name.clone();
+                let parts = self.handle.on_all(move |shard| {
+                    let lines = shard.transforms.logs.read(&wanted, query.after, query.limit);
+                    async move { lines }
+                });
+                let mut lines: Vec<_> = parts.await.map_err(gone)?.into_iter().flatten().collect();
+                lines.sort_by_key(|l| l.seq);
+                let skip = if query.after == 0 { lines.len().saturating_sub(query.limit) } else { 0 };
+                lines.drain(..skip);
+                lines.truncate(query.limit);
+                if !lines.is_empty() || Instant::now() >= deadline {
+                    let next = lines.last().map_or(query.after, |l| l.seq);
+                    return Ok(LogLines { lines, next });
+                }
+                tokio::time::sleep(LOG_LOOK).await;
+            }
+        })
+    }
+
+    fn metrics(&self) -> BoxFuture<'_, String> {
+        Box::pin(async move {
+            let parts = self.handle.on_all(|shard| {
+                let mut samples = Vec::new();
+                shard.collect(&mut samples);
+                async move { samples }
+            });
+            let mut samples: Vec<Sample> = parts.await.unwrap_or_default().into_iter().flatten().collect();
+            let labels = vec![
+                ("runtime", self.info.engine.to_owned()),
+                ("version", env!("CARGO_PKG_VERSION").to_owned()),
+            ];
+            samples.push(Sample::plain("tidemill_build_info", labels, 1.0));
+            let resident = resident_bytes().unwrap_or(0);
+            samples.push(Sample::plain("tidemill_process_resident_bytes", Vec::new(), resident as f64));
+            metrics::render(samples)
+        })
+    }
+
+    fn health(&self) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            let ready = self.handle.on(CONTROLLER_SHARD, |shard| async move { shard.is_ready() });
+            match ready.await {
+                Ok(true) => Ok(()),
+                Ok(false) => Err("starting: partitions are being opened".to_owned()),
+                Err(e) => Err(e.to_string()),
+            }
+        })
+    }
+}
+
+#[allow(clippy::disallowed_methods, reason = "procfs does not block, and this is the control thread")]
+fn resident_bytes() -> Option<u64> {
+    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
+    // SAFETY: sysconf reads a constant of the system.
+    #[allow(unsafe_code, reason = "std does not tell the page size")]
+    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    Some(pages * u64::try_from(page).ok()?)
+}
+
+impl Shard {
+    /// Adds everything this shard counts to `out`.
+    pub(crate) fn collect(&self, out: &mut Vec<Sample>) {
+        self.metrics.collect(out);
+        self.collect_transforms(out);
+        let mut plain = |family, value: u64| out.push(Sample::plain(family, Vec::new(), value as f64));
+        let log = self.log().stats();
+        plain("tidemill_log_bytes", log.disk_bytes);
+        plain("tidemill_log_appended_bytes_total", log.appended_bytes);
+        plain("tidemill_log_syncs_total", log.syncs);
+        plain("tidemill_log_queued_bytes", log.queued_bytes);
+        let memory = &self.request_memory;
+        plain("tidemill_request_memory_bytes", memory.total() - memory.available());
+        plain("tidemill_request_memory_waits_total", memory.waits_total());
+        for (_, ring) in self.rings() {
+            let stats = ring.stats();
+            plain("tidemill_unflushed_bytes", stats.unflushed_bytes);
+            plain("tidemill_unflushed_waits_total", stats.unflushed_waits_total);
+            plain("tidemill_cache_bytes", stats.cache_bytes);
+            plain("tidemill_outbox_bytes", stats.outbox_bytes);
+            plain("tidemill_outbox_waits_total", stats.outbox_waits_total);
+        }
+        let image = self.image();
+        for (_, ring) in self.rings() {
+            for partition in ring.partitions() {
+                let topic = image.topic_by_id(partition.topic);
+                if let (Some(topic), Some(view)) = (topic, ring.view(partition)) {
+                    let labels = vec![("topic", topic.name.clone())];
+                    out.push(Sample::plain("tidemill_topic_bytes", labels, view.bytes as f64));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,378 @@
+//! Starting and stopping the broker: sockets, data directory, shards, admin server, signals.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+
+use tidemill_consensus::GroupConfig;
+use tidemill_controller::{Controller, ControllerConfig, placement};
+use tidemill_model::{NodeId, RingId, ShardId};
+use tidemill_ring::{Ring, RingConfig};
+use tidemill_rt::chan::semaphore::Semaphore;
+use tidemill_rt::mailbox;
+use tidemill_rt::runtime::{self, EngineChoice, RuntimeConfig, StartError};
+use tidemill_rt::task::{self, Queue};
+use tidemill_rt::{EngineKind, net, time};
+use tidemill_shardlog::{DataDir, DataDirError, LogConfig, RecoveredRing, ShardLog};
+use tidemill_wasm_host::{Factory, HostConfig};
+
+use crate::admin;
+use crate::admin_service::Service;
+use crate::config::{BrokerConfig, ConfigError};
+use crate::kafka;
+use crate::shard::{Job, NodeInfo, Shard, ShardHandle, ShardParts};
+use crate::transforms::TransformManager;
+
+/// The node id of a node that is alone.
+const NODE: NodeId = NodeId(1);
+/// Memory of a shard for requests that are being read or handled, in bytes.
+const REQUEST_MEMORY_BYTES: u64 = 128 << 20;
+/// How long a clean shutdown may take before the process ends without a last checkpoint; no data is lost then, the
+/// next start replays more.
+const SHUTDOWN_MAX: std::time::Duration = std::time::Duration::from_secs(20);
+
+/// Why the broker did not start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BootError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(
+        "cannot listen on {addr} for {what}: {source}. Another program may be using the port; \
+         stop it, or choose another address with {flag}"
+    )]
+    Bind {
+        addr: SocketAddr,
+        what: &'static str,
+        flag: &'static str,
+        source: io::Error,
+    },
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error("cannot set up {what}: {source}")]
+    Setup {
+        what: &'static str,
+        source: io::Error,
+    },
+    #[error("a shard ended with a panic: {0}")]
+    Shard(String),
+}
+
+/// Ends the process: something it stands on is broken.
+pub(crate) fn fatal(message: &str) -> ! {
+    tracing::error!("{message}");
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the one place that ends the process"
+    )]
+    std::process::exit(1)
+}
+
+/// What every shard is started with.
+struct Context {
+    info: Arc<NodeInfo>,
+    handle: ShardHandle,
+    data: PathBuf,
+    factory: Factory,
+    listener: Mutex<Option<TcpListener>>,
+    mailboxes: Mutex<Vec<Option<mailbox::Receiver<Job>>>>,
+}
+
+/// Runs a broker until SIGTERM or SIGINT.
+///
+/// # Errors
+/// [`BootError`] when it cannot start. What breaks later ends the process with a message.
+pub(crate) fn run(config: BrokerConfig) -> Result<(), BootError> {
+    let started = time::Instant::now();
+    signals::block();
+    die_on_panic();
+    warn_if_exposed(&config);
+    let kafka_listener = bind(config.kafka_addr, "Kafka clients", "--kafka-addr")?;
+    let admin_listener = bind(config.admin_addr, "the admin API", "--admin-addr")?;
+    let engine = runtime::resolve(config.engine)?;
+    let data = open_data_dir(&config)?;
+    let info = Arc::new(node_info(&config, &data, engine));
+    let (handle, mailboxes) = ShardHandle::new(info.shards);
+    let context = Arc::new(Context {
+        info: info.clone(),
+        handle: handle.clone(),
+        data: config.data_dir.clone(),
+        factory: Factory::new(HostConfig {
+            cache_dir: Some(config.data_dir.join("code-cache")),
+            ..HostConfig::default()
+        }),
+        listener: Mutex::new(Some(kafka_listener)),
+        mailboxes: Mutex::new(mailboxes.into_iter().map(Some).collect()),
+    });
+    let shards = RuntimeConfig {
+        engine: match engine {
+            EngineKind::Uring => EngineChoice::Uring,
+            EngineKind::Epoll | EngineKind::Sim => EngineChoice::Epoll,
+        },
+        shards: info.shards,
+        pin: info.shards > 1,
+    };
+    let factory = context.factory.clone();
+    let shards = runtime::start(&shards, move |shard| {
+        let context = context.clone();
+        async move { shard_main(&context, ShardId(shard)).await }
+    })?;
+    let service = Arc::new(Service::new(handle.clone(), info.clone(), factory));
+    let guard = admin::Guard::new(config.admin_addr);
+    let admin =
+        admin::start(admin_listener, guard, service).map_err(|source| BootError::Setup {
+            what: "the admin server",
+            source,
+        })?;
+    tracing::info!(
+        kafka = %config.kafka_addr, admin = %config.admin_addr, runtime = info.engine, shards = info.shards,
+        data = %config.data_dir.display(), "tidemill {} started in {} ms",
+        env!("CARGO_PKG_VERSION"), started.elapsed().as_millis()
+    );
+    let signal = signals::wait();
+    tracing::info!("{signal}: shutting down");
+    signals::end_on_the_next();
+    admin.stop();
+    stop_shards(&handle);
+    shards.join().map_err(BootError::Shard)?;
+    drop(data);
+    tracing::info!("stopped cleanly");
+    Ok(())
+}
+
+fn bind(
+    addr: SocketAddr,
+    what: &'static str,
+    flag: &'static str,
+) -> Result<TcpListener, BootError> {
+    net::bind(addr).map_err(|source| BootError::Bind {
+        addr,
+        what,
+        flag,
+        source,
+    })
+}
+
+fn open_data_dir(config: &BrokerConfig) -> Result<DataDir, BootError> {
+    let (path, shards) = (config.data_dir.clone(), config.shards);
+    let cores = runtime::allowed_cpus()
+        .len()
+        .clamp(1, usize::from(crate::config::SHARDS_MAX)) as u16;
+    let opened = runtime::block_on(EngineChoice::Epoll, move || {
+        let path = path.clone();
+        async move { DataDir::open(&path, shards, cores).await }
+    })?;
+    Ok(opened?)
+}
+
+fn node_info(config: &BrokerConfig, data: &DataDir, engine: EngineKind) -> NodeInfo {
+    NodeInfo {
+        node: NODE,
+        cluster_id: data.identity().cluster_id.clone(),
+        advertised: config.advertised.clone(),
+        shards: data.identity().shards,
+        engine: engine.name(),
+        modules_dir: config.data_dir.join("modules"),
+    }
+}
+
+fn warn_if_exposed(config: &BrokerConfig) {
+    for (addr, what) in [(config.kafka_addr, "Kafka"), (config.admin_addr, "admin")] {
+        if !addr.ip().is_loopback() {
+            tracing::warn!(
+                "the {what} address {addr} is reachable from other machines, and nothing is authenticated yet: \
+                 whoever can reach it can read, write and delete everything"
+            );
+        }
+    }
+}
+
+/// A panic is a bug of ours. The data is safe (everything acknowledged is in the log), the state in memory is not:
+/// the process ends rather than serve on with one shard gone.
+fn die_on_panic() {
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        default(info);
+        std::process::abort();
+    }));
+}
+
+fn stop_shards(handle: &ShardHandle) {
+    for shard in handle.all() {
+        handle.post(shard, Box::new(|shard| shard.stop()));
+    }
+    let watchdog = std::thread::Builder::new().name("shutdown".to_owned()).spawn(|| {
+        #[allow(clippy::disallowed_methods, reason = "a plain thread that only watches the clock")]
+        std::thread::sleep(SHUTDOWN_MAX);
+        fatal("shutdown took too long; ending without a last checkpoint (nothing acknowledged is lost)");
+    });
+    if let Err(error) = watchdog {
+        tracing::warn!(%error, "nobody watches how long the shutdown takes");
+    }
+}
+
+async fn shard_main(context: &Arc<Context>, id: ShardId) {
+    let (shard, log) = match open_shard(context, id).await {
+        Ok(opened) => opened,
+        Err(e) => fatal(&format!("shard {}: {e}", id.0)),
+    };
+    let jobs = take(&context.mailboxes, |m| m[usize::from(id.0)].take());
+    let runner = shard.clone();
+    let jobs = task::spawn(Queue::Kafka, async move { runner.run_jobs(jobs).await });
+    shard.start_transforms();
+    if let Err(e) = serve(context, &shard).await
+        && !shard.is_stopping()
+    {
+        fatal(&format!("shard {}: {e}", id.0));
+    }
+    shard.stopped().await;
+    let _ = jobs.await;
+    close_shard(&shard, &log).await;
+}
+
+fn take<T, M>(slot: &Mutex<M>, f: impl FnOnce(&mut M) -> Option<T>) -> T {
+    let mut slot = slot
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    f(&mut slot).expect("each shard takes its part once")
+}
+
+/// Brings the shard's partitions in line with the controller; on shard 0, opens the door to clients when every shard has.
+async fn serve(context: &Arc<Context>, shard: &Rc<Shard>) -> Result<(), String> {
+    if shard.controller().is_none() {
+        return Ok(());
+    }
+    shard.publish().await.map_err(|e| e.to_string())?;
+    let reconciled = shard
+        .handle
+        .on_all(|shard| async move { shard.reconcile_partitions().await });
+    for result in reconciled.await.map_err(|e| e.to_string())? {
+        result?;
+    }
+    shard.publish().await.map_err(|e| e.to_string())?;
+    shard.mark_ready();
+    let listener = take(&context.listener, Option::take);
+    kafka::listen(shard, listener).map_err(|e| format!("cannot accept Kafka connections: {e}"))
+}
+
+async fn open_shard(context: &Context, id: ShardId) -> Result<(Rc<Shard>, ShardLog), String> {
+    let dir = context.data.join(format!("shard-{}", id.0));
+    let config = LogConfig {
+        fatal: Rc::new(|e| fatal(&format!("write-ahead log: {e}"))),
+        ..LogConfig::new(dir.join("log"))
+    };
+    let (log, mut recovered) = ShardLog::open(config).await.map_err(|e| e.to_string())?;
+    let controller = async {
+        if RingId::CONTROLLER.shard(context.info.shards) != id {
+            return Ok(None);
+        }
+        let config = ControllerConfig {
+            group: GroupConfig::new(RingId::CONTROLLER, context.info.node),
+            checkpoint: dir.join("rings").join("0.checkpoint"),
+        };
+        let ring = recovered.remove(&RingId::CONTROLLER).unwrap_or_default();
+        Controller::open(config, log.clone(), ring)
+            .await
+            .map(Some)
+            .map_err(|e| e.to_string())
+    };
+    let controller = controller.await?;
+    let rings = open_rings(context, id, &log, &mut recovered).await?;
+    if let Some(ring) = recovered.keys().next() {
+        return Err(format!(
+            "the log has entries of ring {ring}, which does not belong to this shard"
+        ));
+    }
+    let shard = Shard::new(ShardParts {
+        id,
+        info: context.info.clone(),
+        handle: context.handle.clone(),
+        request_memory: Semaphore::new(REQUEST_MEMORY_BYTES),
+        transforms: TransformManager::new(context.factory.clone(), id),
+        rings,
+        controller,
+        log: log.clone(),
+    });
+    Ok((shard, log))
+}
+
+async fn open_rings(
+    context: &Context,
+    id: ShardId,
+    log: &ShardLog,
+    recovered: &mut BTreeMap<RingId, RecoveredRing>,
+) -> Result<BTreeMap<RingId, Ring>, String> {
+    let mut rings = BTreeMap::new();
+    for ring in placement::data_rings(context.info.shards) {
+        if ring.shard(context.info.shards) != id {
+            continue;
+        }
+        let dir = context.data.join(format!("shard-{}", id.0));
+        let config = RingConfig::new(ring, context.info.node, dir);
+        let from = recovered.remove(&ring).unwrap_or_default();
+        let opened = Ring::open(config, log.clone(), from)
+            .await
+            .map_err(|e| e.to_string())?;
+        rings.insert(ring, opened);
+    }
+    Ok(rings)
+}
+
+async fn close_shard(shard: &Rc<Shard>, log: &ShardLog) {
+    shard.stop_transforms().await;
+    for (_, ring) in shard.rings() {
+        ring.shutdown().await;
+    }
+    if let Some(controller) = shard.controller() {
+        controller.shutdown().await;
+    }
+    log.close().await;
+}
+
+mod signals {
+    //! SIGTERM and SIGINT, waited for by the main thread.
+
+    #![allow(unsafe_code, reason = "signal masks have no safe interface in std")]
+
+    fn set() -> libc::sigset_t {
+        // SAFETY: the set is plain memory that sigemptyset initialises before it is read.
+        unsafe {
+            let mut set = std::mem::zeroed();
+            libc::sigemptyset(&raw mut set);
+            libc::sigaddset(&raw mut set, libc::SIGTERM);
+            libc::sigaddset(&raw mut set, libc::SIGINT);
+            set
+        }
+    }
+
+    /// Blocks both signals for this thread and those it starts, so that [`wait`] gets them.
+    pub(super) fn block() {
+        let set = set();
+        // SAFETY: `set` is initialised and outlives the call; no old mask is asked for.
+        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
+    }
+
+    /// Waits for one of them and says its name.
+    pub(super) fn wait() -> &'static str {
+        let set = set();
+        let mut signal = 0;
+        // SAFETY: both pointers are to live variables of the right types.
+        while unsafe { libc::sigwait(&raw const set, &raw mut signal) } != 0 {}
+        if signal == libc::SIGINT {
+            "interrupted"
+        } else {
+            "terminated"
+        }
+    }
+
+    /// From now on a further signal ends the process at once.
+    pub(super) fn end_on_the_next() {
+        let set = set();
+        // SAFETY: as in `block`; the default action of both signals ends the process.
+        unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut()) };
+    }
+}

@@ -1,0 +1,325 @@
+//! Counters of a shard, and their exposition for Prometheus.
+//!
+//! Counters are plain cells on the shard's thread. A scrape mails every shard for [`Sample`]s, adds up equal ones and
+//! prints them by family.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::time::Duration;
+
+/// Upper bounds of latency histograms, in seconds.
+const LATENCY_BOUNDS: [f64; 14] = [
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0,
+];
+
+/// A counter that only grows.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(Cell<u64>);
+
+impl Counter {
+    /// Adds `n`.
+    pub(crate) fn add(&self, n: u64) {
+        self.0.set(self.0.get().wrapping_add(n));
+    }
+
+    /// The count.
+    pub(crate) fn get(&self) -> u64 {
+        self.0.get()
+    }
+}
+
+/// A histogram of durations.
+#[derive(Debug, Default)]
+pub(crate) struct Histogram {
+    buckets: [Cell<u64>; LATENCY_BOUNDS.len() + 1],
+    sum_nanos: Cell<u64>,
+}
+
+impl Histogram {
+    /// Counts one duration.
+    pub(crate) fn observe(&self, d: Duration) {
+        let seconds = d.as_secs_f64();
+        let at = LATENCY_BOUNDS.partition_point(|b| *b < seconds);
+        self.buckets[at].set(self.buckets[at].get() + 1);
+        let nanos = u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
+        self.sum_nanos
+            .set(self.sum_nanos.get().saturating_add(nanos));
+    }
+
+    /// Adds this histogram's samples to `out`.
+    pub(crate) fn collect(&self, family: &'static str, labels: &Labels, out: &mut Vec<Sample>) {
+        let mut below = 0;
+        for (i, bucket) in self.buckets.iter().enumerate() {
+            below += bucket.get();
+            let bound = LATENCY_BOUNDS
+                .get(i)
+                .map_or("+Inf".to_owned(), f64::to_string);
+            let mut labels = labels.clone();
+            labels.push(("le", bound));
+            out.push(Sample::new(family, "_bucket", labels, below as f64));
+        }
+        out.push(Sample::new(family, "_count", labels.clone(), below as f64));
+        let seconds = self.sum_nanos.get() as f64 / 1e9;
+        out.push(Sample::new(family, "_sum", labels.clone(), seconds));
+    }
+}
+
+/// Label names and values of a sample.
+pub(crate) type Labels = Vec<(&'static str, String)>;
+
+/// One value at a scrape. Equal samples of several shards are added up.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Sample {
+    family: &'static str,
+    suffix: &'static str,
+    labels: Labels,
+    value: f64,
+}
+
+impl Sample {
+    fn new(family: &'static str, suffix: &'static str, labels: Labels, value: f64) -> Sample {
+        Sample {
+            family,
+            suffix,
+            labels,
+            value,
+        }
+    }
+
+    /// A value without suffix.
+    pub(crate) fn plain(family: &'static str, labels: Labels, value: f64) -> Sample {
+        Sample::new(family, "", labels, value)
+    }
+}
+
+/// A family: its type and help text.
+struct Family {
+    name: &'static str,
+    kind: &'static str,
+    help: &'static str,
+}
+
+macro_rules! families {
+    ($($name:literal $kind:ident $help:literal,)*) => {
+        const FAMILIES: &[Family] = &[$(Family { name: $name, kind: stringify!($kind), help: $help },)*];
+    };
+}
+
+families! {
+    "tidemill_build_info" gauge "Constant 1, labelled with version and runtime engine.",
+    "tidemill_connections" gauge "Open Kafka connections.",
+    "tidemill_connections_refused_total" counter "Kafka connections closed at once because the limit was reached.",
+    "tidemill_requests_total" counter "Kafka requests by API.",
+    "tidemill_malformed_requests_total" counter "Kafka requests that could not be read; their connection was closed.",
+    "tidemill_produce_latency_seconds" histogram "Time from a complete Produce request to its answer.",
+    "tidemill_fetch_latency_seconds" histogram "Time from a complete Fetch request to its answer, waiting included.",
+    "tidemill_request_memory_bytes" gauge "Memory reserved for requests.",
+    "tidemill_request_memory_waits_total" counter "Requests that had to wait for memory: the budget was full.",
+    "tidemill_topic_records_in_total" counter "Records produced to a topic by clients.",
+    "tidemill_topic_bytes_in_total" counter "Bytes of record batches produced to a topic by clients.",
+    "tidemill_topic_records_out_total" counter "Records fetched from a topic by clients (as batches are sent).",
+    "tidemill_topic_bytes_out_total" counter "Bytes of record batches fetched from a topic by clients.",
+    "tidemill_topic_rejected_total" counter "Produce requests for a partition that were refused.",
+    "tidemill_topic_bytes" gauge "Bytes of a topic's batches.",
+    "tidemill_log_bytes" gauge "Bytes of write-ahead log on disk. Files are removed when everything in them is in segments.",
+    "tidemill_log_appended_bytes_total" counter "Bytes appended to the write-ahead log.",
+    "tidemill_log_syncs_total" counter "Write-ahead log fdatasyncs.",
+    "tidemill_log_queued_bytes" gauge "Bytes waiting to be written to the write-ahead log.",
+    "tidemill_unflushed_bytes" gauge "Bytes of batches that are not in segments yet.",
+    "tidemill_unflushed_waits_total" counter "Appends that had to wait because too much was unflushed: the budget was full.",
+    "tidemill_cache_bytes" gauge "Bytes of recent batches kept in memory.",
+    "tidemill_outbox_bytes" gauge "Bytes of transform output waiting for delivery to other rings.",
+    "tidemill_outbox_waits_total" counter "Transform runs that had to wait because the outbox was full.",
+    "tidemill_outbox_dropped_total" counter "Transform output dropped because its topic was deleted, in batches.",
+    "tidemill_transform_records_in_total" counter "Records a transform has read.",
+    "tidemill_transform_records_out_total" counter "Records a transform has written, by output topic.",
+    "tidemill_transform_bytes_in_total" counter "Bytes of batches a transform has read.",
+    "tidemill_transform_bytes_out_total" counter "Bytes of batches a transform has written.",
+    "tidemill_transform_records_failed_total" counter "Failures of records in a transform, by what became of them.",
+    "tidemill_transform_lag_records" gauge "Records a transform has still to read.",
+    "tidemill_transform_cpu_seconds_total" counter "CPU time of a transform's calls.",
+    "tidemill_transform_latency_seconds" histogram "Time from reading a run of input to its outcome being committed.",
+    "tidemill_transform_memory_bytes" gauge "Memory of a transform's instances.",
+    "tidemill_transform_log_dropped_total" counter "Log lines of a transform that were dropped from its buffer.",
+    "tidemill_process_resident_bytes" gauge "Resident memory of the process.",
+    "tidemill_mailbox_jobs" gauge "Messages waiting for a shard.",
+}
+
+/// Prints samples in the Prometheus text format, version 0.0.4. A sample of an unlisted family is a bug.
+pub(crate) fn render(samples: Vec<Sample>) -> String {
+    let mut families: BTreeMap<&str, BTreeMap<(Vec<(&str, String)>, &str), f64>> = BTreeMap::new();
+    for s in samples {
+        debug_assert!(
+            FAMILIES.iter().any(|f| f.name == s.family),
+            "unlisted metric {}",
+            s.family
+        );
+        *families
+            .entry(s.family)
+            .or_default()
+            .entry((s.labels, s.suffix))
+            .or_default() += s.value;
+    }
+    let mut out = String::new();
+    for family in FAMILIES {
+        let Some(rows) = families.get(family.name) else {
+            continue;
+        };
+        let _ = writeln!(out, "# HELP {} {}", family.name, family.help);
+        let _ = writeln!(out, "# TYPE {} {}", family.name, family.kind);
+        for ((labels, suffix), value) in sort_buckets(rows) {
+            let _ = writeln!(
+                out,
+                "{}{suffix}{} {value}",
+                family.name,
+                render_labels(labels)
+            );
+        }
+    }
+    out
+}
+
+type Row<'a> = (&'a Vec<(&'a str, String)>, &'a str);
+
+/// Buckets in the order of their bounds, which as text they are not.
+fn sort_buckets<'a>(
+    rows: &'a BTreeMap<(Vec<(&'a str, String)>, &'a str), f64>,
+) -> Vec<(Row<'a>, f64)> {
+    let mut rows: Vec<_> = rows.iter().map(|((l, s), v)| ((l, *s), *v)).collect();
+    rows.sort_by(|((a, sa), _), ((b, sb), _)| {
+        let rest = |l: &Vec<(&str, String)>| -> Vec<(String, String)> {
+            let keep = l.iter().filter(|(n, _)| *n != "le");
+            keep.map(|(n, v)| ((*n).to_owned(), v.clone())).collect()
+        };
+        let bound = |l: &Vec<(&str, String)>| -> f64 {
+            let le = l.iter().find(|(n, _)| *n == "le").map(|(_, v)| v.as_str());
+            le.map_or(0.0, |v| v.parse().unwrap_or(f64::INFINITY))
+        };
+        let key = rest(a).cmp(&rest(b)).then(sa.cmp(sb));
+        key.then(bound(a).total_cmp(&bound(b)))
+    });
+    rows
+}
+
+fn render_labels(labels: &[(&str, String)]) -> String {
+    if labels.is_empty() {
+        return String::new();
+    }
+    let escape = |v: &str| {
+        v.replace('\\', "\\\\")
+            .replace('"', "\\\"")
+            .replace('\n', "\\n")
+    };
+    let pairs: Vec<String> = labels
+        .iter()
+        .map(|(n, v)| format!("{n}=\"{}\"", escape(v)))
+        .collect();
+    format!("{{{}}}", pairs.join(","))
+}
+
+/// Counts of one topic on one shard.
+#[derive(Debug, Default)]
+pub(crate) struct TopicCounters {
+    pub(crate) records_in: Counter,
+    pub(crate) bytes_in: Counter,
+    pub(crate) records_out: Counter,
+    pub(crate) bytes_out: Counter,
+    pub(crate) rejected: Counter,
+}
+
+/// Counters of one shard.
+#[derive(Debug, Default)]
+pub(crate) struct ShardMetrics {
+    pub(crate) connections: Cell<i64>,
+    pub(crate) connections_refused: Counter,
+    pub(crate) malformed_requests: Counter,
+    pub(crate) outbox_dropped: Counter,
+    pub(crate) produce_latency: Histogram,
+    pub(crate) fetch_latency: Histogram,
+    requests: RefCell<BTreeMap<&'static str, u64>>,
+    topics: RefCell<BTreeMap<String, std::rc::Rc<TopicCounters>>>,
+}
+
+impl ShardMetrics {
+    /// Counts a request of the API `name`.
+    pub(crate) fn request(&self, name: &'static str) {
+        *self.requests.borrow_mut().entry(name).or_default() += 1;
+    }
+
+    /// The counters of topic `name`.
+    pub(crate) fn topic(&self, name: &str) -> std::rc::Rc<TopicCounters> {
+        let mut topics = self.topics.borrow_mut();
+        if let Some(counters) = topics.get(name) {
+            return counters.clone();
+        }
+        topics.entry(name.to_owned()).or_default().clone()
+    }
+
+    /// Forgets the counters of topics for which `exists` says no.
+    pub(crate) fn retain_topics(&self, exists: impl Fn(&str) -> bool) {
+        self.topics.borrow_mut().retain(|name, _| exists(name));
+    }
+
+    /// Adds this shard's samples to `out`.
+    pub(crate) fn collect(&self, out: &mut Vec<Sample>) {
+        let mut plain = |family, value: f64| out.push(Sample::plain(family, Vec::new(), value));
+        plain("tidemill_connections", self.connections.get() as f64);
+        plain(
+            "tidemill_connections_refused_total",
+            self.connections_refused.get() as f64,
+        );
+        plain(
+            "tidemill_malformed_requests_total",
+            self.malformed_requests.get() as f64,
+        );
+        plain(
+            "tidemill_outbox_dropped_total",
+            self.outbox_dropped.get() as f64,
+        );
+        for (api, count) in self.requests.borrow().iter() {
+            let labels = vec![("api", (*api).to_owned())];
+            out.push(Sample::plain(
+                "tidemill_requests_total",
+                labels,
+                *count as f64,
+            ));
+        }
+        for (topic, c) in self.topics.borrow().iter() {
+            let mut plain = |family, counter: &Counter| {
+                let labels = vec![("topic", topic.clone())];
+                out.push(Sample::plain(family, labels, counter.get() as f64));
+            };
+            plain("tidemill_topic_records_in_total", &c.records_in);
+            plain("tidemill_topic_bytes_in_total", &c.bytes_in);
+            plain("tidemill_topic_records_out_total", &c.records_out);
+            plain("tidemill_topic_bytes_out_total", &c.bytes_out);
+            plain("tidemill_topic_rejected_total", &c.rejected);
+        }
+        self.produce_latency
+            .collect("tidemill_produce_latency_seconds", &Vec::new(), out);
+        self.fetch_latency
+            .collect("tidemill_fetch_latency_seconds", &Vec::new(), out);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn render_adds_up_shards_and_orders_buckets_by_bound() {
+        let shard = ShardMetrics::default();
+        shard.topic("a\"b").records_in.add(2);
+        shard.produce_latency.observe(Duration::from_millis(3));
+        let mut samples = Vec::new();
+        shard.collect(&mut samples);
+        shard.collect(&mut samples);
+        let text = render(samples);
+        assert!(text.contains("tidemill_topic_records_in_total{topic=\"a\\\"b\"} 4"));
+        assert!(text.contains("tidemill_produce_latency_seconds_bucket{le=\"0.005\"} 2"));
+        let at = |s: &str| text.find(s).unwrap();
+        assert!(at("le=\"0.0001\"") < at("le=\"0.00025\"") && at("le=\"5\"") < at("le=\"+Inf\""));
+        assert!(!text.contains("_bucket{le=\"0.0025\"} 2"));
+    }
+}

@@ -1,0 +1,315 @@
+//! Making, deleting and publishing topics. Changes run on shard 0, beside the controller.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tidemill_controller::{
+    ControllerCommand, ControllerError, Image, Refusal, Topic, configs, placement,
+};
+use tidemill_model::{PartitionId, RingId, ShardId, TopicId, topic_name};
+use tidemill_partition::PartitionConfig;
+use tidemill_rt::{rand, time};
+
+use crate::shard::{Shard, ShardGone};
+
+/// Partitions of a topic that is made without saying how many.
+pub(crate) const PARTITIONS_DEFAULT: i32 = 1;
+/// Most partitions of a topic.
+pub(crate) const PARTITIONS_MAX: i32 = 100_000;
+/// Replication factor of a topic that is made without saying which.
+pub(crate) const REPLICAS_DEFAULT: i16 = 1;
+/// The shard that runs the controller.
+pub(crate) const CONTROLLER_SHARD: ShardId = ShardId(0);
+
+/// A topic to be made.
+#[derive(Debug, Clone)]
+pub(crate) struct NewTopic {
+    /// Its name.
+    pub(crate) name: String,
+    /// Partitions; the default when absent.
+    pub(crate) partitions: Option<i32>,
+    /// Replication factor; the default when absent.
+    pub(crate) replicas: Option<i16>,
+    /// Settings.
+    pub(crate) configs: BTreeMap<String, String>,
+    /// The topic whose placement is taken over.
+    pub(crate) beside: Option<TopicId>,
+}
+
+impl NewTopic {
+    /// A topic with defaults.
+    pub(crate) fn named(name: &str) -> NewTopic {
+        NewTopic {
+            name: name.to_owned(),
+            partitions: None,
+            replicas: None,
+            configs: BTreeMap::new(),
+            beside: None,
+        }
+    }
+}
+
+/// Why a topic was not made or deleted.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TopicError {
+    #[error(
+        "'{0}' is no topic name: use 1 to 249 letters, digits, '.', '_' and '-', and not '.' or '..'"
+    )]
+    Name(String),
+    #[error("'{0}' is a name the broker keeps for itself")]
+    Internal(String),
+    #[error("a topic has 1 to {PARTITIONS_MAX} partitions, not {0}")]
+    Partitions(i32),
+    #[error("replication factor {0} is not possible: this cluster has one node")]
+    Replicas(i16),
+    #[error(transparent)]
+    Config(#[from] configs::ConfigError),
+    #[error(transparent)]
+    Controller(#[from] ControllerError),
+    #[error("a partition could not be opened: {0}")]
+    Ring(String),
+    #[error(
+        "topic '{topic}' is used by transform '{transform}'; delete that first: transform delete {transform}"
+    )]
+    InUse { topic: String, transform: String },
+    #[error(transparent)]
+    Gone(#[from] ShardGone),
+}
+
+impl TopicError {
+    /// Whether the topic was there already.
+    pub(crate) fn is_exists(&self) -> bool {
+        matches!(
+            self,
+            TopicError::Controller(ControllerError::Refused(Refusal::TopicExists(_)))
+        )
+    }
+}
+
+/// What a partition of `topic` is opened with.
+pub(crate) fn partition_config(topic: &Topic) -> PartitionConfig {
+    PartitionConfig {
+        segment_bytes: configs::integer(&topic.configs, "segment.bytes") as u64,
+        log_append_time: configs::value(&topic.configs, "message.timestamp.type")
+            == "LogAppendTime",
+    }
+}
+
+/// Checks everything about a new topic that does not depend on what exists.
+pub(crate) fn check(new: &NewTopic) -> Result<(), TopicError> {
+    topic_name::check(&new.name).map_err(|_| TopicError::Name(new.name.clone()))?;
+    if topic_name::is_internal(&new.name) {
+        return Err(TopicError::Internal(new.name.clone()));
+    }
+    let partitions = new.partitions.unwrap_or(PARTITIONS_DEFAULT);
+    if !(1..=PARTITIONS_MAX).contains(&partitions) {
+        return Err(TopicError::Partitions(partitions));
+    }
+    let replicas = new.replicas.unwrap_or(REPLICAS_DEFAULT);
+    if replicas != 1 {
+        return Err(TopicError::Replicas(replicas));
+    }
+    Ok(configs::validate(&new.configs)?)
+}
+
+impl Shard {
+    /// Makes a topic, from any shard; when this returns, every shard knows it and its partitions take records.
+    ///
+    /// # Errors
+    /// [`TopicError`]; `is_exists()` when it was there.
+    pub(crate) async fn create_topic(
+        self: &Rc<Shard>,
+        new: NewTopic,
+    ) -> Result<Arc<Topic>, TopicError> {
+        check(&new)?;
+        self.on(CONTROLLER_SHARD, move |shard| async move {
+            shard.create_topic_here(new).await
+        })
+        .await?
+    }
+
+    async fn create_topic_here(self: &Rc<Shard>, new: NewTopic) -> Result<Arc<Topic>, TopicError> {
+        let _turn = self.topic_changes.acquire(1).await;
+        let topic = Arc::new(self.place(new));
+        let command = ControllerCommand::CreateTopic {
+            topic: Topic::clone(&topic),
+        };
+        self.controller_here().execute(&command).await?;
+        self.open_partitions(&topic).await?;
+        self.publish().await?;
+        Ok(topic)
+    }
+
+    fn place(&self, new: NewTopic) -> Topic {
+        let beside = new
+            .beside
+            .and_then(|id| self.image().topic_by_id(id).cloned());
+        let partitions = match (&new.partitions, &beside) {
+            (Some(n), _) => *n,
+            (None, Some(input)) => input.partition_count(),
+            (None, None) => PARTITIONS_DEFAULT,
+        } as usize;
+        let rings = match &beside {
+            Some(input) => placement::place_beside(&input.rings, partitions),
+            None => {
+                let rings = placement::data_rings(self.info.shards);
+                let first = rand::below(rings.len() as u64) as usize;
+                placement::place(first, partitions, &rings)
+            }
+        };
+        let mut id = [0; 16];
+        rand::fill(&mut id);
+        Topic {
+            name: new.name,
+            id: TopicId::from_random(id),
+            rings,
+            replicas: new.replicas.unwrap_or(REPLICAS_DEFAULT),
+            configs: new.configs,
+        }
+    }
+
+    /// The controller; only called on [`CONTROLLER_SHARD`].
+    pub(crate) fn controller_here(&self) -> &tidemill_controller::Controller {
+        self.controller()
+            .expect("the controller runs on shard 0, where this is called")
+    }
+
+    /// Opens every partition of `topic` in its ring.
+    async fn open_partitions(self: &Rc<Shard>, topic: &Arc<Topic>) -> Result<(), TopicError> {
+        let topic = topic.clone();
+        let results = self.handle.on_all(move |shard| {
+            let topic = topic.clone();
+            async move { shard.open_partitions_here(&topic).await }
+        });
+        for result in results.await? {
+            result.map_err(TopicError::Ring)?;
+        }
+        Ok(())
+    }
+
+    async fn open_partitions_here(&self, topic: &Topic) -> Result<(), String> {
+        let config = partition_config(topic);
+        let mut pending = Vec::new();
+        for (index, ring) in topic.rings.iter().enumerate() {
+            if let Some(ring) = self.ring(RingId(*ring)) {
+                pending.push(ring.open_partition(topic.partition(index as i32), config.clone()));
+            }
+        }
+        for opened in futures_util::future::join_all(pending).await {
+            opened.map_err(|e| e.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// Deletes a topic, from any shard. Records, offsets and progress in it are gone.
+    ///
+    /// # Errors
+    /// [`TopicError`].
+    pub(crate) async fn delete_topic(self: &Rc<Shard>, id: TopicId) -> Result<(), TopicError> {
+        self.on(CONTROLLER_SHARD, move |shard| async move {
+            shard.delete_topic_here(id).await
+        })
+        .await?
+    }
+
+    async fn delete_topic_here(self: &Rc<Shard>, id: TopicId) -> Result<(), TopicError> {
+        let _turn = self.topic_changes.acquire(1).await;
+        let image = self.controller_here().image();
+        if let Some(topic) = image.topic_by_id(id)
+            && let Some(user) = image
+                .transforms()
+                .find(|t| t.input.id == id || t.outputs.iter().any(|o| o.id == id))
+        {
+            return Err(TopicError::InUse {
+                topic: topic.name.clone(),
+                transform: user.name.clone(),
+            });
+        }
+        self.controller_here()
+            .execute(&ControllerCommand::DeleteTopic { id })
+            .await?;
+        self.publish().await?;
+        let results = self
+            .handle
+            .on_all(|shard| async move { shard.reconcile_partitions().await });
+        for result in results.await? {
+            result.map_err(TopicError::Ring)?;
+        }
+        Ok(())
+    }
+
+    /// Gives every shard the controller's newest image and waits until each has taken it in: partitions attached to
+    /// new transforms included (rule X1).
+    pub(crate) async fn publish(self: &Rc<Shard>) -> Result<(), ShardGone> {
+        let image = self.controller_here().image();
+        let results = self.handle.on_all(move |shard| {
+            shard.set_image(image.clone());
+            async move { shard.transforms_changed().await }
+        });
+        results.await.map(drop)
+    }
+
+    /// Makes this shard's rings agree with the image: opens partitions that are missing (a crash came between the
+    /// controller's decision and the ring's), drops those of deleted topics.
+    pub(crate) async fn reconcile_partitions(self: &Rc<Shard>) -> Result<(), String> {
+        let image = self.image();
+        for (id, ring) in self.rings() {
+            let here: Vec<PartitionId> = ring.partitions();
+            for partition in &here {
+                if image.ring_of(*partition) != Some(*id) {
+                    ring.drop_partition(*partition)
+                        .await
+                        .map_err(|e| e.to_string())?;
+                }
+            }
+            for (partition, topic) in missing(&image, *id, &here) {
+                let config = partition_config(&topic);
+                ring.open_partition(partition, config)
+                    .await
+                    .map_err(|e| e.to_string())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The topic, made with defaults if it is not there: what Metadata and Produce do for clients that ask for it.
+    pub(crate) async fn topic_or_create(
+        self: &Rc<Shard>,
+        name: &str,
+    ) -> Result<Arc<Topic>, TopicError> {
+        if let Some(topic) = self.image().topic(name) {
+            return Ok(topic.clone());
+        }
+        match self.create_topic(NewTopic::named(name)).await {
+            Err(e) if e.is_exists() => {
+                let image = self
+                    .on(
+                        CONTROLLER_SHARD,
+                        |s| async move { s.controller_here().image() },
+                    )
+                    .await?;
+                image.topic(name).cloned().ok_or(e)
+            }
+            other => other,
+        }
+    }
+}
+
+fn missing(image: &Image, ring: RingId, here: &[PartitionId]) -> Vec<(PartitionId, Arc<Topic>)> {
+    let mut out = Vec::new();
+    for topic in image.topics() {
+        for (index, r) in topic.rings.iter().enumerate() {
+            let partition = topic.partition(index as i32);
+            if *r == ring.0 && here.binary_search(&partition).is_err() {
+                out.push((partition, topic.clone()));
+            }
+        }
+    }
+    out
+}
+
+/// Wall-clock time for entries, in ms since the Unix epoch.
+pub(crate) fn now_ms() -> i64 {
+    time::unix_ms()
+}

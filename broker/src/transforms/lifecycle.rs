@@ -1,0 +1,256 @@
+//! Deploying, pausing and deleting transforms. Runs on shard 0, beside the controller.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+
+use tidemill_controller::command::Deploy;
+use tidemill_controller::image::ErrorPolicy;
+use tidemill_controller::{ControllerCommand, ControllerReply, StartPosition, TransformSpec, TransformStatus};
+use tidemill_rt::task::{self, Queue};
+use tidemill_rt::time;
+
+use super::modules;
+use crate::admin::ApiError;
+use crate::admin::types::{CreatedTopic, DeployRequest, Deployed, OnError, StartFrom};
+use crate::records::{api_error, gone, topic_not_found};
+use crate::shard::Shard;
+use crate::topics::{CONTROLLER_SHARD, NewTopic};
+
+/// CPU time of a call when nothing is said, in ms.
+const TIME_MS_DEFAULT: u64 = 3_000;
+/// Most CPU time of a call, in ms.
+const TIME_MS_MAX: u64 = 60_000;
+/// Memory of an instance when nothing is said, in bytes.
+const MEMORY_DEFAULT: u64 = 64 << 20;
+/// Least memory of an instance, in bytes.
+const MEMORY_MIN: u64 = 1 << 20;
+/// Most memory of an instance, in bytes.
+const MEMORY_MAX: u64 = 512 << 20;
+/// Most attempts for a record.
+const ATTEMPTS_MAX: u32 = 100;
+/// Most environment variables.
+const ENV_MAX: usize = 128;
+/// Most bytes of the environment, names and values together.
+const ENV_BYTES_MAX: usize = 64 << 10;
+/// How long a delete waits for the last output before it answers; the rest goes on in the background.
+const DELETE_WAIT: std::time::Duration = std::time::Duration::from_secs(10);
+/// How often a delete looks whether the last output has been delivered.
+const DRAIN_LOOK: std::time::Duration = std::time::Duration::from_millis(20);
+
+impl Shard {
+    /// Deploys a transform; when this returns, its place in every input partition is fixed (rule X1).
+    pub(crate) async fn deploy(self: &Rc<Shard>, name: String, request: DeployRequest) -> Result<Deployed, ApiError> {
+        let deployed = self.on(CONTROLLER_SHARD, move |shard| async move {
+            shard.deploy_here(name, request).await
+        });
+        deployed.await.map_err(gone)?
+    }
+
+    async fn deploy_here(self: &Rc<Shard>, name: String, request: DeployRequest) -> Result<Deployed, ApiError> {
+        let mut deploy = checked(name.clone(), request)?;
+        modules::load(&self.info.modules_dir, &deploy.module, &self.transforms.factory)
+            .await
+            .map_err(ApiError::module_refused)?;
+        let image = self.controller_here().image();
+        let input = image.topic(&deploy.input).cloned().ok_or_else(|| topic_not_found(&deploy.input))?;
+        if let Some(current) = image.transform(&name) {
+            deploy.from = current.from;
+        }
+        let mut created_topics = Vec::new();
+        let named = deploy.outputs.iter().chain(&deploy.dead_letter);
+        for output in named.cloned().collect::<Vec<_>>() {
+            if image.topic(&output).is_some() || output == deploy.input {
+                continue;
+            }
+            let new = NewTopic {
+                beside: Some(input.id),
+                ..NewTopic::named(&output)
+            };
+            match self.create_topic(new).await {
+                Ok(topic) => created_topics.push(CreatedTopic {
+                    name: output,
+                    partitions: topic.partition_count(),
+                }),
+                Err(e) if e.is_exists() => {}
+                Err(e) => return Err(api_error(e)),
+            }
+        }
+        let command = ControllerCommand::DeployTransform(Box::new(deploy));
+        let reply = self.controller_here().execute(&command).await.map_err(|e| api_error(e.into()))?;
+        self.publish().await.map_err(gone)?;
+        let ControllerReply::Deployed { incarnation, version, .. } = reply else {
+            return Err(ApiError::internal("the controller gave another answer than asked for"));
+        };
+        Ok(Deployed {
+            name,
+            version,
+            incarnation,
+            created_topics,
+        })
+    }
+
+    /// Pauses or resumes a transform.
+    pub(crate) async fn set_paused(self: &Rc<Shard>, name: String, paused: bool) -> Result<(), ApiError> {
+        let command = ControllerCommand::SetPaused { name, paused };
+        let done = self.on(CONTROLLER_SHARD, move |shard| async move { shard.decide(command).await });
+        done.await.map_err(gone)?
+    }
+
+    async fn decide(self: &Rc<Shard>, command: ControllerCommand) -> Result<(), ApiError> {
+        self.controller_here().execute(&command).await.map_err(|e| api_error(e.into()))?;
+        self.publish().await.map_err(gone)
+    }
+
+    /// Deletes a transform. What it has committed is delivered first (rule X6).
+    pub(crate) async fn delete_transform(self: &Rc<Shard>, name: String) -> Result<(), ApiError> {
+        let done = self.on(CONTROLLER_SHARD, move |shard| async move {
+            let image = shard.controller_here().image();
+            let spec = image.transform(&name).cloned();
+            shard.decide(ControllerCommand::DeleteTransform { name }).await?;
+            if let Some(spec) = spec {
+                let draining = shard.retire(TransformSpec::clone(&spec));
+                // Whether it ends in time or not, it goes on.
+                let _ = time::timeout(DELETE_WAIT, draining).await;
+            }
+            Ok(())
+        });
+        done.await.map_err(gone)?
+    }
+
+    /// Goes on with deletions that an earlier process did not finish.
+    pub(crate) fn resume_deletions(self: &Rc<Shard>) {
+        for spec in self.controller_here().image().transforms() {
+            if spec.status == TransformStatus::Deleting {
+                drop(self.retire(TransformSpec::clone(spec)));
+            }
+        }
+    }
+
+    fn retire(self: &Rc<Shard>, spec: TransformSpec) -> task::JoinHandle<()> {
+        let shard = self.clone();
+        task::spawn(Queue::Kafka, async move {
+            while !shard.is_stopping() {
+                match shard.retire_once(&spec).await {
+                    Ok(()) => return,
+                    Err(error) => tracing::warn!(transform = %spec.name, %error, "deletion goes on"),
+                }
+                time::sleep(std::time::Duration::from_secs(1)).await;
+            }
+        })
+    }
+
+    /// Detaches every input, waits until the outboxes are empty, then lets receivers and controller forget (rule X7).
+    async fn retire_once(self: &Rc<Shard>, spec: &TransformSpec) -> Result<(), String> {
+        let (name, incarnation) = (spec.name.clone(), spec.incarnation());
+        let detach = {
+            let spec = spec.clone();
+            move |shard: Rc<Shard>| {
+                let spec = spec.clone();
+                async move {
+                    shard.stop_transform(&spec.name).await;
+                    let image = shard.image();
+                    for (ring, partition) in shard.inputs_here(&image, &spec) {
+                        ring.detach(partition, spec.incarnation()).await.map_err(|e| e.to_string())?;
+                    }
+                    Ok::<(), String>(())
+                }
+            }
+        };
+        for result in self.handle.on_all(detach).await.map_err(|e| e.to_string())? {
+            result?;
+        }
+        loop {
+            let pending = self.handle.on_all(move |shard| async move {
+                shard.rings().any(|(_, ring)| ring.outbox_holds(incarnation))
+            });
+            if !pending.await.map_err(|e| e.to_string())?.contains(&true) {
+                break;
+            }
+            time::sleep(DRAIN_LOOK).await;
+        }
+        let retire = move |shard: Rc<Shard>| async move {
+            for (_, ring) in shard.rings() {
+                ring.retire_sender(incarnation).await.map_err(|e| e.to_string())?;
+            }
+            Ok::<(), String>(())
+        };
+        for result in self.handle.on_all(retire).await.map_err(|e| e.to_string())? {
+            result?;
+        }
+        let command = ControllerCommand::RetireTransform {
+            name,
+            incarnation: incarnation.0,
+        };
+        self.decide(command).await.map_err(|e| e.message)
+    }
+}
+
+/// Checks everything about a deploy that does not depend on what exists.
+fn checked(name: String, r: DeployRequest) -> Result<Deploy, ApiError> {
+    let bad = |code, message: String| Err(ApiError::bad_request(code, message));
+    if !valid_name(&name) {
+        return bad("invalid_name", format!("'{name}' is no transform name: use 1 to 128 letters, digits, '.', '_' and '-'"));
+    }
+    let time_ms = r.limits.time_ms.unwrap_or(TIME_MS_DEFAULT);
+    if !(1..=TIME_MS_MAX).contains(&time_ms) {
+        return bad("invalid_limit", format!("time_ms is {time_ms}, it may be 1 to {TIME_MS_MAX}"));
+    }
+    let memory_bytes = r.limits.memory_bytes.unwrap_or(MEMORY_DEFAULT);
+    if !(MEMORY_MIN..=MEMORY_MAX).contains(&memory_bytes) {
+        return bad("invalid_limit", format!("memory_bytes is {memory_bytes}, it may be {MEMORY_MIN} to {MEMORY_MAX}"));
+    }
+    let attempts = r.attempts.unwrap_or(1);
+    if !(1..=ATTEMPTS_MAX).contains(&attempts) {
+        return bad("invalid_limit", format!("attempts is {attempts}, it may be 1 to {ATTEMPTS_MAX}"));
+    }
+    check_env(&r.env)?;
+    let on_error = match (r.on_error, &r.dead_letter) {
+        (None, Some(_)) | (Some(OnError::DeadLetter), Some(_)) => ErrorPolicy::DeadLetter,
+        (Some(OnError::DeadLetter), None) => {
+            return bad("no_dead_letter", "on_error is dead-letter, but no dead_letter topic is named".to_owned());
+        }
+        (Some(_), Some(_)) => {
+            return bad("unused_dead_letter", "a dead_letter topic is used with on_error dead-letter only; leave one of them out".to_owned());
+        }
+        (None | Some(OnError::Fail), None) => ErrorPolicy::Fail,
+        (Some(OnError::Skip), None) => ErrorPolicy::Skip,
+        (Some(OnError::PassThrough), None) => ErrorPolicy::PassThrough,
+    };
+    Ok(Deploy {
+        name,
+        module: r.module,
+        input: r.input,
+        outputs: r.outputs,
+        dead_letter: r.dead_letter,
+        env: r.env,
+        from: match r.from {
+            Some(StartFrom::Earliest) => StartPosition::Earliest,
+            Some(StartFrom::Latest) | None => StartPosition::Latest,
+        },
+        time_ms,
+        memory_bytes,
+        on_error,
+        attempts,
+    })
+}
+
+fn valid_name(name: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    (1..=128).contains(&name.len()) && name.bytes().all(allowed) && name != "." && name != ".."
+}
+
+fn check_env(env: &BTreeMap<String, String>) -> Result<(), ApiError> {
+    let bytes: usize = env.iter().map(|(k, v)| k.len() + v.len()).sum();
+    if env.len() > ENV_MAX || bytes > ENV_BYTES_MAX {
+        let message = format!("the environment may have {ENV_MAX} variables and {ENV_BYTES_MAX} bytes in all");
+        return Err(ApiError::bad_request("invalid_env", message));
+    }
+    for name in env.keys() {
+        let plain = !name.is_empty() && !name.contains(['=', '\0']);
+        if !plain || name.starts_with("TIDEMILL_") || env[name].contains('\0') {
+            let message = format!("'{name}' cannot be set: names are not empty, have no '=', and do not begin with TIDEMILL_");
+            return Err(ApiError::bad_request("invalid_env", message));
+        }
+    }
+    Ok(())
+}

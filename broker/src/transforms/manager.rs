@@ -1,0 +1,371 @@
+//! Which processors run on a shard, brought in line with the controller's image by one task.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use tidemill_controller::image::ErrorPolicy;
+use tidemill_controller::{Image, StartPosition, TransformSpec, TransformStatus, configs};
+use tidemill_model::{PartitionId, ShardId};
+use tidemill_ring::{Ring, StartAt};
+use tidemill_rt::chan::notify::Notify;
+use tidemill_rt::chan::watch;
+use tidemill_rt::task::{self, JoinHandle, Queue};
+use tidemill_rt::time;
+use tidemill_transform::{Control, OnError, Processor, ProcessorConfig, ProcessorStats, Stopped};
+use tidemill_wasm_host::{Factory, Guest, GuestConfig, Limits, TransformKey};
+
+use super::logs::{Logs, PartitionObserver};
+use super::modules;
+use super::wiring::{GuestRunner, RingSink, RingSource};
+use crate::admin::types::LogLevel;
+use crate::metrics::Histogram;
+use crate::shard::Shard;
+
+/// Wait before a module that could not be loaded is tried again.
+const LOAD_RETRY: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// A processor at work.
+#[derive(Debug)]
+pub(crate) struct Running {
+    pub(crate) stats: Rc<ProcessorStats>,
+    control: watch::Sender<Control>,
+    task: JoinHandle<Stopped>,
+    ended: Rc<Cell<bool>>,
+}
+
+/// A transform on this shard.
+#[derive(Debug)]
+pub(crate) struct Active {
+    pub(crate) spec: Arc<TransformSpec>,
+    pub(crate) key: Option<TransformKey>,
+    pub(crate) processors: BTreeMap<i32, Running>,
+    pub(crate) load_error: Option<String>,
+}
+
+/// The transforms of a shard.
+pub(crate) struct TransformManager {
+    pub(crate) factory: Factory,
+    pub(crate) logs: Logs,
+    pub(crate) active: RefCell<BTreeMap<String, Active>>,
+    pub(crate) latency: RefCell<BTreeMap<String, Rc<Histogram>>>,
+    guest: RefCell<Option<Guest>>,
+    shard: ShardId,
+    next_key: Cell<u64>,
+    wake: Notify,
+    task: RefCell<Option<JoinHandle<()>>>,
+}
+
+impl TransformManager {
+    /// A manager that runs nothing yet.
+    pub(crate) fn new(factory: Factory, shard: ShardId) -> TransformManager {
+        TransformManager {
+            factory,
+            logs: Logs::default(),
+            active: RefCell::default(),
+            latency: RefCell::default(),
+            guest: RefCell::default(),
+            shard,
+            next_key: Cell::new(1),
+            wake: Notify::new(),
+            task: RefCell::default(),
+        }
+    }
+
+    /// The shard's guest thread, started when the first transform needs it.
+    fn guest(&self) -> Result<Guest, String> {
+        if let Some(guest) = &*self.guest.borrow() {
+            return Ok(guest.clone());
+        }
+        let config = GuestConfig {
+            name: format!("guest-{}", self.shard.0),
+            cpus: tidemill_rt::runtime::allowed_cpus(),
+            ..GuestConfig::default()
+        };
+        let guest = Guest::start(self.factory.clone(), config).map_err(|e| e.to_string())?;
+        *self.guest.borrow_mut() = Some(guest.clone());
+        Ok(guest)
+    }
+}
+
+impl Shard {
+    /// Starts the task that follows the image, and outbox delivery.
+    pub(crate) fn start_transforms(self: &Rc<Shard>) {
+        let shard = self.clone();
+        let follow = task::spawn(Queue::Kafka, async move { shard.follow_transforms().await });
+        *self.transforms.task.borrow_mut() = Some(follow);
+        self.start_delivery();
+    }
+
+    /// Takes in the newest image: attaches new transforms to their input here (rule X1) and registers them with the
+    /// rings as senders (rule X7), then wakes the task that starts and stops processors.
+    pub(crate) async fn transforms_changed(self: &Rc<Shard>) {
+        let image = self.image();
+        for spec in image.transforms() {
+            if spec.status == TransformStatus::Deleting {
+                continue;
+            }
+            if let Err(error) = self.attach_here(&image, spec).await {
+                tracing::warn!(transform = %spec.name, %error, "cannot attach yet; trying again");
+            }
+        }
+        self.metrics.retain_topics(|name| image.topic(name).is_some());
+        self.transforms.wake.notify_all();
+    }
+
+    async fn attach_here(&self, image: &Image, spec: &TransformSpec) -> Result<(), String> {
+        for (_, ring) in self.rings() {
+            ring.register_sender(spec.incarnation()).await.map_err(|e| e.to_string())?;
+        }
+        for (ring, partition) in self.inputs_here(image, spec) {
+            if ring.progress(partition, spec.incarnation()).is_some() {
+                continue;
+            }
+            let start = match spec.from {
+                StartPosition::Earliest => StartAt::Earliest,
+                StartPosition::Latest => StartAt::Latest,
+            };
+            ring.attach(partition, spec.incarnation(), start).await.map_err(|e| e.to_string())?;
+        }
+        Ok(())
+    }
+
+    /// The input partitions of a transform that are on this shard, with their rings.
+    pub(crate) fn inputs_here(&self, image: &Image, spec: &TransformSpec) -> Vec<(Ring, PartitionId)> {
+        let Some(topic) = image.topic_by_id(spec.input.id) else {
+            return Vec::new();
+        };
+        let all = (0..topic.partition_count()).map(|index| topic.partition(index));
+        all.filter_map(|p| Some((self.ring(image.ring_of(p)?)?.clone(), p))).collect()
+    }
+
+    async fn follow_transforms(self: &Rc<Shard>) {
+        while !self.is_stopping() {
+            let changed = self.transforms.wake.notified();
+            let image = self.image();
+            let complete = self.reconcile_transforms(&image).await;
+            if complete {
+                changed.await;
+            } else {
+                let _ = time::timeout(LOAD_RETRY, changed).await;
+            }
+        }
+    }
+
+    /// One round; `false` when something is to be tried again later.
+    async fn reconcile_transforms(self: &Rc<Shard>, image: &Image) -> bool {
+        let wanted: BTreeSet<&str> = image
+            .transforms()
+            .filter(|t| t.status != TransformStatus::Deleting)
+            .map(|t| t.name.as_str())
+            .collect();
+        let gone: Vec<String> = {
+            let active = self.transforms.active.borrow();
+            active.keys().filter(|n| !wanted.contains(n.as_str())).cloned().collect()
+        };
+        for name in gone {
+            self.stop_transform(&name).await;
+            if image.transform(&name).is_none() {
+                self.transforms.logs.forget(&name);
+                self.transforms.latency.borrow_mut().remove(&name);
+            }
+        }
+        let mut complete = true;
+        for spec in image.transforms().filter(|t| t.status != TransformStatus::Deleting) {
+            complete &= self.reconcile_transform(image, spec).await;
+        }
+        complete
+    }
+
+    async fn reconcile_transform(self: &Rc<Shard>, image: &Image, spec: &Arc<TransformSpec>) -> bool {
+        let inputs = self.inputs_here(image, spec);
+        let current = self.transforms.active.borrow().get(&spec.name).map(|a| a.spec.clone());
+        if let Some(current) = &current
+            && (current.version != spec.version || current.incarnation != spec.incarnation)
+        {
+            self.stop_transform(&spec.name).await;
+        }
+        if inputs.is_empty() {
+            return true;
+        }
+        if let Err(error) = self.attach_here(image, spec).await {
+            tracing::warn!(transform = %spec.name, %error, "cannot attach yet; trying again");
+            return false;
+        }
+        let Some(key) = self.loaded(image, spec).await else {
+            return false;
+        };
+        self.start_processors(spec, key, inputs);
+        true
+    }
+
+    /// The key of the transform's module in the guest thread, loading it if need be.
+    async fn loaded(self: &Rc<Shard>, image: &Image, spec: &Arc<TransformSpec>) -> Option<TransformKey> {
+        if let Some(active) = self.transforms.active.borrow_mut().get_mut(&spec.name)
+            && let Some(key) = active.key
+        {
+            active.spec = spec.clone();
+            return Some(key);
+        }
+        let loaded = self.load(image, spec).await;
+        let mut active = self.transforms.active.borrow_mut();
+        let entry = active.entry(spec.name.clone()).or_insert_with(|| Active {
+            spec: spec.clone(),
+            key: None,
+            processors: BTreeMap::new(),
+            load_error: None,
+        });
+        entry.spec = spec.clone();
+        match loaded {
+            Ok(key) => {
+                entry.key = Some(key);
+                entry.load_error = None;
+                Some(key)
+            }
+            Err(message) => {
+                tracing::warn!(transform = %spec.name, %message, "a module cannot be loaded; trying again");
+                self.transforms.logs.push(&spec.name, -1, LogLevel::Error, &message);
+                entry.load_error = Some(message);
+                None
+            }
+        }
+    }
+
+    async fn load(self: &Rc<Shard>, image: &Image, spec: &TransformSpec) -> Result<TransformKey, String> {
+        let module = modules::load(&self.info.modules_dir, &spec.module, &self.transforms.factory).await?;
+        let guest = self.transforms.guest()?;
+        let key = TransformKey(self.transforms.next_key.get());
+        self.transforms.next_key.set(key.0 + 1);
+        let limit = |topic| {
+            let configs = image.topic_by_id(topic).map(|t| t.configs.clone()).unwrap_or_default();
+            configs::integer(&configs, "max.message.bytes") as usize
+        };
+        let declared = &spec.outputs[..spec.declared_outputs as usize];
+        let outputs: Vec<String> = declared.iter().map(|o| o.name.clone()).collect();
+        let mut env: Vec<(String, String)> = spec.env.clone().into_iter().collect();
+        env.extend(tidemill_wasm_host::standard_env(&spec.name, &spec.input.name, &outputs));
+        let limits = Limits {
+            time_ms: spec.time_ms,
+            memory_bytes: spec.memory_bytes as usize,
+        };
+        let output_max = declared.iter().map(|o| limit(o.id)).collect();
+        guest.register(key, module, env, limits, output_max).await.map_err(|e| e.to_string())?;
+        Ok(key)
+    }
+
+    fn start_processors(self: &Rc<Shard>, spec: &Arc<TransformSpec>, key: TransformKey, inputs: Vec<(Ring, PartitionId)>) {
+        let control = match spec.status {
+            TransformStatus::Paused => Control::Pause,
+            TransformStatus::Running | TransformStatus::Deleting => Control::Run,
+        };
+        let mut active = self.transforms.active.borrow_mut();
+        let Some(active) = active.get_mut(&spec.name) else {
+            return;
+        };
+        active.processors.retain(|_, p| !p.ended.get());
+        for (ring, partition) in inputs {
+            if let Some(running) = active.processors.get(&partition.index) {
+                running.control.send_if_modified(|c| std::mem::replace(c, control) != control);
+                continue;
+            }
+            let running = self.start_processor(spec, key, (ring, partition), control);
+            if let Some(running) = running {
+                active.processors.insert(partition.index, running);
+            }
+        }
+    }
+
+    fn start_processor(
+        self: &Rc<Shard>,
+        spec: &Arc<TransformSpec>,
+        key: TransformKey,
+        (ring, partition): (Ring, PartitionId),
+        control: Control,
+    ) -> Option<Running> {
+        let (tx, rx) = watch::channel(control);
+        let stats = Rc::new(ProcessorStats::default());
+        let observer = Rc::new(PartitionObserver {
+            logs: self.transforms.logs.clone(),
+            transform: spec.name.clone(),
+            partition: partition.index,
+        });
+        let source = RingSource {
+            ring: ring.clone(),
+            partition,
+        };
+        let sink = RingSink {
+            shard: Rc::downgrade(self),
+            ring,
+            partition,
+            spec: spec.clone(),
+        };
+        let guest = self.transforms.guest.borrow().clone()?;
+        let config = ProcessorConfig {
+            name: spec.name.clone(),
+            version: spec.version,
+            input_topic: spec.input.name.clone(),
+            partition: partition.index,
+            on_error: on_error(spec),
+            attempts: spec.attempts,
+        };
+        let parts = (source, sink, GuestRunner { guest, key });
+        let processor = Processor::new(parts, config, rx, stats.clone(), observer);
+        let ended = Rc::new(Cell::new(false));
+        let (flag, wake) = (ended.clone(), self.transforms.wake.clone());
+        let task = task::spawn(Queue::Kafka, async move {
+            let stopped = processor.run().await;
+            flag.set(true);
+            // Whoever ended by itself (its input gone) is looked at again.
+            wake.notify_all();
+            stopped
+        });
+        Some(Running {
+            stats,
+            control: tx,
+            task,
+            ended,
+        })
+    }
+
+    /// Stops a transform's processors at a batch boundary and forgets it.
+    pub(crate) async fn stop_transform(self: &Rc<Shard>, name: &str) {
+        let stopped = self.transforms.active.borrow_mut().remove(name);
+        let Some(active) = stopped else {
+            return;
+        };
+        for running in active.processors.values() {
+            let _ = running.control.send(Control::Stop);
+        }
+        for (_, running) in active.processors {
+            let _ = running.task.await;
+        }
+        let guest = self.transforms.guest.borrow().clone();
+        if let (Some(guest), Some(key)) = (guest, active.key) {
+            guest.unregister(key);
+        }
+    }
+
+    /// Stops everything, for the end of the process.
+    pub(crate) async fn stop_transforms(self: &Rc<Shard>) {
+        self.transforms.wake.notify_all();
+        let follower = self.transforms.task.borrow_mut().take();
+        if let Some(follower) = follower {
+            let _ = follower.await;
+        }
+        let names: Vec<String> = self.transforms.active.borrow().keys().cloned().collect();
+        for name in names {
+            self.stop_transform(&name).await;
+        }
+        *self.transforms.guest.borrow_mut() = None;
+    }
+}
+
+fn on_error(spec: &TransformSpec) -> OnError {
+    match (spec.on_error, spec.dead_letter) {
+        (ErrorPolicy::Skip, _) => OnError::Skip,
+        (ErrorPolicy::PassThrough, _) => OnError::PassThrough,
+        (ErrorPolicy::DeadLetter, Some(output)) => OnError::DeadLetter(output),
+        (ErrorPolicy::Fail | ErrorPolicy::DeadLetter, _) => OnError::Fail,
+    }
+}

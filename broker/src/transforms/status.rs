@@ -1,0 +1,210 @@
+//! What people and Prometheus are told about transforms.
+
+use std::rc::Rc;
+
+use tidemill_controller::image::ErrorPolicy;
+use tidemill_controller::{TransformSpec, TransformStatus};
+use tidemill_transform::ProcessorState;
+
+use crate::admin::ApiError;
+use crate::admin::types::{
+    LimitsSpec, OnError, TransformDetail, TransformPartition, TransformState, TransformSummary,
+};
+use crate::metrics::Sample;
+use crate::records::gone;
+use crate::shard::Shard;
+
+/// What one shard knows of one transform.
+#[derive(Debug, Default)]
+struct Part {
+    partitions: Vec<TransformPartition>,
+    records_in: u64,
+    records_out: u64,
+    failed: u64,
+    last_error: Option<(i64, String)>,
+}
+
+impl Shard {
+    /// The summaries of all transforms that are not being deleted.
+    pub(crate) async fn transform_list(self: &Rc<Shard>) -> Result<Vec<TransformSummary>, ApiError> {
+        let mut list = Vec::new();
+        for spec in self.image().transforms() {
+            if spec.status != TransformStatus::Deleting {
+                list.push(self.transform_detail(&spec.name).await?.summary);
+            }
+        }
+        Ok(list)
+    }
+
+    /// Everything about one transform, gathered from all shards.
+    pub(crate) async fn transform_detail(self: &Rc<Shard>, name: &str) -> Result<TransformDetail, ApiError> {
+        let image = self.image();
+        let spec = image.transform(name).filter(|t| t.status != TransformStatus::Deleting);
+        let Some(spec) = spec.cloned() else {
+            let message = format!("transform '{name}' does not exist; see: transform list");
+            return Err(ApiError::not_found("transform_not_found", message));
+        };
+        let parts = {
+            let spec = spec.clone();
+            self.handle.on_all(move |shard| {
+                let part = shard.transform_part(&spec);
+                async move { part }
+            })
+        };
+        let mut whole = Part::default();
+        for part in parts.await.map_err(gone)? {
+            whole.partitions.extend(part.partitions);
+            whole.records_in += part.records_in;
+            whole.records_out += part.records_out;
+            whole.failed += part.failed;
+            whole.last_error = whole.last_error.max(part.last_error);
+        }
+        whole.partitions.sort_by_key(|p| p.partition);
+        Ok(detail(&spec, whole))
+    }
+
+    fn transform_part(&self, spec: &TransformSpec) -> Part {
+        let mut part = Part::default();
+        let image = self.image();
+        let active = self.transforms.active.borrow();
+        let active = active.get(&spec.name);
+        for (ring, partition) in self.inputs_here(&image, spec) {
+            let running = active.and_then(|a| a.processors.get(&partition.index));
+            let position = ring.progress(partition, spec.incarnation()).unwrap_or(0);
+            let high_watermark = ring.view(partition).map_or(position, |v| v.last_stable_offset);
+            let load_error = active.and_then(|a| a.load_error.clone());
+            let state = match (running, spec.status) {
+                (_, TransformStatus::Paused) => TransformState::Paused,
+                _ if load_error.is_some() => TransformState::Failing,
+                (None, _) => TransformState::Starting,
+                (Some(r), _) => match r.stats.state.get() {
+                    ProcessorState::Starting => TransformState::Starting,
+                    ProcessorState::Running => TransformState::Running,
+                    ProcessorState::Paused => TransformState::Paused,
+                    ProcessorState::Failing => TransformState::Failing,
+                },
+            };
+            let error = running.and_then(|r| r.stats.last_error.borrow().clone());
+            let last_error = load_error.or_else(|| {
+                error.as_ref().map(|e| match e.offset {
+                    Some(offset) => format!("partition {}, offset {offset}: {}", partition.index, e.message),
+                    None => format!("partition {}: {}", partition.index, e.message),
+                })
+            });
+            if let Some(running) = running {
+                part.records_in += running.stats.records_in.get();
+                part.records_out += running.stats.out.borrow().iter().map(|(records, _)| records).sum::<u64>();
+                part.failed += running.stats.failed.get();
+            }
+            if let Some(message) = &last_error {
+                let at = error.map_or(i64::MAX, |e| e.at_ms);
+                part.last_error = part.last_error.take().max(Some((at, message.clone())));
+            }
+            part.partitions.push(TransformPartition {
+                partition: partition.index,
+                state,
+                position,
+                high_watermark,
+                lag: (high_watermark - position).max(0),
+                last_error,
+            });
+        }
+        part
+    }
+
+    /// Adds samples of this shard's transforms to `out`.
+    pub(crate) fn collect_transforms(&self, out: &mut Vec<Sample>) {
+        for (name, active) in self.transforms.active.borrow().iter() {
+            let histogram = self.transforms.latency.borrow_mut().entry(name.clone()).or_default().clone();
+            for (index, running) in &active.processors {
+                let stats = &running.stats;
+                stats.latencies.borrow_mut().drain(..).for_each(|d| histogram.observe(d));
+                let mut plain = |family, extra: Option<(&'static str, String)>, value: f64| {
+                    let mut labels = vec![("transform", name.clone())];
+                    labels.extend(extra);
+                    out.push(Sample::plain(family, labels, value));
+                };
+                plain("tidemill_transform_records_in_total", None, stats.records_in.get() as f64);
+                plain("tidemill_transform_bytes_in_total", None, stats.bytes_in.get() as f64);
+                plain("tidemill_transform_cpu_seconds_total", None, stats.cpu_ns.get() as f64 / 1e9);
+                plain("tidemill_transform_memory_bytes", None, stats.memory_bytes.get() as f64);
+                for (kind, cell) in [
+                    ("failed", &stats.failed),
+                    ("skipped", &stats.skipped),
+                    ("dead_lettered", &stats.dead_lettered),
+                    ("passed_through", &stats.passed_through),
+                    ("missed", &stats.missed),
+                ] {
+                    let label = Some(("outcome", kind.to_owned()));
+                    plain("tidemill_transform_records_failed_total", label, cell.get() as f64);
+                }
+                for (output, (records, bytes)) in stats.out.borrow().iter().enumerate() {
+                    let topic = active.spec.outputs.get(output).map_or("", |o| o.name.as_str());
+                    let label = || Some(("topic", topic.to_owned()));
+                    plain("tidemill_transform_records_out_total", label(), *records as f64);
+                    plain("tidemill_transform_bytes_out_total", label(), *bytes as f64);
+                }
+                let lag = self.lag(&active.spec, *index);
+                plain("tidemill_transform_lag_records", None, lag as f64);
+            }
+            let labels = vec![("transform", name.clone())];
+            histogram.collect("tidemill_transform_latency_seconds", &labels, out);
+        }
+        for (name, dropped) in self.transforms.logs.dropped() {
+            let labels = vec![("transform", name)];
+            out.push(Sample::plain("tidemill_transform_log_dropped_total", labels, dropped as f64));
+        }
+    }
+
+    fn lag(&self, spec: &TransformSpec, index: i32) -> i64 {
+        let image = self.image();
+        let here = self.inputs_here(&image, spec);
+        let Some((ring, partition)) = here.into_iter().find(|(_, p)| p.index == index) else {
+            return 0;
+        };
+        let end = ring.view(partition).map_or(0, |v| v.last_stable_offset);
+        (end - ring.progress(partition, spec.incarnation()).unwrap_or(end)).max(0)
+    }
+}
+
+fn detail(spec: &TransformSpec, whole: Part) -> TransformDetail {
+    let states = || whole.partitions.iter().map(|p| p.state);
+    let state = [TransformState::Failing, TransformState::Starting, TransformState::Running]
+        .into_iter()
+        .find(|s| states().any(|p| p == *s))
+        .unwrap_or(TransformState::Paused);
+    let state = match spec.status {
+        TransformStatus::Paused => TransformState::Paused,
+        TransformStatus::Running | TransformStatus::Deleting => state,
+    };
+    TransformDetail {
+        summary: TransformSummary {
+            name: spec.name.clone(),
+            version: spec.version,
+            state,
+            input: spec.input.name.clone(),
+            outputs: spec.outputs[..spec.declared_outputs as usize].iter().map(|o| o.name.clone()).collect(),
+            lag: whole.partitions.iter().map(|p| p.lag).sum(),
+            records_in: whole.records_in,
+            records_out: whole.records_out,
+            failed: whole.failed,
+            last_error: whole.last_error.map(|(_, message)| message),
+        },
+        incarnation: spec.incarnation,
+        module: spec.module.clone(),
+        env: spec.env.clone(),
+        limits: LimitsSpec {
+            time_ms: Some(spec.time_ms),
+            memory_bytes: Some(spec.memory_bytes),
+        },
+        on_error: match spec.on_error {
+            ErrorPolicy::Fail => OnError::Fail,
+            ErrorPolicy::Skip => OnError::Skip,
+            ErrorPolicy::DeadLetter => OnError::DeadLetter,
+            ErrorPolicy::PassThrough => OnError::PassThrough,
+        },
+        dead_letter: spec.dead_letter.and_then(|i| spec.outputs.get(i as usize)).map(|o| o.name.clone()),
+        attempts: spec.attempts,
+        partitions: whole.partitions,
+    }
+}

@@ -1,0 +1,141 @@
+//! A processor's source, sink and runner: the ring of its input partition and the shard's guest thread.
+
+use std::any::Any;
+use std::rc::{Rc, Weak};
+use std::sync::Arc;
+
+use tidemill_controller::TransformSpec;
+use tidemill_model::{Offset, PartitionId};
+use tidemill_ring::{Isolation, OutcomeError, ReadError, Ring};
+use tidemill_transform::io::LocalFuture;
+use tidemill_transform::{InputRun, Outcome, Runner, Sink, SinkError, Source, SourceError};
+use tidemill_wasm_host::{CallError, CallOutput, Guest, InputBatch, TransformKey};
+
+use crate::shard::Shard;
+
+/// Committed input of one partition.
+#[derive(Debug)]
+pub(crate) struct RingSource {
+    pub(crate) ring: Ring,
+    pub(crate) partition: PartitionId,
+}
+
+impl RingSource {
+    async fn read_now(&self, from: Offset, max_bytes: usize) -> Result<Option<InputRun>, SourceError> {
+        let read = self.ring.read(self.partition, from, max_bytes, Isolation::ReadCommitted).await;
+        let read = match read {
+            Ok(read) => read,
+            Err(ReadError::OutOfRange { log_start_offset, .. }) if log_start_offset > from => {
+                return Err(SourceError::Deleted { log_start_offset });
+            }
+            Err(ReadError::UnknownPartition) => return Err(SourceError::Gone),
+            Err(e) => return Err(SourceError::Unavailable(e.to_string())),
+        };
+        let Some(last) = read.batches.last() else {
+            return Ok(None);
+        };
+        let next = last.header.next_offset();
+        let data = |b: &tidemill_model::Batch| !b.header.is_control();
+        Ok(Some(InputRun {
+            batches: read.batches.into_iter().filter(data).collect(),
+            next,
+        }))
+    }
+}
+
+impl Source for RingSource {
+    fn read(&self, from: Offset, max_bytes: usize) -> LocalFuture<'_, Result<InputRun, SourceError>> {
+        Box::pin(async move {
+            loop {
+                // Asked for before the read, so that a commit in between is not missed.
+                let changed = self.ring.changed(self.partition).ok_or(SourceError::Gone)?.notified();
+                if let Some(run) = self.read_now(from, max_bytes).await? {
+                    return Ok(run);
+                }
+                changed.await;
+            }
+        })
+    }
+
+    fn end(&self) -> Offset {
+        self.ring.view(self.partition).map_or(0, |v| v.last_stable_offset)
+    }
+}
+
+/// Proposes outcomes in the ring of the input partition.
+#[derive(Debug)]
+pub(crate) struct RingSink {
+    pub(crate) shard: Weak<Shard>,
+    pub(crate) ring: Ring,
+    pub(crate) partition: PartitionId,
+    pub(crate) spec: Arc<TransformSpec>,
+}
+
+impl RingSink {
+    /// The partition that output `index` goes to: the input's index modulo the output topic's partitions.
+    fn target(&self, shard: &Rc<Shard>, index: u32) -> Result<PartitionId, SinkError> {
+        let gone = |name: &str| SinkError::OutputGone(name.to_owned());
+        let output = self.spec.outputs.get(index as usize).ok_or_else(|| gone(&format!("number {index}")))?;
+        let image = shard.image();
+        let topic = image.topic_by_id(output.id).ok_or_else(|| gone(&output.name))?;
+        Ok(topic.partition(self.partition.index % topic.partition_count()))
+    }
+
+    fn outcome(&self, outcome: Outcome) -> Result<tidemill_ring::Outcome, SinkError> {
+        let shard = self.shard.upgrade().ok_or(SinkError::Detached)?;
+        let mut outputs = Vec::with_capacity(outcome.outputs.len());
+        for output in outcome.outputs {
+            outputs.push((self.target(&shard, output.output)?, output.batch));
+        }
+        Ok(tidemill_ring::Outcome {
+            input: self.partition,
+            incarnation: self.spec.incarnation(),
+            version: self.spec.version,
+            first: outcome.first,
+            next: outcome.next,
+            outputs,
+        })
+    }
+}
+
+impl Sink for RingSink {
+    fn position(&self) -> Option<Offset> {
+        self.ring.progress(self.partition, self.spec.incarnation())
+    }
+
+    fn room(&self, bytes: usize) -> LocalFuture<'_, Box<dyn Any>> {
+        Box::pin(async move {
+            let room: Box<dyn Any> = Box::new(self.ring.outbox_room(bytes).await);
+            room
+        })
+    }
+
+    fn propose(&self, outcome: Outcome) -> LocalFuture<'static, Result<(), SinkError>> {
+        let outcome = match self.outcome(outcome) {
+            Ok(outcome) => outcome,
+            Err(e) => return Box::pin(async move { Err(e) }),
+        };
+        let proposed = self.ring.propose_outcome(outcome);
+        Box::pin(async move {
+            match proposed.await {
+                Ok(_) => Ok(()),
+                Err(OutcomeError::Stale { stands_at }) => Err(SinkError::Stale { stands_at }),
+                Err(OutcomeError::NotAttached | OutcomeError::UnknownPartition) => Err(SinkError::Detached),
+                Err(e) => Err(SinkError::Unavailable(e.to_string())),
+            }
+        })
+    }
+}
+
+/// Calls the function in the shard's guest thread.
+#[derive(Debug)]
+pub(crate) struct GuestRunner {
+    pub(crate) guest: Guest,
+    pub(crate) key: TransformKey,
+}
+
+impl Runner for GuestRunner {
+    fn call(&self, input: Vec<InputBatch>) -> LocalFuture<'_, Result<CallOutput, CallError>> {
+        Box::pin(self.guest.call(self.key, input))
+    }
+}
