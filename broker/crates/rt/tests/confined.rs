@@ -8,8 +8,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use tidemill_rt::EngineKind;
+use tidemill_rt::chan::mpsc;
 use tidemill_rt::fs::{DirectFile, OpenMode};
+use tidemill_rt::net::{self, Listener, Stream};
 use tidemill_rt::runtime::{EngineChoice, StartError, block_on, resolve};
+use tidemill_rt::task::{Queue, blocking, spawn, yield_now};
 use tidemill_rt::time::{self, Instant};
 
 fn run_alone(test: &str) {
@@ -156,6 +159,68 @@ fn child_first_sleep() {
     });
     let late = late.unwrap();
     assert!(late < Duration::from_millis(25), "{late:?}");
+}
+
+fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// Serves connections with a task inside a task each, as the broker does.
+async fn churn(connections: u32) {
+    let listener = net::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let addr = listener.local_addr().unwrap();
+    let listener = Listener::from_std(listener).unwrap();
+    let clients = std::thread::spawn(move || {
+        for _ in 0..connections {
+            use std::io::{Read, Write};
+            let mut client = std::net::TcpStream::connect(addr).unwrap();
+            client.write_all(b"ping").unwrap();
+            client.read_exact(&mut [0; 4]).unwrap();
+        }
+    });
+    for _ in 0..connections {
+        let (stream, _) = listener.accept().await.unwrap();
+        spawn(Queue::Kafka, async move {
+            let (mut read, mut write) = Stream::from_std(stream).unwrap().split();
+            let (tx, mut rx) = mpsc::channel::<Vec<u8>>(1);
+            let writer = spawn(Queue::Kafka, async move {
+                while let Some(answer) = rx.recv().await {
+                    write.write_all(&answer).await.unwrap();
+                }
+            });
+            let mut buf = vec![0; 4];
+            while read.read_exact(&mut buf).await.is_ok() {
+                tx.send(buf.clone()).await.unwrap();
+            }
+            drop(tx);
+            writer.await.unwrap();
+        });
+    }
+    blocking(move || clients.join().unwrap()).await;
+    yield_now().await;
+}
+
+async fn churn_and_measure() {
+    const LEAK_KIB: u64 = 3000;
+    churn(1000).await;
+    let before = resident_kib();
+    churn(4000).await;
+    let grown = resident_kib().saturating_sub(before);
+    // A leak of one task per connection would be far above.
+    assert!(grown < LEAK_KIB, "grew by {grown} KiB");
+}
+
+#[test]
+fn many_connections_leave_memory_flat() {
+    run_alone("child_with_many_connections");
+}
+
+#[test]
+#[ignore = "run by many_connections_leave_memory_flat"]
+fn child_with_many_connections() {
+    block_on(EngineChoice::Auto, churn_and_measure).unwrap();
 }
 
 /// Prints what an idle process with two shards takes, for whoever looks for memory.

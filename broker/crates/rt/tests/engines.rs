@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tidemill_rt::EngineKind;
-use tidemill_rt::chan::{mpsc, oneshot};
+use tidemill_rt::chan::oneshot;
 use tidemill_rt::fs::{self, DirectFile, File, OpenMode};
 use tidemill_rt::net::{self, Listener, Stream};
 use tidemill_rt::runtime::{self, EngineChoice, RuntimeConfig, block_on, resolve};
@@ -344,57 +344,6 @@ fn accept_given_up_loses_no_connection() {
             write.write_all(b"x").await.unwrap();
             read.read_exact(&mut [0]).await.unwrap();
         }
-    });
-}
-
-fn resident_kib() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
-/// Serves connections with two nested tasks each, as the broker does, and says how resident memory moved in KiB.
-async fn churn(connections: u32) {
-    let (listener, addr) = listen();
-    let clients = std::thread::spawn(move || {
-        for _ in 0..connections {
-            use std::io::{Read, Write};
-            let mut client = std::net::TcpStream::connect(addr).unwrap();
-            client.write_all(b"ping").unwrap();
-            client.read_exact(&mut [0; 4]).unwrap();
-        }
-    });
-    for _ in 0..connections {
-        let (stream, _) = listener.accept().await.unwrap();
-        spawn(Queue::Kafka, async move {
-            let (mut read, mut write) = Stream::from_std(stream).unwrap().split();
-            let (tx, mut rx) = mpsc::channel::<Vec<u8>>(1);
-            let writer = spawn(Queue::Kafka, async move {
-                while let Some(answer) = rx.recv().await {
-                    write.write_all(&answer).await.unwrap();
-                }
-            });
-            let mut buf = vec![0; 4];
-            while read.read_exact(&mut buf).await.is_ok() {
-                tx.send(buf.clone()).await.unwrap();
-            }
-            drop(tx);
-            writer.await.unwrap();
-        });
-    }
-    blocking(move || clients.join().unwrap()).await;
-    yield_now().await;
-}
-
-#[test]
-fn many_connections_leave_memory_flat() {
-    on_each_engine(|| async {
-        churn(1000).await;
-        let before = resident_kib();
-        churn(4000).await;
-        let grown = resident_kib().saturating_sub(before);
-        // Other tests of this process run meanwhile; a leak of one task per connection would be above this.
-        assert!(grown < 24 << 10, "grew by {grown} KiB");
     });
 }
 

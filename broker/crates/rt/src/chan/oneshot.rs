@@ -79,6 +79,13 @@ impl<T> Drop for Sender<T> {
 
 impl<T> Drop for Receiver<T> {
     fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl<T> Receiver<T> {
+    /// Refuses a value from now on, and drops one that has come.
+    pub fn close(&mut self) {
         let value = {
             let mut state = self.0.borrow_mut();
             state.receiver_alive = false;
@@ -86,9 +93,7 @@ impl<T> Drop for Receiver<T> {
         };
         drop(value);
     }
-}
 
-impl<T> Receiver<T> {
     /// The value if it has come.
     pub fn try_recv(&mut self) -> Option<T> {
         self.0.borrow_mut().value.take()

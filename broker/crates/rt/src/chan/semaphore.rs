@@ -2,7 +2,10 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 
 use super::oneshot;
 
@@ -49,9 +52,9 @@ impl Semaphore {
             let (tx, rx) = oneshot::channel();
             state.waiting.push_back((amount, tx));
             state.waits_total += 1;
-            rx
+            Waiting { owner: self, rx }
         };
-        waiting.await.expect("the semaphore outlives its waiters: they hold it")
+        waiting.await
     }
 
     /// Takes `amount` units if they are free and nobody waits.
@@ -92,20 +95,42 @@ impl Semaphore {
         loop {
             let (amount, tx) = {
                 let mut state = self.0.borrow_mut();
-                match state.waiting.front() {
-                    Some((amount, _)) if *amount <= state.available => {}
-                    _ => return,
+                while state.waiting.front().is_some_and(|(_, tx)| tx.is_closed()) {
+                    state.waiting.pop_front();
                 }
-                let (amount, tx) = state.waiting.pop_front().expect("front was there");
-                if tx.is_closed() {
-                    continue;
-                }
+                let available = state.available;
+                let fits = |waiting: &mut (u64, _)| waiting.0 <= available;
+                let Some((amount, tx)) = state.waiting.pop_front_if(fits) else {
+                    return;
+                };
                 state.available -= amount;
                 (amount, tx)
             };
             // A receiver that is gone drops the permit, which returns the units through this function.
             let _ = tx.send(self.permit(amount));
         }
+    }
+}
+
+/// Somebody who waits. Going away, it lets those behind it have their turn.
+struct Waiting<'a> {
+    owner: &'a Semaphore,
+    rx: oneshot::Receiver<Permit>,
+}
+
+impl Future for Waiting<'_> {
+    type Output = Permit;
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Permit> {
+        Pin::new(&mut self.rx)
+            .poll(cx)
+            .map(|permit| permit.expect("the semaphore drops no waiter that still waits"))
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.rx.close();
+        self.owner.release(0);
     }
 }
 

@@ -1,7 +1,11 @@
 //! Direct files.
 
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::io;
-use std::path::Path;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use glommio::io::{DmaFile, OpenOptions};
@@ -9,6 +13,11 @@ use glommio::io::{DmaFile, OpenOptions};
 use crate::buf::{AlignedBuf, BLOCK_BYTES};
 use crate::fs::OpenMode;
 use crate::task::CatchUnwind;
+
+thread_local! {
+    /// Devices that [`learn_device`] has seen on this thread.
+    static DEVICES: RefCell<BTreeSet<u64>> = const { RefCell::new(BTreeSet::new()) };
+}
 
 /// A file written past the page cache by io_uring.
 #[derive(Debug)]
@@ -24,6 +33,7 @@ impl UringFile {
             OpenMode::CreateOrOpen => options.create(true),
             OpenMode::Read | OpenMode::ReadWrite => &mut options,
         };
+        learn_device(path).await?;
         let path = path.to_owned();
         // glommio reads /sys on the way and panics over what it does not expect there.
         let opened = CatchUnwind::new(async move { options.dma_open(&path).await }).await;
@@ -107,4 +117,47 @@ impl UringFile {
     pub(crate) async fn close(self) -> io::Result<()> {
         Ok(self.0.close().await?)
     }
+}
+
+/// Lets glommio find out whether the device of `path` can be polled for completions. It does so once per thread and device, by
+/// reading from the first file opened there, and an empty file leads it to a yes that fails every later operation.
+/// So that first file is one with content and without a name. `Unsupported` where such a file cannot be made.
+async fn learn_device(path: &Path) -> io::Result<()> {
+    let dir = match path.parent() {
+        Some(dir) if dir != Path::new("") => dir.to_owned(),
+        _ => PathBuf::from("."),
+    };
+    let device = {
+        let dir = dir.clone();
+        super::blocking(move || std::fs::metadata(dir)).await?.dev()
+    };
+    if DEVICES.with_borrow(|known| known.contains(&device)) {
+        return Ok(());
+    }
+    let unsupported = |e: io::Error| io::Error::new(io::ErrorKind::Unsupported, e);
+    let made = super::blocking(move || nameless_file(&dir)).await;
+    let file = made.map_err(unsupported)?;
+    let name = format!("/proc/self/fd/{}", file.as_raw_fd());
+    let opened = CatchUnwind::new(async move { DmaFile::open(name).await }).await;
+    match opened {
+        Ok(Ok(probe)) => probe.close().await?,
+        Ok(Err(e)) => return Err(unsupported(e.into())),
+        Err(message) => return Err(unsupported(io::Error::other(message))),
+    }
+    DEVICES.with_borrow_mut(|known| known.insert(device));
+    Ok(())
+}
+
+/// A block of content on disk, in a file that is gone once it is closed.
+fn nameless_file(dir: &Path) -> io::Result<std::fs::File> {
+    let mut options = std::fs::OpenOptions::new();
+    options
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .custom_flags(libc::O_TMPFILE);
+    let file = options.open(dir)?;
+    file.write_all_at(&[1; BLOCK_BYTES], 0)?;
+    file.sync_data()?;
+    Ok(file)
 }
