@@ -1,0 +1,72 @@
+//! What can go wrong with the write-ahead log.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use tidemill_model::RingId;
+
+/// Why the log cannot be opened or can no longer be written.
+#[derive(Debug, thiserror::Error)]
+pub enum LogError {
+    /// The operating system refused an operation.
+    #[error("cannot {action} {}: {source}; check the disk, then start again", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which file or directory.
+        path: PathBuf,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// Bytes that were durable are damaged.
+    #[error(
+        "write-ahead log is corrupt: {} at position {position}: {what}; the data behind it was acknowledged, \
+         so the node does not start: restore the disk, or remove this node's data directory and let it join anew",
+        file.display()
+    )]
+    Corrupt {
+        /// The damaged file.
+        file: PathBuf,
+        /// Byte position of the damage.
+        position: u64,
+        /// What is wrong there.
+        what: String,
+    },
+    /// A file of the sequence is gone.
+    #[error("write-ahead log file {} is missing; restore it, the files after it depend on it", file.display())]
+    Missing {
+        /// The file that should be there.
+        file: PathBuf,
+    },
+    /// An entry was appended that does not follow its predecessor: a bug of the caller, stopped before it is written.
+    #[error("ring {ring} appended entry {index} where {expected} must come next")]
+    OutOfOrder {
+        /// The ring.
+        ring: RingId,
+        /// Index of the entry.
+        index: u64,
+        /// The index that had to come.
+        expected: u64,
+    },
+    /// One frame is larger than the format can say.
+    #[error("ring {ring} appended a frame of {bytes} bytes, at most {max} are possible")]
+    TooLarge {
+        /// The ring.
+        ring: RingId,
+        /// Bytes of the frame.
+        bytes: usize,
+        /// The limit in bytes.
+        max: usize,
+    },
+}
+
+impl LogError {
+    pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LogError {
+        let path = path.to_owned();
+        move |source| LogError::Io {
+            action,
+            path,
+            source,
+        }
+    }
+}

@@ -1,0 +1,597 @@
+//! The log while it is written: a queue of frames, one group at a time on its way to the disk, callbacks in order.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use bytes::Bytes;
+use tidemill_model::RingId;
+use tidemill_rt::buf::BLOCK_BYTES;
+use tidemill_rt::chan::notify::Notify;
+use tidemill_rt::chan::oneshot;
+use tidemill_rt::fs;
+use tidemill_rt::task::{self, Queue};
+use tidemill_rt::time::Instant;
+
+use crate::error::LogError;
+use crate::files::{self, Catalog, Mark, Oldest, OpenFile, Spare};
+use crate::format::{
+    FILE_HEADER_BYTES, FRAME_DATA_MAX, FileHeader, Frame, GROUP_HEADER_BYTES, GroupHeader,
+    salted_crc_parts,
+};
+use crate::recover::recover;
+use crate::track::{RecoveredRing, Tail};
+
+/// Size of a log file unless the configuration says otherwise: 64 MiB.
+pub const DEFAULT_FILE_BYTES: u64 = 64 << 20;
+/// Bytes of a group unless the configuration says otherwise: 1 MiB.
+pub const DEFAULT_GROUP_BYTES_MAX: usize = 1 << 20;
+/// Most bytes handed to one write; a larger group goes out in several before its sync.
+const WRITE_BYTES_MAX: usize = 4 << 20;
+
+/// How a log is kept.
+#[derive(Clone)]
+pub struct LogConfig {
+    /// Its directory, made if missing.
+    pub dir: PathBuf,
+    /// Bytes of a file; a group larger than that gets a larger file.
+    pub file_bytes: u64,
+    /// Bytes after which a group takes no further frame. One frame may be larger.
+    pub group_bytes_max: usize,
+    /// Called once, when a write or sync failed or a frame was out of order; it ends the process (rule S10).
+    /// No callback of an append runs after it.
+    pub fatal: Rc<dyn Fn(&LogError)>,
+}
+
+impl LogConfig {
+    /// Default sizes, in `dir`.
+    pub fn new(dir: PathBuf, fatal: Rc<dyn Fn(&LogError)>) -> LogConfig {
+        LogConfig {
+            dir,
+            file_bytes: DEFAULT_FILE_BYTES,
+            group_bytes_max: DEFAULT_GROUP_BYTES_MAX,
+            fatal,
+        }
+    }
+}
+
+impl std::fmt::Debug for LogConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "LogConfig({})", self.dir.display())
+    }
+}
+
+/// Counters of a log since it was opened, and its size now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LogStats {
+    /// Bytes of frames made durable.
+    pub appended_bytes: u64,
+    /// Bytes written, block padding and headers included.
+    pub written_bytes: u64,
+    /// Groups made durable.
+    pub groups: u64,
+    /// `fdatasync` calls for groups.
+    pub syncs: u64,
+    /// Nanoseconds spent writing and syncing groups.
+    pub write_nanos: u64,
+    /// Files now.
+    pub files: u64,
+    /// Bytes of disk they take.
+    pub disk_bytes: u64,
+    /// Bytes waiting to be written. Bounded by the budgets of those who append; the log itself refuses nothing.
+    pub queued_bytes: u64,
+    /// Files removed.
+    pub removed_files: u64,
+    /// How often a group had to wait for the next file.
+    pub file_waits: u64,
+}
+
+enum Item {
+    Frame(RingId, Frame),
+    Done(Box<dyn FnOnce()>),
+}
+
+/// What goes out together.
+struct Group {
+    parts: Vec<Bytes>,
+    payload_len: u64,
+    marks: Vec<(RingId, Mark)>,
+    done: Vec<Box<dyn FnOnce()>>,
+}
+
+#[derive(Default)]
+struct State {
+    queue: VecDeque<Item>,
+    stats: LogStats,
+    tails: BTreeMap<RingId, Tail>,
+    votes: BTreeMap<RingId, Bytes>,
+    purges: BTreeMap<RingId, (u64, Bytes)>,
+    catalog: Catalog,
+    spare: Option<Spare>,
+    next_group: u64,
+}
+
+struct Inner {
+    config: LogConfig,
+    state: RefCell<State>,
+    file: RefCell<Option<OpenFile>>,
+    writing: Cell<bool>,
+    failed: Cell<bool>,
+    making_spare: Cell<bool>,
+    removing: Cell<bool>,
+    /// Notified when a background task of the log ends.
+    idle: Notify,
+}
+
+/// A handle on the log of a shard. Clones mean the same log; it lives on its shard's thread.
+#[derive(Clone)]
+pub struct ShardLog(Rc<Inner>);
+
+impl std::fmt::Debug for ShardLog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ShardLog({})", self.0.config.dir.display())
+    }
+}
+
+impl ShardLog {
+    /// Reads what is there, drops a torn tail, and begins a new file.
+    ///
+    /// # Errors
+    /// [`LogError::Corrupt`] and [`LogError::Missing`] when acknowledged data is damaged: the node must not start.
+    /// [`LogError::Io`] as the operating system says.
+    pub async fn open(
+        config: LogConfig,
+    ) -> Result<(ShardLog, BTreeMap<RingId, RecoveredRing>), LogError> {
+        make_dir(&config.dir).await?;
+        files::remove_spare(&config.dir).await?;
+        let recovered = recover(&config.dir).await?;
+        let (newest, end) = recovered.end.unwrap_or((0, 0));
+        let file = begin_file(&config, newest, end, None, 0).await?;
+        let mut state = State {
+            catalog: recovered.catalog,
+            next_group: recovered.next_group.max(1),
+            ..State::default()
+        };
+        state.catalog.add_file(file.header.sequence, file.bytes);
+        if newest > 0 {
+            cut(&config.dir, newest, end).await?;
+            state.catalog.resize_file(newest, end);
+        }
+        let mut rings = BTreeMap::new();
+        for (ring, replay) in recovered.rings {
+            state.tails.insert(ring, replay.tail);
+            if let Some(vote) = &replay.ring.vote {
+                state.votes.insert(ring, vote.clone());
+            }
+            if let Some(purged) = &replay.ring.purged {
+                state.purges.insert(ring, purged.clone());
+            }
+            rings.insert(ring, replay.ring);
+        }
+        let log = ShardLog(Rc::new(Inner {
+            config,
+            state: RefCell::new(state),
+            file: RefCell::new(Some(file)),
+            writing: Cell::new(false),
+            failed: Cell::new(false),
+            making_spare: Cell::new(false),
+            removing: Cell::new(false),
+            idle: Notify::new(),
+        }));
+        log.remove_files();
+        Ok((log, rings))
+    }
+
+    /// Queues `frames` of `ring` behind everything queued before; `done` runs once they are durable, after the
+    /// callbacks of everything queued before. After a failure nothing is written and no callback runs.
+    pub fn append(&self, ring: RingId, frames: Vec<Frame>, done: Box<dyn FnOnce()>) {
+        if let Err(e) = self.0.check(ring, &frames) {
+            self.0.fail(&e);
+        }
+        let mut state = self.0.state.borrow_mut();
+        for frame in frames {
+            state.stats.queued_bytes += frame.encoded_len() as u64;
+            state.queue.push_back(Item::Frame(ring, frame));
+        }
+        state.queue.push_back(Item::Done(done));
+        drop(state);
+        self.start_writing();
+    }
+
+    fn start_writing(&self) {
+        if !self.0.writing.get() && !self.0.failed.get() {
+            self.0.writing.set(true);
+            drop(task::spawn(Queue::Raft, self.clone().write_queue()));
+        }
+    }
+
+    /// Waits until everything appended before the call is durable. Never ends after a failure.
+    pub async fn barrier(&self) {
+        let (tx, rx) = oneshot::channel();
+        let done = move || drop(tx.send(()));
+        self.append(RingId(0), Vec::new(), Box::new(done));
+        if rx.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Counters and sizes.
+    pub fn stats(&self) -> LogStats {
+        let state = self.0.state.borrow();
+        LogStats {
+            files: state.catalog.count(),
+            disk_bytes: state.catalog.bytes(),
+            ..state.stats
+        }
+    }
+
+    /// Waits for everything appended, then writes an empty group: it says that all before it was durable,
+    /// so that after a clean end no damage passes for a torn tail. Nothing may be appended afterwards.
+    /// Returns at once after a failure.
+    pub async fn close(&self) {
+        loop {
+            let idle = self.0.idle.notified();
+            if self.0.failed.get() {
+                return;
+            }
+            if !self.0.writing.get() && !self.0.making_spare.get() && !self.0.removing.get() {
+                break;
+            }
+            idle.await;
+        }
+        let empty = Group {
+            parts: Vec::new(),
+            payload_len: 0,
+            marks: Vec::new(),
+            done: Vec::new(),
+        };
+        self.0.writing.set(true);
+        if let Err(e) = self.write_group(&empty).await {
+            self.0.fail(&e);
+            return;
+        }
+        let file = self.0.file.borrow_mut().take();
+        if let Some(file) = file
+            && let Err(error) = file.file.close().await
+        {
+            tracing::warn!(%error, "a write-ahead log file did not close cleanly; its content is durable");
+        }
+    }
+
+    async fn write_queue(self) {
+        while let Some(group) = self.0.take_group() {
+            if !group.marks.is_empty()
+                && let Err(e) = self.write_group(&group).await
+            {
+                self.0.fail(&e);
+                // Callbacks are not even dropped: whoever would take that for an answer gets none.
+                std::mem::forget(group);
+                return;
+            }
+            if self.0.failed.get() {
+                std::mem::forget(group);
+                return;
+            }
+            let purged = group.marks.iter().any(|(_, m)| matches!(m, Mark::Purge(_)));
+            for done in group.done {
+                done();
+            }
+            if purged {
+                self.remove_files();
+            }
+        }
+        self.0.writing.set(false);
+        self.0.idle.notify_all();
+    }
+
+    /// Writes and syncs one group, in the next file if this one has no room.
+    async fn write_group(&self, group: &Group) -> Result<(), LogError> {
+        let inner = &*self.0;
+        let started = Instant::now();
+        let total = GroupHeader::total_len(group.payload_len)
+            .expect("frames are bounded, so their sum is far below u64::MAX");
+        let mut file = self.file_with_room(total).await?;
+        let header = GroupHeader {
+            number: inner.state.borrow().next_group,
+            payload_len: group.payload_len,
+            payload_crc: salted_crc_parts(file.header.generation, &group.parts),
+            frames: group.marks.len() as u32,
+            // One group is written at a time: all before it is durable.
+            durable: (file.header.sequence, file.position),
+        };
+        let head = Bytes::copy_from_slice(&header.encode(file.header.generation));
+        write_parts(&file, &head, &group.parts, total).await?;
+        let synced = file.file.sync_data().await;
+        synced.map_err(LogError::io("sync", &file.path))?;
+        file.position += total;
+        let sequence = file.header.sequence;
+        let half_full = file.position > file.bytes / 2;
+        *inner.file.borrow_mut() = Some(file);
+        let mut state = inner.state.borrow_mut();
+        state.next_group += 1;
+        state.stats.groups += 1;
+        state.stats.syncs += 1;
+        state.stats.appended_bytes += group.payload_len;
+        state.stats.written_bytes += total;
+        state.stats.write_nanos += started.elapsed().as_nanos() as u64;
+        for (ring, mark) in &group.marks {
+            state.catalog.note(sequence, *ring, *mark);
+        }
+        let wants_spare = half_full && state.spare.is_none();
+        drop(state);
+        if wants_spare {
+            self.prepare_spare();
+        }
+        Ok(())
+    }
+
+    /// The open file, or the next one when a group of `total` bytes does not fit into the rest.
+    async fn file_with_room(&self, total: u64) -> Result<OpenFile, LogError> {
+        let inner = &*self.0;
+        let file = inner.file.borrow_mut().take();
+        let file = file.expect("one task writes at a time and puts the file back");
+        if file.position + total <= file.bytes {
+            return Ok(file);
+        }
+        while inner.making_spare.get() {
+            inner.state.borrow_mut().stats.file_waits += 1;
+            inner.idle.notified().await;
+        }
+        let (sequence, end) = (file.header.sequence, file.position);
+        let closed = file.file.close().await;
+        closed.map_err(LogError::io("close", &file.path))?;
+        let spare = inner.state.borrow_mut().spare.take();
+        let next = begin_file(&inner.config, sequence, end, spare, total).await?;
+        let mut state = inner.state.borrow_mut();
+        state.catalog.add_file(next.header.sequence, next.bytes);
+        drop(state);
+        self.remove_files();
+        Ok(next)
+    }
+
+    /// Reserves disk for the next file beside the writing of this one.
+    fn prepare_spare(&self) {
+        if self.0.making_spare.replace(true) {
+            return;
+        }
+        let log = self.clone();
+        let make = async move {
+            let config = &log.0.config;
+            match files::make_spare(&config.dir, config.file_bytes).await {
+                Ok(spare) => log.0.state.borrow_mut().spare = Some(spare),
+                // The group that needs the file tries again, and fails aloud if it must.
+                Err(error) => tracing::warn!(%error, "the next log file could not be prepared"),
+            }
+            log.0.making_spare.set(false);
+            log.0.idle.notify_all();
+        };
+        drop(task::spawn(Queue::Background, make));
+    }
+
+    /// Removes the oldest files as far as nothing in them is needed, carrying votes and purges forward.
+    fn remove_files(&self) {
+        if self.0.state.borrow().catalog.oldest() == Oldest::Needed || self.0.removing.replace(true)
+        {
+            return;
+        }
+        let log = self.clone();
+        let remove = async move {
+            if let Err(e) = log.remove_oldest().await {
+                log.0.fail(&e);
+            }
+            log.0.removing.set(false);
+            log.0.idle.notify_all();
+        };
+        drop(task::spawn(Queue::Background, remove));
+    }
+
+    async fn remove_oldest(&self) -> Result<(), LogError> {
+        let dir = &self.0.config.dir;
+        loop {
+            let oldest = self.0.state.borrow().catalog.oldest();
+            match oldest {
+                Oldest::Needed => return Ok(()),
+                Oldest::Pinned { votes, purges } => {
+                    for ring in votes.union(&purges) {
+                        self.carry(*ring);
+                    }
+                    self.barrier().await;
+                }
+                Oldest::Free(sequence) => {
+                    let path = files::path_of(dir, sequence);
+                    fs::remove_file(&path)
+                        .await
+                        .map_err(LogError::io("remove", &path))?;
+                    // Before the next one goes: a crash must not leave a gap in the sequence.
+                    fs::sync_dir(dir).await.map_err(LogError::io("sync", dir))?;
+                    let mut state = self.0.state.borrow_mut();
+                    state.catalog.remove_file(sequence);
+                    state.stats.removed_files += 1;
+                }
+            }
+        }
+    }
+
+    /// Appends the latest vote and purge of a ring once more.
+    fn carry(&self, ring: RingId) {
+        let state = self.0.state.borrow();
+        let vote = state.votes.get(&ring).cloned();
+        let purge = state.purges.get(&ring).cloned();
+        drop(state);
+        let vote = vote.map(|data| Frame::Vote { data });
+        let purge = purge.map(|(upto, data)| Frame::Purge { upto, data });
+        let frames = vote.into_iter().chain(purge).collect();
+        self.append(ring, frames, Box::new(|| {}));
+    }
+}
+
+impl Inner {
+    /// Checks that `frames` follow what the ring has appended, and remembers its votes and purges.
+    fn check(&self, ring: RingId, frames: &[Frame]) -> Result<(), LogError> {
+        if frames.is_empty() {
+            return Ok(());
+        }
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        let tail = state.tails.entry(ring).or_default();
+        for frame in frames {
+            let bytes = frame.data_len();
+            if bytes > FRAME_DATA_MAX {
+                let max = FRAME_DATA_MAX;
+                return Err(LogError::TooLarge { ring, bytes, max });
+            }
+            match frame {
+                Frame::Entry { index, .. } => {
+                    let index = *index;
+                    tail.entry(index).map_err(|expected| LogError::OutOfOrder {
+                        ring,
+                        index,
+                        expected,
+                    })?;
+                }
+                Frame::Truncate { after } => tail.truncate(*after),
+                Frame::Vote { data } => {
+                    state.votes.insert(ring, data.clone());
+                }
+                Frame::Purge { upto, data } => {
+                    tail.purge(*upto);
+                    let newer = state.purges.get(&ring).is_none_or(|p| p.0 <= *upto);
+                    if newer {
+                        state.purges.insert(ring, (*upto, data.clone()));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The next frames and callbacks, up to the size of a group; at least one frame if there is any.
+    fn take_group(&self) -> Option<Group> {
+        let mut state = self.state.borrow_mut();
+        if self.failed.get() || state.queue.is_empty() {
+            return None;
+        }
+        let mut group = Group {
+            parts: Vec::new(),
+            payload_len: 0,
+            marks: Vec::new(),
+            done: Vec::new(),
+        };
+        while let Some(item) = state.queue.pop_front() {
+            match item {
+                Item::Done(done) => group.done.push(done),
+                Item::Frame(ring, frame) => {
+                    let len = frame.encoded_len() as u64;
+                    let full = group.payload_len + len > self.config.group_bytes_max as u64;
+                    if full && group.payload_len > 0 {
+                        state.queue.push_front(Item::Frame(ring, frame));
+                        break;
+                    }
+                    state.stats.queued_bytes -= len;
+                    group.payload_len += len;
+                    group.marks.push((ring, Mark::of(&frame)));
+                    frame.encode(ring, &mut group.parts);
+                }
+            }
+        }
+        Some(group)
+    }
+
+    /// Reports the first failure (rule S10).
+    fn fail(&self, error: &LogError) {
+        if !self.failed.replace(true) {
+            tracing::error!(%error, "the write-ahead log failed");
+            (self.config.fatal)(error);
+        }
+        self.idle.notify_all();
+    }
+}
+
+/// Makes the next file of the sequence, at least large enough for a group of `total` bytes.
+async fn begin_file(
+    config: &LogConfig,
+    predecessor: u64,
+    predecessor_end: u64,
+    spare: Option<Spare>,
+    total: u64,
+) -> Result<OpenFile, LogError> {
+    let bytes = config
+        .file_bytes
+        .next_multiple_of(BLOCK_BYTES as u64)
+        .max(FILE_HEADER_BYTES + BLOCK_BYTES as u64)
+        .max(FILE_HEADER_BYTES + total);
+    let spare = match spare.filter(|spare| spare.bytes >= bytes) {
+        Some(spare) => spare,
+        None => {
+            files::remove_spare(&config.dir).await?;
+            files::make_spare(&config.dir, bytes).await?
+        }
+    };
+    let header = FileHeader {
+        sequence: predecessor + 1,
+        generation: tidemill_rt::rand::u64(),
+        predecessor,
+        predecessor_end,
+    };
+    files::commission(&config.dir, spare, header).await
+}
+
+/// Writes a group's header and parts, padded with zeros to `total` bytes, in pieces of a bounded size.
+async fn write_parts(
+    file: &OpenFile,
+    head: &Bytes,
+    parts: &[Bytes],
+    total: u64,
+) -> Result<(), LogError> {
+    debug_assert_eq!(head.len(), GROUP_HEADER_BYTES);
+    let mut sources = std::iter::once(head).chain(parts).cloned();
+    let mut source = Bytes::new();
+    let mut written = 0;
+    while written < total {
+        let len = (total - written).min(WRITE_BYTES_MAX as u64) as usize;
+        let mut buf = file.file.alloc(len);
+        let mut filled = 0;
+        while filled < len {
+            if source.is_empty() {
+                match sources.next() {
+                    Some(next) => source = next,
+                    None => break,
+                }
+            }
+            let piece = source.split_to(source.len().min(len - filled));
+            buf[filled..filled + piece.len()].copy_from_slice(&piece);
+            filled += piece.len();
+        }
+        buf[filled..].fill(0);
+        let at = file.position + written;
+        let result = file.file.write_at(buf, at).await;
+        result.map_err(LogError::io("write", &file.path))?;
+        written += len as u64;
+    }
+    Ok(())
+}
+
+/// Gives back the disk reserved behind the valid end of a file that is never written again.
+async fn cut(dir: &Path, sequence: u64, end: u64) -> Result<(), LogError> {
+    let path = files::path_of(dir, sequence);
+    let file = fs::File::open(&path, fs::OpenMode::ReadWrite)
+        .await
+        .map_err(LogError::io("open", &path))?;
+    file.set_len(end).await.map_err(LogError::io("cut", &path))
+}
+
+/// Makes the log's directory and makes its name durable.
+async fn make_dir(dir: &Path) -> Result<(), LogError> {
+    fs::create_dir_all(dir)
+        .await
+        .map_err(LogError::io("make", dir))?;
+    for above in dir.ancestors().take(3) {
+        if !above.as_os_str().is_empty() {
+            fs::sync_dir(above)
+                .await
+                .map_err(LogError::io("sync", above))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,283 @@
+//! Reading the log at start: what is there, where it ends, and whether what is missing at the end may be missing.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use tidemill_model::RingId;
+use tidemill_rt::buf::BLOCK_BYTES;
+use tidemill_rt::fs::{self, DirectFile, OpenMode};
+
+use crate::error::LogError;
+use crate::files::{Catalog, Mark, path_of, sequence_of};
+use crate::format::salted_crc;
+use crate::format::{FILE_HEADER_BYTES, FileHeader, Frame, GROUP_HEADER_BYTES, GroupHeader};
+use crate::track::Replay;
+
+/// Bytes read at once.
+const READ_BYTES: usize = 1 << 20;
+const BLOCK: u64 = BLOCK_BYTES as u64;
+
+/// What recovery found.
+#[derive(Debug, Default)]
+pub(crate) struct Recovered {
+    pub(crate) rings: BTreeMap<RingId, Replay>,
+    pub(crate) catalog: Catalog,
+    /// The newest file and where its valid part ends; nothing when there is no file.
+    pub(crate) end: Option<(u64, u64)>,
+    /// Number of the next group.
+    pub(crate) next_group: u64,
+    /// Groups read.
+    pub(crate) groups: u64,
+}
+
+/// Reads every file of `dir`. Changes nothing, except that the newest file is synced first: what a killed process
+/// had written but not synced is relied on from now on.
+///
+/// # Errors
+/// [`LogError::Corrupt`], [`LogError::Missing`], [`LogError::Io`].
+pub(crate) async fn recover(dir: &Path) -> Result<Recovered, LogError> {
+    let names = fs::list_dir(dir).await.map_err(LogError::io("list", dir))?;
+    let mut sequences: Vec<u64> = names.iter().filter_map(|n| sequence_of(n)).collect();
+    sequences.sort_unstable();
+    let mut out = Recovered::default();
+    let Some((&first, &last)) = sequences.first().zip(sequences.last()) else {
+        return Ok(out);
+    };
+    if let Some(gap) = (first..=last).find(|s| sequences.binary_search(s).is_err()) {
+        return Err(LogError::Missing {
+            file: path_of(dir, gap),
+        });
+    }
+    sync_newest(&path_of(dir, last)).await?;
+    let mut headers = Vec::new();
+    for sequence in first..=last {
+        headers.push(read_header(dir, sequence, first).await?);
+    }
+    for (i, header) in headers.iter().enumerate() {
+        let end = headers.get(i + 1).map(|next| next.predecessor_end);
+        read_file(dir, *header, end, &mut out).await?;
+    }
+    for (ring, replay) in &out.rings {
+        if let Some(hole) = replay.hole() {
+            return Err(LogError::Corrupt {
+                file: path_of(dir, first),
+                position: FILE_HEADER_BYTES,
+                what: format!("entry {hole} of ring {ring} is missing"),
+            });
+        }
+    }
+    Ok(out)
+}
+
+async fn sync_newest(path: &Path) -> Result<(), LogError> {
+    let file = DirectFile::open(path, OpenMode::ReadWrite)
+        .await
+        .map_err(LogError::io("open", path))?;
+    file.sync_data().await.map_err(LogError::io("sync", path))?;
+    file.close().await.map_err(LogError::io("close", path))
+}
+
+async fn read_header(dir: &Path, sequence: u64, first: u64) -> Result<FileHeader, LogError> {
+    let mut reader = Reader::open(path_of(dir, sequence)).await?;
+    let block = reader.get(0, BLOCK_BYTES).await?;
+    let header = FileHeader::decode(&block).map_err(|what| reader.corrupt(0, what))?;
+    let linked = header.predecessor + 1 == sequence;
+    if header.sequence != sequence || (sequence > first && !linked) {
+        let what = "the file header names another place in the sequence".to_owned();
+        return Err(reader.corrupt(0, what));
+    }
+    reader.close().await?;
+    Ok(header)
+}
+
+/// Reads the groups of one file, up to `end` when its successor says where that is.
+async fn read_file(
+    dir: &Path,
+    header: FileHeader,
+    end: Option<u64>,
+    out: &mut Recovered,
+) -> Result<(), LogError> {
+    let mut reader = Reader::open(path_of(dir, header.sequence)).await?;
+    out.catalog.add_file(header.sequence, reader.bytes);
+    if let Some(end) = end
+        && (end < FILE_HEADER_BYTES || end > reader.bytes || !end.is_multiple_of(BLOCK))
+    {
+        let what = format!("the next file says that this one ends at {end}, it cannot");
+        return Err(reader.corrupt(reader.bytes, what));
+    }
+    let mut at = FILE_HEADER_BYTES;
+    while end.is_none_or(|end| at < end) && at < reader.bytes {
+        let limit = end.unwrap_or(reader.bytes);
+        match read_group(&mut reader, &header, at, limit).await? {
+            Ok((group, payload)) => {
+                if out.groups > 0 && group.number != out.next_group {
+                    let what = format!(
+                        "group {} stands where {} must",
+                        group.number, out.next_group
+                    );
+                    return Err(reader.corrupt(at, what));
+                }
+                replay_group(&reader, at, &header, (&group, &payload), out)?;
+                out.groups += 1;
+                out.next_group = group.number + 1;
+                at += GroupHeader::total_len(group.payload_len).unwrap_or(0);
+            }
+            Err(what) if end.is_some() => return Err(reader.corrupt(at, what.into())),
+            Err(what) => {
+                check_torn(&mut reader, &header, at, what).await?;
+                break;
+            }
+        }
+    }
+    out.end = Some((header.sequence, at));
+    reader.close().await
+}
+
+/// The group at `at`, or what is wrong with it.
+async fn read_group(
+    reader: &mut Reader,
+    file: &FileHeader,
+    at: u64,
+    limit: u64,
+) -> Result<Result<(GroupHeader, Bytes), &'static str>, LogError> {
+    let block = reader.get(at, BLOCK_BYTES).await?;
+    let Some(header) = GroupHeader::decode(&block, file.generation) else {
+        return Ok(Err("no sound group header"));
+    };
+    let total = GroupHeader::total_len(header.payload_len);
+    let Some(total) = total.filter(|t| *t <= limit.saturating_sub(at)) else {
+        return Ok(Err("the group is longer than the file"));
+    };
+    let whole = reader.get(at, total as usize).await?;
+    let end = GROUP_HEADER_BYTES + header.payload_len as usize;
+    if whole.len() < end {
+        return Ok(Err("the file ends inside the group"));
+    }
+    let payload = whole.slice(GROUP_HEADER_BYTES..end);
+    if salted_crc(file.generation, &payload) != header.payload_crc {
+        return Ok(Err("the group fails its checksum"));
+    }
+    if whole[end..].iter().any(|b| *b != 0) {
+        return Ok(Err("the padding of the group is damaged"));
+    }
+    Ok(Ok((header, payload)))
+}
+
+fn replay_group(
+    reader: &Reader,
+    at: u64,
+    file: &FileHeader,
+    group: (&GroupHeader, &Bytes),
+    out: &mut Recovered,
+) -> Result<(), LogError> {
+    let (header, payload) = group;
+    let mut from = 0;
+    for _ in 0..header.frames {
+        let (ring, frame, next) =
+            Frame::decode(payload, from).map_err(|what| reader.corrupt(at, what.into()))?;
+        from = next;
+        out.catalog.note(file.sequence, ring, Mark::of(&frame));
+        let replay = out.rings.entry(ring).or_default();
+        match frame {
+            Frame::Entry { index, data } => {
+                let data = detach(&data[0], payload.len());
+                let taken = replay.entry(index, data);
+                taken.map_err(|what| reader.corrupt(at, format!("ring {ring}: {what}")))?;
+            }
+            Frame::Truncate { after } => replay.truncate(after),
+            Frame::Vote { data } => replay.ring.vote = Some(detach(&data, payload.len())),
+            Frame::Purge { upto, data } => replay.purge(upto, detach(&data, payload.len())),
+        }
+    }
+    if from != payload.len() {
+        return Err(reader.corrupt(at, "bytes follow the last frame of the group".into()));
+    }
+    Ok(())
+}
+
+/// `data`, copied out of its group unless it is most of it (rule S13).
+fn detach(data: &Bytes, group_bytes: usize) -> Bytes {
+    if data.len() >= READ_BYTES && data.len() > group_bytes / 2 {
+        data.clone()
+    } else {
+        Bytes::copy_from_slice(data)
+    }
+}
+
+/// The group at `at` of the newest file is unreadable: fine if nothing behind it says that it was durable (rule S2).
+async fn check_torn(
+    reader: &mut Reader,
+    file: &FileHeader,
+    at: u64,
+    what: &str,
+) -> Result<(), LogError> {
+    let mut block_at = at + BLOCK;
+    while block_at < reader.bytes {
+        let block = reader.get(block_at, BLOCK_BYTES).await?;
+        if let Some(later) = GroupHeader::decode(&block, file.generation)
+            && later.durable > (file.sequence, at)
+        {
+            let what = format!("{what}, and the group at {block_at} says that it was durable");
+            return Err(reader.corrupt(at, what));
+        }
+        block_at += BLOCK;
+    }
+    Ok(())
+}
+
+/// A file read front to back in big pieces.
+struct Reader {
+    file: DirectFile,
+    path: PathBuf,
+    bytes: u64,
+    piece: Bytes,
+    piece_at: u64,
+}
+
+impl Reader {
+    async fn open(path: PathBuf) -> Result<Reader, LogError> {
+        let file = DirectFile::open(&path, OpenMode::Read)
+            .await
+            .map_err(LogError::io("open", &path))?;
+        let bytes = file.len().await.map_err(LogError::io("measure", &path))?;
+        Ok(Reader {
+            file,
+            path,
+            bytes,
+            piece: Bytes::new(),
+            piece_at: 0,
+        })
+    }
+
+    /// `len` bytes at `at`, fewer at the end of the file.
+    async fn get(&mut self, at: u64, len: usize) -> Result<Bytes, LogError> {
+        let within =
+            at >= self.piece_at && at + len as u64 <= self.piece_at + self.piece.len() as u64;
+        if !within {
+            let left = self.bytes.next_multiple_of(BLOCK).saturating_sub(at);
+            let want = (READ_BYTES as u64).max(len as u64).min(left) as usize;
+            let piece = self.file.read_at(at, want).await;
+            self.piece = piece.map_err(LogError::io("read", &self.path))?.into();
+            self.piece_at = at;
+        }
+        let from = (at - self.piece_at) as usize;
+        let end = (from + len).min(self.piece.len());
+        Ok(self.piece.slice(from.min(end)..end))
+    }
+
+    fn corrupt(&self, position: u64, what: String) -> LogError {
+        LogError::Corrupt {
+            file: self.path.clone(),
+            position,
+            what,
+        }
+    }
+
+    async fn close(self) -> Result<(), LogError> {
+        self.file
+            .close()
+            .await
+            .map_err(LogError::io("close", &self.path))
+    }
+}

@@ -1,0 +1,309 @@
+//! The rules of storage, one test each.
+
+use std::cell::Cell;
+use std::io::ErrorKind;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use tidemill_model::RingId;
+use tidemill_rt::sim::{DiskOp, Sim};
+use tidemill_rt::time;
+
+use super::{count, open, small_config};
+use crate::format::{FileHeader, GroupHeader};
+use crate::{Frame, LogError, ShardLog};
+
+const RING: RingId = RingId(7);
+const FIRST: &str = "/data/shard-0/log/0000000000000001.log";
+
+fn entry(index: u64, bytes: usize) -> Frame {
+    Frame::Entry {
+        index,
+        data: vec![Bytes::from(vec![index as u8 + 1; bytes])],
+    }
+}
+
+/// A log of entries 1 to `entries`, each in a group of its own of one block, killed without closing.
+fn written(sim: &Sim, entries: u64) -> crate::LogConfig {
+    let (config, _) = small_config(1 << 20);
+    let used = config.clone();
+    sim.block_on(async move {
+        let log = open(&used).await;
+        for index in 1..=entries {
+            log.append(RING, vec![entry(index, 100)], Box::new(|| {}));
+            log.barrier().await;
+        }
+    })
+    .expect("it ends");
+    sim.kill();
+    config
+}
+
+fn entries_of(sim: &Sim, config: &crate::LogConfig) -> Result<Vec<u64>, LogError> {
+    let opened = sim
+        .block_on(ShardLog::open(config.clone()))
+        .expect("it ends");
+    let entries = opened.map(|(_, rings)| {
+        let ring = rings.get(&RING);
+        ring.map(|r| r.entries.keys().copied().collect())
+            .unwrap_or_default()
+    });
+    sim.kill();
+    entries
+}
+
+#[test]
+fn s1_group_of_another_generation_is_not_replayed() {
+    let sim = Sim::new(1);
+    let config = written(&sim, 2);
+    let old = sim.disk().read(FIRST).expect("it is there");
+    // The same blocks, as a recycled file would hold them behind a new header.
+    let header = FileHeader {
+        sequence: 1,
+        generation: 99,
+        predecessor: 0,
+        predecessor_end: 0,
+    };
+    let mut new = old.clone();
+    header.encode(&mut new[..4096]);
+    sim.disk().put(FIRST, &new).expect("it can be put");
+    assert_eq!(
+        entries_of(&sim, &config).expect("it opens"),
+        Vec::<u64>::new()
+    );
+    let old_header = FileHeader::decode(&old[..4096]).expect("it is sound");
+    assert!(GroupHeader::decode(&old[4096..], old_header.generation).is_some());
+    assert!(GroupHeader::decode(&old[4096..], 99).is_none());
+}
+
+#[test]
+fn s2_damage_in_last_group_is_a_torn_tail() {
+    let sim = Sim::new(2);
+    let config = written(&sim, 3);
+    sim.disk()
+        .flip_bytes(FIRST, 3 * 4096 + 80, 1)
+        .expect("it is there");
+    assert_eq!(entries_of(&sim, &config).expect("it opens"), vec![1, 2]);
+}
+
+#[test]
+fn s2_damage_below_the_stated_position_is_corruption() {
+    let sim = Sim::new(2);
+    let config = written(&sim, 3);
+    sim.disk()
+        .flip_bytes(FIRST, 2 * 4096 + 80, 1)
+        .expect("it is there");
+    match entries_of(&sim, &config) {
+        Err(LogError::Corrupt { file, position, .. }) => {
+            assert_eq!(file.to_string_lossy(), FIRST);
+            assert_eq!(position, 2 * 4096);
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn s2_lost_blocks_below_the_stated_position_are_corruption() {
+    let sim = Sim::new(2);
+    let config = written(&sim, 3);
+    let mut bytes = sim.disk().read(FIRST).expect("it is there");
+    bytes[4096..8192].fill(0);
+    sim.disk().put(FIRST, &bytes).expect("it can be put");
+    assert!(matches!(
+        entries_of(&sim, &config),
+        Err(LogError::Corrupt { position: 4096, .. })
+    ));
+}
+
+#[test]
+fn s3_start_after_torn_tail_is_followed_by_more_starts() {
+    let sim = Sim::new(3);
+    let config = written(&sim, 3);
+    sim.disk()
+        .flip_bytes(FIRST, 3 * 4096 + 80, 1)
+        .expect("it is there");
+    for _ in 0..4 {
+        assert_eq!(entries_of(&sim, &config).expect("it opens"), vec![1, 2]);
+        sim.crash();
+    }
+    let second = sim
+        .disk()
+        .read("/data/shard-0/log/0000000000000002.log")
+        .expect("it is there");
+    let header = FileHeader::decode(&second[..4096]).expect("it is sound");
+    assert_eq!((header.predecessor, header.predecessor_end), (1, 3 * 4096));
+}
+
+#[test]
+fn s3_tail_of_killed_process_survives_a_later_power_cut() {
+    for seed in 0..60 {
+        let sim = Sim::new(seed);
+        let (config, _) = small_config(1 << 20);
+        let used = config.clone();
+        sim.block_on(async move {
+            let log = open(&used).await;
+            log.append(RING, vec![entry(1, 100)], Box::new(|| {}));
+            time::sleep(std::time::Duration::from_micros(seed * 20)).await;
+        })
+        .expect("it ends");
+        sim.kill();
+        let found = entries_of(&sim, &config).expect("it opens");
+        sim.crash();
+        assert_eq!(entries_of(&sim, &config).expect("it opens"), found);
+    }
+}
+
+#[test]
+fn missing_file_is_an_error_that_names_it() {
+    let sim = Sim::new(4);
+    let config = written(&sim, 1);
+    for _ in 0..2 {
+        entries_of(&sim, &config).expect("it opens");
+    }
+    let second = config.dir.join("0000000000000002.log");
+    sim.block_on(async { tidemill_rt::fs::remove_file(&second).await })
+        .expect("it ends")
+        .expect("it is there");
+    match entries_of(&sim, &config) {
+        Err(LogError::Missing { file }) => assert_eq!(file.file_name(), second.file_name()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn s10_failed_sync_is_fatal_once_and_runs_no_callback() {
+    for op in [DiskOp::Sync, DiskOp::Write] {
+        let sim = Sim::new(10);
+        let (config, failures) = small_config(1 << 20);
+        let done = Rc::new(Cell::new(0));
+        sim.block_on(async {
+            let log = open(&config).await;
+            log.append(RING, vec![entry(1, 10)], count(&done));
+            log.barrier().await;
+            sim.disk().fail_next(op, ".log", 1, ErrorKind::Other);
+            for index in 2..10 {
+                log.append(RING, vec![entry(index, 5_000)], count(&done));
+            }
+            time::sleep(std::time::Duration::from_secs(10)).await;
+            log.append(RING, vec![entry(10, 10)], count(&done));
+            let barrier = time::timeout(std::time::Duration::from_secs(10), log.barrier()).await;
+            assert!(barrier.is_err());
+        })
+        .expect("it ends");
+        assert_eq!(done.get(), 1);
+        assert_eq!(failures.borrow().len(), 1, "{:?}", failures.borrow());
+    }
+}
+
+#[test]
+fn s13_recovered_small_entries_have_memory_of_their_own() {
+    let sim = Sim::new(13);
+    let (config, _) = small_config(1 << 20);
+    let used = config.clone();
+    sim.block_on(async move {
+        let log = open(&used).await;
+        log.append(RING, vec![entry(1, 100), entry(2, 100)], Box::new(|| {}));
+        log.barrier().await;
+    })
+    .expect("it ends");
+    sim.kill();
+    let (_, mut rings) = sim
+        .block_on(ShardLog::open(config))
+        .expect("it ends")
+        .expect("it opens");
+    let ring = rings.remove(&RING).expect("it was written");
+    for data in ring.entries.into_values() {
+        // A buffer that is shared, or larger than its content, cannot become mutable as it is.
+        let own = data.try_into_mut().expect("nobody shares it");
+        assert!(own.capacity() < 4096);
+    }
+}
+
+#[test]
+fn entry_larger_than_a_file_gets_a_larger_file() {
+    let sim = Sim::new(5);
+    let (config, failures) = small_config(64 << 10);
+    sim.block_on(async {
+        let log = open(&config).await;
+        log.append(
+            RING,
+            vec![entry(1, 10), entry(2, 9 << 20), entry(3, 10)],
+            Box::new(|| {}),
+        );
+        log.barrier().await;
+        assert!(log.stats().disk_bytes > 9 << 20);
+    })
+    .expect("it ends");
+    sim.crash();
+    assert_eq!(entries_of(&sim, &config).expect("it opens"), vec![1, 2, 3]);
+    assert!(failures.borrow().is_empty());
+}
+
+#[test]
+fn frames_queued_during_a_write_share_one_sync() {
+    let sim = Sim::new(6);
+    let (config, _) = small_config(1 << 20);
+    sim.block_on(async {
+        let log = open(&config).await;
+        for index in 1..=50 {
+            log.append(RING, vec![entry(index, 50)], Box::new(|| {}));
+        }
+        log.barrier().await;
+        assert_eq!(log.stats().syncs, 1);
+        assert_eq!(log.stats().queued_bytes, 0);
+    })
+    .expect("it ends");
+}
+
+#[test]
+fn purged_files_go_and_votes_are_carried_forward() {
+    let sim = Sim::new(8);
+    let (config, failures) = small_config(16 << 10);
+    sim.block_on(async {
+        let log = open(&config).await;
+        let vote = Bytes::from_static(b"vote");
+        log.append(
+            RING,
+            vec![Frame::Vote { data: vote.clone() }],
+            Box::new(|| {}),
+        );
+        log.append(RingId(8), vec![Frame::Vote { data: vote }], Box::new(|| {}));
+        for index in 1..=200 {
+            let purge = Frame::Purge {
+                upto: index,
+                data: Bytes::from_static(b"p"),
+            };
+            log.append(RING, vec![entry(index, 3_000), purge], Box::new(|| {}));
+            log.barrier().await;
+        }
+        log.close().await;
+        let stats = log.stats();
+        assert!(stats.files <= 3, "{stats:?}");
+        assert!(stats.removed_files > 40, "{stats:?}");
+    })
+    .expect("it ends");
+    sim.crash();
+    let (_, rings) = sim
+        .block_on(ShardLog::open(config))
+        .expect("it ends")
+        .expect("it opens");
+    for ring in [RING, RingId(8)] {
+        assert_eq!(rings[&ring].vote.as_deref(), Some(&b"vote"[..]));
+    }
+    assert_eq!(rings[&RING].purged.as_ref().map(|p| p.0), Some(200));
+    assert!(failures.borrow().is_empty());
+}
+
+#[test]
+fn entry_out_of_order_is_fatal_and_not_written() {
+    let sim = Sim::new(9);
+    let (config, failures) = small_config(1 << 20);
+    sim.block_on(async {
+        let log = open(&config).await;
+        log.append(RING, vec![entry(1, 10)], Box::new(|| {}));
+        log.barrier().await;
+        log.append(RING, vec![entry(3, 10)], Box::new(|| {}));
+    })
+    .expect("it ends");
+    assert_eq!(failures.borrow().len(), 1);
+}
