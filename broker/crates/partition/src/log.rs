@@ -126,10 +126,9 @@ impl Unsynced {
         self.writers.is_empty() && self.dirs.is_empty()
     }
 
-    /// Adds what another flush wrote.
-    pub fn merge(&mut self, other: Unsynced) {
-        self.writers.extend(other.writers);
-        self.dirs.extend(other.dirs);
+    /// Segments written.
+    pub fn len(&self) -> usize {
+        self.writers.len()
     }
 }
 
@@ -184,17 +183,16 @@ impl PartitionLog {
     }
 
     /// Writes the batches below `upto` that are in no segment yet. Only one call at a time: the ring's flusher.
-    /// Readers see them there at once; they are durable after [`Unsynced::sync`].
+    /// Readers see them there at once; they are durable after [`Unsynced::sync`] of `unsynced`, to which they are added.
     ///
     /// # Errors
-    /// [`SegmentError`]; what was written of the failed piece is written again by the next call.
-    pub async fn flush(&self, upto: Offset) -> Result<Unsynced, SegmentError> {
+    /// [`SegmentError`]; what failed is written again by the next call, what succeeded before is in `unsynced`.
+    pub async fn flush(&self, upto: Offset, unsynced: &mut Unsynced) -> Result<(), SegmentError> {
         let batches = self.0.tail.unflushed(self.segments_end(), upto);
-        let mut unsynced = Unsynced::default();
         if batches.is_empty() {
-            return Ok(unsynced);
+            return Ok(());
         }
-        self.prepare(&mut unsynced).await?;
+        self.prepare(unsynced).await?;
         let mut rest = &batches[..];
         while let Some(first) = rest.first() {
             let run = 1 + rest[1..].iter().take_while(|h| !h.starts_segment).count();
@@ -214,7 +212,7 @@ impl PartitionLog {
                 unsynced.dirs.push(self.0.dir.clone());
             }
         }
-        Ok(unsynced)
+        Ok(())
     }
 
     async fn prepare(&self, unsynced: &mut Unsynced) -> Result<(), SegmentError> {

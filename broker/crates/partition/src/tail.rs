@@ -10,6 +10,7 @@ use std::rc::{Rc, Weak};
 
 use bytes::Bytes;
 use tidemill_model::{Batch, Offset};
+use tidemill_rt::chan::notify::Notify;
 use tidemill_rt::chan::oneshot;
 
 /// Batches below this many bytes are copied out of the buffer they arrived in.
@@ -60,6 +61,9 @@ struct Budgets {
     cached: u64,
     cache: VecDeque<Cached>,
     waiting: VecDeque<(u64, oneshot::Sender<Reservation>)>,
+    /// A delivery found no room since memory was last given back.
+    starved: bool,
+    pressure: Notify,
     stats: MemoryStats,
 }
 
@@ -119,8 +123,21 @@ impl ShardMemory {
             cached: 0,
             cache: VecDeque::new(),
             waiting: VecDeque::new(),
+            starved: false,
+            pressure: Notify::new(),
             stats: MemoryStats::default(),
         })))
+    }
+
+    /// Notified when somebody wants memory that is not there: whoever can flush should.
+    pub fn pressure(&self) -> Notify {
+        self.0.borrow().pressure.clone()
+    }
+
+    /// Whether somebody wants memory that is not there.
+    pub fn is_wanted(&self) -> bool {
+        let b = self.0.borrow();
+        b.starved || !b.waiting.is_empty()
     }
 
     /// Memory for a write, if it is free and nobody waits for it.
@@ -143,6 +160,7 @@ impl ShardMemory {
             let (tx, rx) = oneshot::channel();
             b.waiting.push_back((bytes, tx));
             b.stats.waits_total += 1;
+            b.pressure.notify_all();
             rx
         };
         rx.await.ok()
@@ -155,6 +173,8 @@ impl ShardMemory {
             return Some(self.take(&mut b, bytes));
         }
         b.stats.deliveries_refused_total += 1;
+        b.starved = true;
+        b.pressure.notify_all();
         None
     }
 
@@ -190,7 +210,11 @@ impl ShardMemory {
     }
 
     fn discharge(&self, bytes: u64) {
-        self.0.borrow_mut().unflushed -= bytes;
+        {
+            let mut b = self.0.borrow_mut();
+            b.unflushed -= bytes;
+            b.starved = false;
+        }
         self.grant();
     }
 

@@ -1,0 +1,188 @@
+//! What can go wrong, and what to do then.
+
+use std::path::PathBuf;
+
+use tidemill_consensus::{ConsensusError, ProposeError};
+use tidemill_model::{Offset, RingId};
+use tidemill_partition::codec::DecodeError;
+use tidemill_partition::segment::SegmentError;
+use tidemill_partition::state::{AppendRefused, AttachError, OutcomeRefused, ReceiveError};
+
+use crate::state::Refused;
+
+/// Why a ring cannot be opened, or cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum RingError {
+    /// Its checkpoint cannot be read or written.
+    #[error("ring {ring}: checkpoint {path}: {message}")]
+    Checkpoint {
+        /// The ring.
+        ring: RingId,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        message: String,
+    },
+    /// Its checkpoint holds something else than it should.
+    #[error("ring {ring}: {source}")]
+    Decode {
+        /// The ring.
+        ring: RingId,
+        /// What is wrong.
+        source: DecodeError,
+    },
+    /// A segment cannot be read or written.
+    #[error(transparent)]
+    Segment(#[from] SegmentError),
+    /// Raft.
+    #[error(transparent)]
+    Consensus(#[from] ConsensusError),
+}
+
+/// Why a change of a ring was not made.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ChangeError {
+    /// It was not written, or it is not known whether it was.
+    #[error(transparent)]
+    Propose(#[from] ProposeError),
+    /// The state machine refused it.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+}
+
+/// Why an append failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// The partition is not open here.
+    #[error("the partition is not open here")]
+    UnknownPartition,
+    /// The batch is larger than its topic allows (`max.message.bytes`).
+    #[error("the batch has {bytes} bytes, the topic allows {max_bytes}")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        max_bytes: u32,
+    },
+    /// The batch is refused.
+    #[error(transparent)]
+    Refused(#[from] AppendRefused),
+    /// It was not written, or it is not known whether it was.
+    #[error(transparent)]
+    Propose(#[from] ProposeError),
+}
+
+/// Why a transform was not attached.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum AttachFailed {
+    /// The partition is not open here.
+    #[error("the partition is not open here")]
+    UnknownPartition,
+    /// There are too many already.
+    #[error(transparent)]
+    Refused(#[from] AttachError),
+    /// It was not written, or it is not known whether it was.
+    #[error(transparent)]
+    Propose(#[from] ProposeError),
+}
+
+/// Why an outcome did not take effect.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum OutcomeError {
+    /// It does not begin where the transform stands (rule X2): somebody decided this range before.
+    #[error("the transform stands at offset {stands_at}")]
+    Stale {
+        /// Where it stands.
+        stands_at: Offset,
+    },
+    /// The transform is not attached, or the partition is not open here.
+    #[error("the transform is not attached to this partition")]
+    NotAttached,
+    /// It puts out more than the outbox of the ring may hold at all (rule X8).
+    #[error("the outcome has {bytes} bytes of output, the limit is {max_bytes}; split it")]
+    TooLarge {
+        /// Its size.
+        bytes: u64,
+        /// The limit.
+        max_bytes: u64,
+    },
+    /// Its range or an output is malformed: a bug of who made it.
+    #[error("the outcome is malformed: {0}")]
+    Malformed(Refused),
+    /// It was not written, or it is not known whether it was.
+    #[error(transparent)]
+    Propose(#[from] ProposeError),
+}
+
+/// Why a delivery was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DeliverError {
+    /// The partition is not open here: deliver to the ring that carries it, or drop what waits for a deleted topic.
+    #[error("the partition is not open here")]
+    UnknownPartition,
+    /// The sender is not registered here, or retired (rule X7).
+    #[error("the sender is not registered here")]
+    UnknownSender,
+    /// Deliveries between are missing (rule X4); go on after `last`.
+    #[error("the delivery does not follow sequence {last}, the last one taken")]
+    Gap {
+        /// The last sequence taken.
+        last: u64,
+    },
+    /// There is no memory for it now (rule X8); try again.
+    #[error("there is no memory for the delivery now; try again")]
+    Busy,
+    /// A batch is malformed: a bug of who made it.
+    #[error("the delivery is malformed: {0}")]
+    Malformed(Refused),
+    /// It was not written, or it is not known whether it was.
+    #[error(transparent)]
+    Propose(#[from] ProposeError),
+}
+
+impl From<ChangeError> for AppendError {
+    fn from(e: ChangeError) -> AppendError {
+        match e {
+            ChangeError::Propose(e) => AppendError::Propose(e),
+            ChangeError::Refused(Refused::UnknownPartition) => AppendError::UnknownPartition,
+            ChangeError::Refused(Refused::Append(e)) => AppendError::Refused(e),
+            ChangeError::Refused(_) => AppendError::Refused(AppendRefused::Malformed),
+        }
+    }
+}
+
+impl From<ChangeError> for AttachFailed {
+    fn from(e: ChangeError) -> AttachFailed {
+        match e {
+            ChangeError::Propose(e) => AttachFailed::Propose(e),
+            ChangeError::Refused(Refused::Attach(e)) => AttachFailed::Refused(e),
+            ChangeError::Refused(_) => AttachFailed::UnknownPartition,
+        }
+    }
+}
+
+impl From<ChangeError> for OutcomeError {
+    fn from(e: ChangeError) -> OutcomeError {
+        match e {
+            ChangeError::Propose(e) => OutcomeError::Propose(e),
+            ChangeError::Refused(Refused::UnknownPartition) => OutcomeError::NotAttached,
+            ChangeError::Refused(Refused::Outcome(OutcomeRefused::NotAttached)) => OutcomeError::NotAttached,
+            ChangeError::Refused(Refused::Outcome(OutcomeRefused::Stale { stands_at })) => {
+                OutcomeError::Stale { stands_at }
+            }
+            ChangeError::Refused(e) => OutcomeError::Malformed(e),
+        }
+    }
+}
+
+impl From<ChangeError> for DeliverError {
+    fn from(e: ChangeError) -> DeliverError {
+        match e {
+            ChangeError::Propose(e) => DeliverError::Propose(e),
+            ChangeError::Refused(Refused::UnknownPartition) => DeliverError::UnknownPartition,
+            ChangeError::Refused(Refused::UnknownSender) => DeliverError::UnknownSender,
+            ChangeError::Refused(Refused::Receive(ReceiveError::Gap { last })) => DeliverError::Gap { last },
+            ChangeError::Refused(e) => DeliverError::Malformed(e),
+        }
+    }
+}

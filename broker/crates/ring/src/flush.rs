@@ -1,0 +1,145 @@
+//! The flusher of a ring: writes committed batches to segments, and checkpoints. One task; nobody else writes files here.
+
+use std::rc::Rc;
+use std::time::Duration;
+
+use tidemill_partition::PartitionLog;
+use tidemill_partition::log::Unsynced;
+use tidemill_rt::time::Instant;
+use tidemill_rt::{task, time};
+use tidemill_shardlog::checkpoint as file;
+
+use crate::checkpoint::{self, Snapshot};
+use crate::error::RingError;
+use crate::ring::Shared;
+
+/// Pause after a flush that failed, for example because the disk is full.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Segments written and not yet synced, which are open files, at a time.
+const UNSYNCED_MAX: usize = 256;
+/// Partitions settled between two yields to other tasks of the shard.
+const SETTLE_AT_ONCE: usize = 256;
+
+/// Why a round did not end well.
+enum RoundError {
+    /// Nothing is lost; it is tried again.
+    Retry(RingError),
+    /// What the disk holds is not known any more (rule S10).
+    Fatal(RingError),
+}
+
+/// Flushes until the ring closes.
+pub(crate) async fn run(ring: Rc<Shared>) {
+    let mut deadline = None;
+    while !ring.closing.get() {
+        let (dirty, full) = {
+            let machine = ring.machine.borrow();
+            let wanted = machine.fresh_bytes > 0 && ring.config.memory.is_wanted();
+            let full = machine.fresh_bytes >= ring.config.flush_bytes;
+            (machine.applied_index > ring.checkpointed.get(), wanted || full)
+        };
+        if !dirty {
+            deadline = None;
+            ring.wake.dirty.notified().await;
+            continue;
+        }
+        let due = *deadline.get_or_insert_with(|| Instant::now() + ring.config.flush_interval);
+        if !full && Instant::now() < due {
+            // Whichever comes first: enough bytes, somebody short of memory, or the end of the interval.
+            let _ = time::timeout_at(due, ring.wake.full.notified()).await;
+            continue;
+        }
+        deadline = None;
+        if !round(&ring).await && !ring.closing.get() {
+            time::sleep(RETRY_AFTER).await;
+        }
+    }
+}
+
+/// One flush and checkpoint; `false` when it failed and is to be tried again.
+pub(crate) async fn round(ring: &Rc<Shared>) -> bool {
+    match try_round(ring).await {
+        Ok(()) => true,
+        Err(RoundError::Retry(e)) => {
+            ring.checkpoint_failures.set(ring.checkpoint_failures.get() + 1);
+            tracing::warn!(ring = %ring.config.ring, error = %e, "flush failed; it is tried again");
+            false
+        }
+        Err(RoundError::Fatal(e)) => {
+            tracing::error!(ring = %ring.config.ring, error = %e, "flush failed for good");
+            ring.closing.set(true);
+            (ring.config.fatal)(&e);
+            false
+        }
+    }
+}
+
+async fn try_round(ring: &Rc<Shared>) -> Result<(), RoundError> {
+    // Point and state are of the same entry: nothing is awaited between.
+    let (point, snapshot) = {
+        let mut machine = ring.machine.borrow_mut();
+        machine.fresh_bytes = 0;
+        (ring.group.checkpoint_point(), Snapshot::take(&machine))
+    };
+    // What an earlier round wrote before it failed still has to be synced.
+    let mut unsynced = ring.unsynced.take();
+    for place in snapshot.places.iter().filter(|p| p.flush) {
+        if let Err(e) = place.log.flush(place.end, &mut unsynced).await {
+            ring.unsynced.replace(unsynced);
+            return Err(RoundError::Retry(e.into()));
+        }
+        if unsynced.len() >= UNSYNCED_MAX {
+            sync(ring, point.index, std::mem::take(&mut unsynced)).await?;
+        }
+    }
+    sync(ring, point.index, unsynced).await?;
+    let path = checkpoint::path(&ring.config.shard_dir, ring.config.ring);
+    let parts = snapshot.encode(&point.encoded);
+    ring.checkpoint_bytes.set(parts.iter().map(|p| p.len() as u64).sum());
+    if let Err(e) = file::write(&path, parts).await {
+        // The old or the new checkpoint is there, whole; both are right until the log is purged.
+        return Err(RoundError::Retry(RingError::Checkpoint {
+            ring: ring.config.ring,
+            path,
+            message: e.to_string(),
+        }));
+    }
+    for (i, place) in snapshot.places.iter().enumerate() {
+        place.log.tail().settle(place.log.segments_end(), place.end);
+        if i % SETTLE_AT_ONCE == SETTLE_AT_ONCE - 1 {
+            task::yield_now().await;
+        }
+    }
+    ring.checkpointed.set(point.index);
+    ring.checkpoints.set(ring.checkpoints.get() + 1);
+    let told = ring.group.checkpoint_written(point).await;
+    told.map_err(|e| RoundError::Retry(e.into()))?;
+    remove_dropped(ring, &snapshot).await;
+    Ok(())
+}
+
+/// Rule S4: neither segments nor the checkpoint may be durable before the log is.
+async fn sync(ring: &Rc<Shared>, index: u64, unsynced: Unsynced) -> Result<(), RoundError> {
+    ring.group.durable(index).await;
+    unsynced.sync().await.map_err(|e| RoundError::Fatal(e.into()))
+}
+
+/// Removes the folders of partitions that the checkpoint no longer names. What fails is tried again after the next one.
+async fn remove_dropped(ring: &Rc<Shared>, snapshot: &Snapshot) {
+    let candidates = ring.machine.borrow().dropped.clone();
+    for id in candidates {
+        // Dropped after the snapshot: the checkpoint still names it. Opened anew: the new log clears its folder.
+        if snapshot.places.iter().any(|p| p.id == id) && !ring.machine.borrow().logs.contains_key(&id) {
+            continue;
+        }
+        let open = ring.machine.borrow().logs.contains_key(&id);
+        if !open {
+            let folder = ring.machine.borrow().folder(id);
+            if let Err(e) = PartitionLog::remove(&folder).await {
+                tracing::warn!(error = %e, "a dropped partition's folder stays for now");
+                continue;
+            }
+        }
+        ring.machine.borrow_mut().dropped.retain(|d| *d != id);
+    }
+}

@@ -1,0 +1,383 @@
+//! The handle on a ring: opening, writing, reading.
+
+mod open;
+mod transforms;
+mod view;
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::Future;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tidemill_consensus::{Group, GroupStats, Leadership, ProposeError, Proposal};
+use tidemill_model::{BatchHeader, Command, NodeId, Offset, PartitionId, RingId};
+use tidemill_partition::PartitionConfig;
+use tidemill_partition::log::Unsynced;
+use tidemill_partition::tail::{BATCH_OVERHEAD_BYTES, MemoryStats, Reservation, ShardMemory, compact};
+use tidemill_rt::chan::{oneshot, watch};
+use tidemill_rt::task::{self, JoinHandle, Queue};
+use tidemill_rt::time;
+
+use crate::command::{Body, Entry, Op};
+use crate::error::{AppendError, ChangeError, RingError};
+use crate::flush;
+use crate::machine::{Answer, Machine, Wake};
+use crate::state::{Done, Refused};
+
+pub use transforms::{Delivered, Delivery, Outcome, OutcomeApplied};
+pub use view::PartitionView;
+
+/// Bytes that may wait in the outbox of a ring, by default.
+pub const OUTBOX_BYTES: u64 = 64 * 1024 * 1024;
+/// Bytes applied after which batches are flushed, by default.
+pub const FLUSH_BYTES: u64 = 16 * 1024 * 1024;
+/// Time after which they are flushed in any case, by default.
+pub const FLUSH_INTERVAL: Duration = Duration::from_secs(10);
+
+/// How a ring is opened.
+#[derive(Clone)]
+pub struct RingConfig {
+    /// The ring.
+    pub ring: RingId,
+    /// This node.
+    pub node: NodeId,
+    /// Folder of the shard; checkpoints are in `rings/`, segments in `partitions/` under it.
+    pub shard_dir: PathBuf,
+    /// Memory budgets, shared by the rings of the shard.
+    pub memory: ShardMemory,
+    /// Bytes that may wait in the outbox (rule X8).
+    pub outbox_bytes: u64,
+    /// Bytes applied after which batches are flushed and a checkpoint is written.
+    pub flush_bytes: u64,
+    /// Time after which that happens in any case, if anything was applied.
+    pub flush_interval: Duration,
+    /// Called when the process has to end because it is not known what the disk holds (rule S10).
+    pub fatal: Rc<dyn Fn(&RingError)>,
+}
+
+impl std::fmt::Debug for RingConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "RingConfig(ring {}, {})", self.ring, self.shard_dir.display())
+    }
+}
+
+impl RingConfig {
+    /// A ring with the default budgets.
+    pub fn new(
+        ring: RingId,
+        node: NodeId,
+        shard_dir: PathBuf,
+        memory: ShardMemory,
+        fatal: Rc<dyn Fn(&RingError)>,
+    ) -> RingConfig {
+        RingConfig {
+            ring,
+            node,
+            shard_dir,
+            memory,
+            outbox_bytes: OUTBOX_BYTES,
+            flush_bytes: FLUSH_BYTES,
+            flush_interval: FLUSH_INTERVAL,
+            fatal,
+        }
+    }
+}
+
+/// A batch that was appended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Appended {
+    /// Its first offset; of a repeated batch, the one it got first.
+    pub base_offset: Offset,
+    /// The append time it got, in ms; -1 where the producer's timestamps count.
+    pub log_append_time_ms: i64,
+    /// First offset of the partition.
+    pub log_start_offset: Offset,
+    /// Whether it was there before.
+    pub duplicate: bool,
+}
+
+/// Numbers for the metrics.
+#[derive(Debug, Clone, Copy)]
+pub struct RingStats {
+    /// Partitions open.
+    pub partitions: usize,
+    /// Entries refused by the state machine.
+    pub refused_total: u64,
+    /// Bytes that wait in the outbox.
+    pub outbox_bytes: u64,
+    /// Items that wait in the outbox.
+    pub outbox_items: usize,
+    /// How often a processor had to wait for room in the outbox.
+    pub outbox_waits_total: u64,
+    /// Records dropped from the outbox because their partition is gone.
+    pub outbox_dropped_records_total: u64,
+    /// Writes that wait for memory.
+    pub writes_waiting: usize,
+    /// Idempotent producers forgotten because a partition had too many.
+    pub producers_evicted_total: u64,
+    /// Checkpoints written since the start.
+    pub checkpoints_total: u64,
+    /// Flushes and checkpoints that failed since the start.
+    pub checkpoint_failures_total: u64,
+    /// Bytes of the last checkpoint.
+    pub checkpoint_bytes: u64,
+    /// Memory of the whole shard.
+    pub memory: MemoryStats,
+    /// Consensus.
+    pub group: GroupStats,
+}
+
+/// A write that waits for memory.
+struct Waiting {
+    bytes: u64,
+    command: Command,
+    tx: oneshot::Sender<Result<(Proposal, Reservation), ProposeError>>,
+}
+
+pub(crate) struct Shared {
+    pub(crate) config: RingConfig,
+    pub(crate) group: Group,
+    pub(crate) machine: Rc<RefCell<Machine>>,
+    pub(crate) wake: Wake,
+    pub(crate) closing: Cell<bool>,
+    /// Index of the last checkpoint.
+    pub(crate) checkpointed: Cell<u64>,
+    pub(crate) checkpoints: Cell<u64>,
+    pub(crate) checkpoint_failures: Cell<u64>,
+    pub(crate) checkpoint_bytes: Cell<u64>,
+    /// Files written and not yet synced, kept over a round that failed.
+    pub(crate) unsynced: RefCell<Unsynced>,
+    leadership: watch::Receiver<Leadership>,
+    waiting: RefCell<VecDeque<Waiting>>,
+    flusher: RefCell<Option<JoinHandle<()>>>,
+}
+
+/// A ring. A cheap handle on its shard.
+#[derive(Clone)]
+pub struct Ring(Rc<Shared>);
+
+impl std::fmt::Debug for Ring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Ring({})", self.0.config.ring)
+    }
+}
+
+/// The one thing an entry of one operation did.
+fn only(done: Vec<Done>) -> Done {
+    done.into_iter().next().unwrap_or(Done::Ok)
+}
+
+async fn answer(proposal: Proposal, reservation: Option<Reservation>) -> Result<Vec<Done>, ChangeError> {
+    let reply = proposal.await?;
+    drop(reservation);
+    let answer = reply.downcast::<Answer>().expect("the machine of a ring answers so");
+    Ok((*answer)?)
+}
+
+impl Ring {
+    /// Its id.
+    pub fn id(&self) -> RingId {
+        self.0.config.ring
+    }
+
+    /// Opens a partition; one that is open stays as it is. `epoch_base` is what its leader epochs count from.
+    ///
+    /// # Errors
+    /// [`ChangeError`].
+    pub async fn open_partition(
+        &self,
+        id: PartitionId,
+        config: PartitionConfig,
+        epoch_base: i32,
+    ) -> Result<(), ChangeError> {
+        let op = Op::Open { config, epoch_base };
+        self.change(id, op).await.map(|_| ())
+    }
+
+    /// Drops a partition with its records; one that is not open is no error.
+    ///
+    /// # Errors
+    /// [`ChangeError`].
+    pub async fn drop_partition(&self, id: PartitionId) -> Result<(), ChangeError> {
+        self.change(id, Op::Drop).await.map(|_| ())
+    }
+
+    /// Changes the settings of a partition.
+    ///
+    /// # Errors
+    /// [`ChangeError`].
+    pub async fn configure(&self, id: PartitionId, config: PartitionConfig) -> Result<(), ChangeError> {
+        self.change(id, Op::Configure { config }).await.map(|_| ())
+    }
+
+    /// Appends one batch of a client, checked by the caller ([`BatchHeader::validate`]). It is queued at this call, in call
+    /// order, also when memory has to be waited for. `now_ms` is the leader's clock, in ms since the Unix epoch.
+    ///
+    /// # Errors
+    /// When awaited: [`AppendError`].
+    pub fn append(
+        &self,
+        id: PartitionId,
+        header: BatchHeader,
+        batch: Bytes,
+        now_ms: i64,
+    ) -> impl Future<Output = Result<Appended, AppendError>> + use<> {
+        let submitted = self.admit(id, batch.len()).map(|()| {
+            let bytes = compact(batch);
+            let cost = bytes.len() as u64 + BATCH_OVERHEAD_BYTES;
+            let batch = Body { header, bytes };
+            self.submit(Entry::one(now_ms, id, Op::Append { batch }), cost)
+        });
+        async move {
+            match only(submitted?.await?) {
+                Done::Appended { base_offset, log_append_time_ms, log_start_offset, duplicate } => Ok(Appended {
+                    base_offset,
+                    log_append_time_ms,
+                    log_start_offset,
+                    duplicate,
+                }),
+                _ => Err(AppendError::UnknownPartition),
+            }
+        }
+    }
+
+    fn admit(&self, id: PartitionId, bytes: usize) -> Result<(), AppendError> {
+        let machine = self.0.machine.borrow();
+        let partition = machine.state.partitions().get(&id);
+        let max_bytes = partition.ok_or(AppendError::UnknownPartition)?.config().max_message_bytes;
+        match bytes <= max_bytes as usize {
+            true => Ok(()),
+            false => Err(AppendError::TooLarge { bytes, max_bytes }),
+        }
+    }
+
+    /// Proposes a change that takes no memory worth counting.
+    fn change(&self, id: PartitionId, op: Op) -> impl Future<Output = Result<Done, ChangeError>> + use<> {
+        let answer = self.propose(Entry::one(time::unix_ms(), id, op), None);
+        async move { answer.await.map(only) }
+    }
+
+    fn propose(
+        &self,
+        entry: Entry,
+        reservation: Option<Reservation>,
+    ) -> impl Future<Output = Result<Vec<Done>, ChangeError>> + use<> {
+        answer(self.0.group.propose(entry.into_command()), reservation)
+    }
+
+    /// Proposes a write as soon as there is memory for it, in call order.
+    fn submit(&self, entry: Entry, bytes: u64) -> impl Future<Output = Result<Vec<Done>, ChangeError>> + use<> {
+        let command = entry.into_command();
+        let free = match self.0.waiting.borrow().is_empty() {
+            true => self.0.config.memory.try_reserve(bytes),
+            false => None,
+        };
+        let submitted = match free {
+            Some(reservation) => Ok((self.0.group.propose(command), reservation)),
+            None => Err(self.wait_for_memory(bytes, command)),
+        };
+        async move {
+            let (proposal, reservation) = match submitted {
+                Ok(now) => now,
+                Err(later) => later.await.unwrap_or(Err(ProposeError::Stopped))?,
+            };
+            answer(proposal, Some(reservation)).await
+        }
+    }
+
+    fn wait_for_memory(
+        &self,
+        bytes: u64,
+        command: Command,
+    ) -> oneshot::Receiver<Result<(Proposal, Reservation), ProposeError>> {
+        let (tx, rx) = oneshot::channel();
+        let mut waiting = self.0.waiting.borrow_mut();
+        waiting.push_back(Waiting { bytes, command, tx });
+        if waiting.len() == 1 {
+            task::spawn(Queue::Raft, propose_waiting(self.0.clone()));
+        }
+        rx
+    }
+
+    /// Numbers for the metrics.
+    pub fn stats(&self) -> RingStats {
+        let machine = self.0.machine.borrow();
+        let outbox = machine.state.outbox();
+        let partitions = machine.state.partitions();
+        RingStats {
+            partitions: partitions.len(),
+            refused_total: machine.refused_total.get(),
+            outbox_bytes: outbox.bytes(),
+            outbox_items: outbox.items(),
+            outbox_waits_total: self.0.wake.rooms.waits_total(),
+            outbox_dropped_records_total: outbox.dropped_records(),
+            writes_waiting: self.0.waiting.borrow().len(),
+            producers_evicted_total: partitions.values().map(|p| p.producers().evicted_total()).sum(),
+            checkpoints_total: self.0.checkpoints.get(),
+            checkpoint_failures_total: self.0.checkpoint_failures.get(),
+            checkpoint_bytes: self.0.checkpoint_bytes.get(),
+            memory: self.0.config.memory.stats(),
+            group: self.0.group.stats(),
+        }
+    }
+
+    /// Writes a checkpoint now, for tests and tools. `false` when it failed.
+    pub async fn checkpoint_now(&self) -> bool {
+        let _turn = self.pause_flusher().await;
+        let written = flush::round(&self.0).await;
+        self.start_flusher();
+        written
+    }
+
+    async fn pause_flusher(&self) {
+        self.0.closing.set(true);
+        self.0.wake.full.notify_all();
+        self.0.wake.dirty.notify_all();
+        let flusher = self.0.flusher.borrow_mut().take();
+        if let Some(flusher) = flusher {
+            let _ = flusher.await;
+        }
+    }
+
+    fn start_flusher(&self) {
+        self.0.closing.set(false);
+        let flusher = task::spawn(Queue::Background, flush::run(self.0.clone()));
+        *self.0.flusher.borrow_mut() = Some(flusher);
+    }
+
+    /// Stops the ring after a last checkpoint, so that the next start has nothing to replay. Writes that wait are answered
+    /// with [`ProposeError::Stopped`].
+    pub async fn shutdown(&self) {
+        self.pause_flusher().await;
+        self.0.waiting.borrow_mut().clear();
+        let dirty = self.0.machine.borrow().applied_index > self.0.checkpointed.get();
+        if dirty {
+            flush::round(&self.0).await;
+        }
+        self.0.group.shutdown().await;
+    }
+}
+
+/// Proposes what waits for memory, first come, first served, until nothing waits.
+async fn propose_waiting(ring: Rc<Shared>) {
+    loop {
+        let Some(bytes) = ring.waiting.borrow().front().map(|w| w.bytes) else { return };
+        let reservation = ring.config.memory.reserve(bytes).await;
+        // The queue is empty when the ring was shut down meanwhile.
+        let Some(waiting) = ring.waiting.borrow_mut().pop_front() else { return };
+        let proposed = match reservation {
+            Some(reservation) => Ok((ring.group.propose(waiting.command), reservation)),
+            None => Err(ProposeError::Busy),
+        };
+        let _ = waiting.tx.send(proposed);
+    }
+}
+
+impl From<Refused> for AppendError {
+    fn from(refused: Refused) -> AppendError {
+        AppendError::from(ChangeError::Refused(refused))
+    }
+}

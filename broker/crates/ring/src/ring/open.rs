@@ -1,0 +1,107 @@
+//! Opening a ring: checkpoint, then the log behind it.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use tidemill_consensus::{Group, GroupConfig, StateMachine};
+use tidemill_partition::PartitionLog;
+use tidemill_partition::log::Unsynced;
+use tidemill_partition::segment::SegmentError;
+use tidemill_rt::chan::notify::Notify;
+use tidemill_rt::fs;
+use tidemill_shardlog::{RecoveredRing, ShardLog, checkpoint as file};
+
+use super::{Ring, RingConfig, Shared};
+use crate::checkpoint;
+use crate::command::Copying;
+use crate::error::RingError;
+use crate::machine::{Machine, Wake};
+use crate::room::Rooms;
+
+impl Ring {
+    /// Opens a ring from its checkpoint and what the shard log recovered; returns when it leads and everything is applied.
+    ///
+    /// # Errors
+    /// [`RingError`] when checkpoint or log cannot be used.
+    pub async fn open(config: RingConfig, log: ShardLog, recovered: RecoveredRing) -> Result<Ring, RingError> {
+        let partitions_dir = config.shard_dir.join("partitions");
+        prepare_folders(&config).await?;
+        let wake = Wake {
+            dirty: Notify::new(),
+            full: config.memory.pressure(),
+            flush_bytes: config.flush_bytes,
+            outbox: Notify::new(),
+            rooms: Rooms::new(config.outbox_bytes),
+        };
+        let mut machine = Machine::new(partitions_dir, config.memory.clone(), wake.clone());
+        let point = load(&config, &mut machine).await?;
+        wake.rooms.set_used(machine.state.outbox().bytes());
+        let machine = Rc::new(RefCell::new(machine));
+        let driven: Rc<RefCell<dyn StateMachine>> = machine.clone();
+        let group = GroupConfig::new(config.ring, config.node);
+        let group = Group::open(group, log, recovered, point, driven).await?;
+        machine.borrow_mut().copying = Copying::Never;
+        remove_left_behind(&machine).await?;
+        let ring = Ring(Rc::new(Shared {
+            leadership: group.leadership(),
+            config,
+            group,
+            machine,
+            wake,
+            closing: Cell::new(false),
+            checkpointed: Cell::new(0),
+            checkpoints: Cell::new(0),
+            checkpoint_failures: Cell::new(0),
+            checkpoint_bytes: Cell::new(0),
+            unsynced: RefCell::new(Unsynced::default()),
+            waiting: RefCell::new(VecDeque::new()),
+            flusher: RefCell::new(None),
+        }));
+        ring.start_flusher();
+        Ok(ring)
+    }
+}
+
+async fn prepare_folders(config: &RingConfig) -> Result<(), RingError> {
+    let make = async {
+        fs::create_dir_all(&config.shard_dir.join("partitions")).await?;
+        fs::create_dir_all(&config.shard_dir.join("rings")).await?;
+        fs::sync_dir(&config.shard_dir).await
+    };
+    make.await.map_err(|error| {
+        RingError::Segment(SegmentError::Io {
+            path: config.shard_dir.clone(),
+            error,
+        })
+    })
+}
+
+async fn load(config: &RingConfig, machine: &mut Machine) -> Result<Option<Bytes>, RingError> {
+    let path = checkpoint::path(&config.shard_dir, config.ring);
+    let content = file::read(&path).await.map_err(|e| RingError::Checkpoint {
+        ring: config.ring,
+        path: path.clone(),
+        message: e.to_string(),
+    })?;
+    let Some(content) = content else { return Ok(None) };
+    let point = checkpoint::load(&content, machine);
+    point.map(Some).map_err(|source| RingError::Decode {
+        ring: config.ring,
+        source,
+    })
+}
+
+/// Removes the folders of partitions that the checkpoint said were dropped before it.
+async fn remove_left_behind(machine: &Rc<RefCell<Machine>>) -> Result<(), RingError> {
+    let gone: Vec<_> = {
+        let m = machine.borrow();
+        let closed = m.dropped.iter().filter(|id| !m.logs.contains_key(id));
+        closed.map(|id| m.folder(*id)).collect()
+    };
+    for folder in gone {
+        PartitionLog::remove(&folder).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,133 @@
+//! Looking at partitions and reading them.
+
+use tidemill_model::{Offset, PartitionId};
+use tidemill_partition::log::Bounds;
+use tidemill_partition::{Isolation, PartitionConfig, PartitionLog, PartitionState, Read, ReadError};
+use tidemill_rt::chan::notify::Notify;
+use tidemill_rt::chan::watch;
+
+use super::Ring;
+
+/// A partition as it stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartitionView {
+    /// First offset that can be read.
+    pub log_start_offset: Offset,
+    /// Offset after the last committed record.
+    pub high_watermark: Offset,
+    /// Offset below which no transaction is open.
+    pub last_stable_offset: Offset,
+    /// Kafka's leader epoch.
+    pub leader_epoch: i32,
+    /// Bytes of its batches.
+    pub bytes: u64,
+    /// Its settings.
+    pub config: PartitionConfig,
+}
+
+fn bounds(state: &PartitionState) -> Bounds {
+    Bounds {
+        log_start_offset: state.log_start_offset(),
+        high_watermark: state.high_watermark(),
+        last_stable_offset: state.last_stable_offset(),
+    }
+}
+
+impl Ring {
+    /// The partitions open in this ring, in order.
+    pub fn partitions(&self) -> Vec<PartitionId> {
+        let machine = self.0.machine.borrow();
+        machine.state.partitions().keys().copied().collect()
+    }
+
+    /// Whether this node leads the ring and may serve (rule R2); closed when the ring stops.
+    pub fn leadership(&self) -> watch::Receiver<tidemill_consensus::Leadership> {
+        self.0.leadership.clone()
+    }
+
+    /// A partition as it stands.
+    pub fn view(&self, id: PartitionId) -> Option<PartitionView> {
+        let machine = self.0.machine.borrow();
+        let state = machine.state.partitions().get(&id)?;
+        Some(PartitionView {
+            log_start_offset: state.log_start_offset(),
+            high_watermark: state.high_watermark(),
+            last_stable_offset: state.last_stable_offset(),
+            leader_epoch: state.leader_epoch(self.0.leadership.borrow().term),
+            bytes: state.bytes(),
+            config: *state.config(),
+        })
+    }
+
+    /// Notified when the high watermark or the log start of a partition moves, or when it goes away.
+    pub fn changed(&self, id: PartitionId) -> Option<Notify> {
+        let machine = self.0.machine.borrow();
+        machine.logs.get(&id).map(|log| log.changed().clone())
+    }
+
+    fn log(&self, id: PartitionId) -> Result<(Bounds, PartitionLog), ReadError> {
+        let machine = self.0.machine.borrow();
+        let (state, log) = machine.partition(id).ok_or(ReadError::UnknownPartition)?;
+        Ok((bounds(state), log.clone()))
+    }
+
+    /// Reads whole batches from the one that holds `from` on: at most `max_bytes` bytes, but at least one batch if any is
+    /// there; nothing beyond what `isolation` allows. May return less than there is.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn read(
+        &self,
+        id: PartitionId,
+        from: Offset,
+        max_bytes: usize,
+        isolation: Isolation,
+    ) -> Result<Read, ReadError> {
+        let (bounds, log) = self.log(id)?;
+        let read = log.read(bounds, from, max_bytes, isolation).await;
+        self.unless_gone(id, read)
+    }
+
+    /// A file that is missing because its partition went away meanwhile is no damage.
+    fn unless_gone<T>(&self, id: PartitionId, read: Result<T, ReadError>) -> Result<T, ReadError> {
+        match read {
+            Err(ReadError::Segment(_)) if self.changed(id).is_none() => Err(ReadError::UnknownPartition),
+            other => other,
+        }
+    }
+
+    /// The first record with a timestamp of at least `timestamp` ms, with its timestamp.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn offset_for_timestamp(
+        &self,
+        id: PartitionId,
+        timestamp: i64,
+    ) -> Result<Option<(Offset, i64)>, ReadError> {
+        let (bounds, log) = self.log(id)?;
+        let found = log.offset_for_timestamp(bounds, timestamp).await;
+        self.unless_gone(id, found)
+    }
+
+    /// The first record that has the largest timestamp, with it.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub async fn max_timestamp(&self, id: PartitionId) -> Result<Option<(Offset, i64)>, ReadError> {
+        let (bounds, log) = self.log(id)?;
+        let max = {
+            let machine = self.0.machine.borrow();
+            machine.state.partitions().get(&id).and_then(PartitionState::max_timestamp)
+        };
+        let Some(max) = max else { return Ok(None) };
+        let found = log.max_timestamp(bounds, max).await;
+        self.unless_gone(id, found)
+    }
+
+    /// The largest leader epoch not above `epoch` in which something was appended, and the offset after its last record.
+    pub fn epoch_end(&self, id: PartitionId, epoch: i32) -> Option<(i32, Offset)> {
+        let machine = self.0.machine.borrow();
+        machine.state.partitions().get(&id)?.epoch_end(epoch)
+    }
+}
