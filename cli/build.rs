@@ -1,0 +1,105 @@
+//! Packs the SDK and the project templates into the binary, so that `transform init` needs nothing else.
+//!
+//! Writes `packed.rs` to the build directory: for each folder a list of relative paths and contents, and a
+//! fingerprint of the SDK by which a project's copy is known to be out of date.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::{env, fs, io};
+
+/// Name of the constant, folder relative to this package, prefix of the paths inside a project.
+const FOLDERS: [(&str, &[(&str, &str)]); 2] = [
+    (
+        "RUST_SDK",
+        &[
+            ("../transform-sdk/rust", "rust/"),
+            ("../transform-sdk/rust-macros", "rust-macros/"),
+        ],
+    ),
+    ("RUST_TEMPLATE", &[("templates/rust", "")]),
+];
+
+/// Folders that are made by builds, never packed.
+const LEFT_OUT: [&str; 2] = ["target", ".tidemill"];
+
+fn main() -> io::Result<()> {
+    let package =
+        PathBuf::from(env::var_os("CARGO_MANIFEST_DIR").expect("cargo says where the package is"));
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo says where output goes"));
+    let mut code = String::new();
+    for (name, folders) in FOLDERS {
+        let mut files = Vec::new();
+        for (folder, prefix) in folders {
+            let root = package.join(folder);
+            println!("cargo::rerun-if-changed={}", root.display());
+            collect(&root, &root, prefix, &mut files)?;
+        }
+        files.sort();
+        pack(&mut code, name, &files)?;
+    }
+    fs::write(out.join("packed.rs"), code)
+}
+
+fn collect(
+    root: &Path,
+    folder: &Path,
+    prefix: &str,
+    files: &mut Vec<(String, PathBuf)>,
+) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let path = entry.path();
+        if entry.file_type()?.is_dir() {
+            if !LEFT_OUT
+                .iter()
+                .any(|left_out| entry.file_name() == *left_out)
+            {
+                collect(root, &path, prefix, files)?;
+            }
+            continue;
+        }
+        let relative = path
+            .strip_prefix(root)
+            .expect("it was found below the root");
+        let relative = relative
+            .to_str()
+            .expect("our files have plain names")
+            .replace('\\', "/");
+        files.push((format!("{prefix}{relative}"), path));
+    }
+    Ok(())
+}
+
+fn pack(code: &mut String, name: &str, files: &[(String, PathBuf)]) -> io::Result<()> {
+    let mut fingerprint = Fnv::new();
+    writeln!(code, "pub(crate) const {name}: &[(&str, &[u8])] = &[")
+        .expect("a string takes what is written");
+    for (relative, path) in files {
+        fingerprint.add(relative.as_bytes());
+        fingerprint.add(&fs::read(path)?);
+        writeln!(code, "    ({relative:?}, include_bytes!({path:?})),")
+            .expect("a string takes what is written");
+    }
+    writeln!(
+        code,
+        "];\n#[allow(dead_code, reason = \"only the SDK's is compared\")]\npub(crate) const {name}_FINGERPRINT: &str = \"{:016x}\";",
+        fingerprint.0
+    )
+    .expect("a string takes what is written");
+    Ok(())
+}
+
+/// FNV-1a, 64 bits (draft-eastlake-fnv): stable between compilers, and collisions harm nobody here.
+struct Fnv(u64);
+
+impl Fnv {
+    fn new() -> Fnv {
+        Fnv(0xcbf2_9ce4_8422_2325)
+    }
+
+    fn add(&mut self, bytes: &[u8]) {
+        for byte in bytes.iter().chain(&[0xff]) {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! `transform.toml`: what a project is and how it is deployed.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::error::{CliError, CliResult};
+
+/// The file's name.
+pub(crate) const FILE: &str = "transform.toml";
+
+/// Languages a transform may be written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Language {
+    /// Rust.
+    Rust,
+}
+
+impl Language {
+    /// From what was typed.
+    ///
+    /// # Errors
+    /// Where there is no such language.
+    pub(crate) fn parse(text: &str) -> Result<Language, String> {
+        match text {
+            "rust" => Ok(Language::Rust),
+            _ => Err("transforms are written in `rust` so far".to_owned()),
+        }
+    }
+}
+
+/// A project as its file says it.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Manifest {
+    /// The transform's name.
+    pub(crate) name: String,
+    /// What it is written in.
+    pub(crate) language: Language,
+    /// The topic it reads.
+    #[serde(default)]
+    pub(crate) input: Option<String>,
+    /// The topic it writes, where there is one.
+    #[serde(default)]
+    output: Option<String>,
+    /// The topics it writes.
+    #[serde(default)]
+    outputs: Vec<String>,
+    /// Its environment variables.
+    #[serde(default)]
+    pub(crate) env: BTreeMap<String, String>,
+    /// Limits of a call.
+    #[serde(default)]
+    pub(crate) limits: Limits,
+    /// What happens to a record it cannot handle.
+    #[serde(default)]
+    pub(crate) on_error: Option<OnError>,
+    /// The topic for such records.
+    #[serde(default)]
+    pub(crate) dead_letter: Option<String>,
+    /// Runs of a record before `on_error` applies.
+    #[serde(default)]
+    pub(crate) attempts: Option<u32>,
+}
+
+/// Limits of one call.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Limits {
+    /// CPU time, milliseconds.
+    #[serde(default)]
+    pub(crate) time_ms: Option<u64>,
+    /// Memory, MiB.
+    #[serde(default)]
+    pub(crate) memory_mb: Option<u64>,
+}
+
+/// What happens to a record that a transform cannot handle.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum OnError {
+    /// Stop there and try again, with back-off
+    Fail,
+    /// Leave it out and count it
+    Skip,
+    /// Write it to the dead-letter topic
+    DeadLetter,
+    /// Write it to the first output as it came
+    PassThrough,
+}
+
+impl OnError {
+    /// The API's word.
+    pub(crate) fn word(self) -> &'static str {
+        match self {
+            OnError::Fail => "fail",
+            OnError::Skip => "skip",
+            OnError::DeadLetter => "dead-letter",
+            OnError::PassThrough => "pass-through",
+        }
+    }
+}
+
+impl Manifest {
+    /// The topics it writes, `output` or `outputs`.
+    pub(crate) fn outputs(&self) -> Vec<String> {
+        self.output.iter().chain(&self.outputs).cloned().collect()
+    }
+}
+
+/// A project on disk.
+#[derive(Debug)]
+pub(crate) struct Project {
+    /// Its folder.
+    pub(crate) folder: PathBuf,
+    /// What its file says.
+    pub(crate) manifest: Manifest,
+}
+
+impl Project {
+    /// The project of a folder or of one above it.
+    ///
+    /// # Errors
+    /// Where there is none, or its file cannot be read.
+    pub(crate) fn find(from: &Path) -> CliResult<Project> {
+        let from = from.canonicalize().map_err(CliError::file("open", from))?;
+        for folder in from.ancestors() {
+            let file = folder.join(FILE);
+            if file.is_file() {
+                let text = fs::read_to_string(&file).map_err(CliError::file("read", &file))?;
+                let manifest = parse(&text)
+                    .map_err(|error| CliError::said(format!("{}: {error}", file.display())))?;
+                return Ok(Project {
+                    folder: folder.to_owned(),
+                    manifest,
+                });
+            }
+        }
+        Err(CliError::said(format!(
+            "there is no {FILE} here nor in a folder above; go into a project, name one with --dir, \
+             or make one with `transform init NAME --language rust`"
+        )))
+    }
+
+    /// Where `build` leaves the module.
+    pub(crate) fn module(&self) -> PathBuf {
+        self.folder
+            .join("target")
+            .join("transform")
+            .join(format!("{}.wasm", self.manifest.name))
+    }
+}
+
+fn parse(text: &str) -> Result<Manifest, String> {
+    let manifest: Manifest =
+        toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
+    check_name(&manifest.name)?;
+    if manifest.output.is_some() && !manifest.outputs.is_empty() {
+        return Err("give `output` or `outputs`, not both".to_owned());
+    }
+    if manifest.on_error == Some(OnError::DeadLetter) && manifest.dead_letter.is_none() {
+        return Err(
+            "`on_error = \"dead-letter\"` needs a topic: `dead_letter = \"NAME\"`".to_owned(),
+        );
+    }
+    Ok(manifest)
+}
+
+/// Checks a transform's name.
+///
+/// # Errors
+/// The rule, where it is broken.
+pub(crate) fn check_name(name: &str) -> Result<(), String> {
+    let fits = (1..=128).contains(&name.len())
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.'));
+    if fits {
+        return Ok(());
+    }
+    Err(format!(
+        "{name:?} is no name for a transform: 1 to 128 letters, digits, `-`, `_` and `.`, the first a letter or digit"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whole_manifest_is_understood() {
+        let manifest = parse(
+            "name = \"m\"\nlanguage = \"rust\"\ninput = \"a\"\noutputs = [\"b\", \"c\"]\non_error = \"dead-letter\"\n\
+             dead_letter = \"d\"\nattempts = 3\n[env]\nK = \"V\"\n[limits]\ntime_ms = 5\nmemory_mb = 8\n",
+        )
+        .expect("it is whole");
+        assert_eq!(manifest.outputs(), ["b", "c"]);
+        assert_eq!(
+            manifest.limits,
+            Limits {
+                time_ms: Some(5),
+                memory_mb: Some(8)
+            }
+        );
+        assert_eq!(manifest.on_error, Some(OnError::DeadLetter));
+        assert_eq!(manifest.env["K"], "V");
+        let one = parse("name = \"m\"\nlanguage = \"rust\"\noutput = \"b\"\n").expect("one output");
+        assert_eq!(one.outputs(), ["b"]);
+    }
+
+    #[test]
+    fn unknown_key_is_refused_with_its_line() {
+        for (text, line, key) in [
+            (
+                "name = \"m\"\nlanguage = \"rust\"\noutptu = \"b\"\n",
+                "line 3",
+                "outptu",
+            ),
+            (
+                "name = \"m\"\nlanguage = \"rust\"\n[limits]\nmemory = 1\n",
+                "line 4",
+                "memory",
+            ),
+        ] {
+            let error = parse(text).expect_err("the key is unknown");
+            assert!(error.contains(line) && error.contains(key), "{error}");
+        }
+    }
+
+    #[test]
+    fn contradictions_and_bad_names_are_refused() {
+        for text in [
+            "name = \"m\"\nlanguage = \"rust\"\noutput = \"b\"\noutputs = [\"c\"]\n",
+            "name = \"m\"\nlanguage = \"rust\"\non_error = \"dead-letter\"\n",
+            "name = \"a/b\"\nlanguage = \"rust\"\n",
+            "name = \"m\"\nlanguage = \"cobol\"\n",
+            "language = \"rust\"\n",
+        ] {
+            assert!(parse(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! What goes to standard output: tables and lines for people, JSON for scripts.
+
+use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
+
+use clap::ValueEnum;
+use serde_json::Value;
+
+use crate::error::CliResult;
+
+/// For whom the output is: people, or scripts, which get JSON as the admin API gives it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum OutputFormat {
+    Table,
+    Json,
+}
+
+/// Standard output, buffered; flushed when dropped or told to.
+pub(crate) struct Output {
+    format: OutputFormat,
+    terminal: bool,
+    to: BufWriter<StdoutLock<'static>>,
+}
+
+impl Output {
+    /// Standard output in a format.
+    pub(crate) fn new(format: OutputFormat) -> Output {
+        let stdout = io::stdout();
+        Output {
+            format,
+            terminal: stdout.is_terminal(),
+            to: BufWriter::new(stdout.lock()),
+        }
+    }
+
+    /// Whether scripts read it.
+    pub(crate) fn is_json(&self) -> bool {
+        self.format == OutputFormat::Json
+    }
+
+    /// A sentence for people; scripts get none.
+    pub(crate) fn say(&mut self, text: &str) -> CliResult {
+        if !self.is_json() {
+            writeln!(self.to, "{text}")?;
+        }
+        Ok(())
+    }
+
+    /// JSON over several lines, for scripts.
+    pub(crate) fn json(&mut self, value: &Value) -> CliResult {
+        serde_json::to_writer_pretty(&mut self.to, value).map_err(io::Error::from)?;
+        writeln!(self.to)?;
+        Ok(())
+    }
+
+    /// JSON on one line: one of many.
+    pub(crate) fn json_line(&mut self, value: &Value) -> CliResult {
+        serde_json::to_writer(&mut self.to, value).map_err(io::Error::from)?;
+        writeln!(self.to)?;
+        Ok(())
+    }
+
+    /// A table for people.
+    pub(crate) fn table(&mut self, table: &Table) -> CliResult {
+        self.to.write_all(table.render().as_bytes())?;
+        Ok(())
+    }
+
+    /// A line of somebody else's text: on a terminal, without what would steer it.
+    pub(crate) fn foreign_line(&mut self, text: &str) -> CliResult {
+        if self.terminal {
+            writeln!(self.to, "{}", printable(text))?;
+        } else {
+            writeln!(self.to, "{text}")?;
+        }
+        Ok(())
+    }
+
+    /// Hands on what is buffered.
+    pub(crate) fn flush(&mut self) -> CliResult {
+        self.to.flush()?;
+        Ok(())
+    }
+}
+
+/// The text with control characters escaped, tabs apart.
+pub(crate) fn printable(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\t' => shown.push(c),
+            c if c.is_control() => shown.extend(c.escape_default()),
+            c => shown.push(c),
+        }
+    }
+    shown
+}
+
+/// Rows below headings; numbers stand right.
+#[derive(Debug)]
+pub(crate) struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// A table with these headings.
+    pub(crate) fn new(headings: &[&str]) -> Table {
+        Table {
+            rows: vec![
+                headings
+                    .iter()
+                    .map(|heading| (*heading).to_owned())
+                    .collect(),
+            ],
+        }
+    }
+
+    /// Adds a row; it has as many cells as there are headings.
+    pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = String>) {
+        self.rows
+            .push(cells.into_iter().map(|cell| printable(&cell)).collect());
+    }
+
+    fn render(&self) -> String {
+        let columns = self.rows[0].len();
+        let width = |column: usize| {
+            self.rows
+                .iter()
+                .map(|row| row[column].chars().count())
+                .max()
+                .unwrap_or(0)
+        };
+        let numeric = |column: usize| {
+            self.rows.len() > 1
+                && self.rows[1..]
+                    .iter()
+                    .all(|row| row[column].parse::<f64>().is_ok())
+        };
+        let shape: Vec<(usize, bool)> = (0..columns)
+            .map(|column| (width(column), numeric(column)))
+            .collect();
+        let mut text = String::new();
+        for row in &self.rows {
+            let mut line = String::new();
+            for (cell, (width, right)) in row.iter().zip(&shape) {
+                let pad = " ".repeat(width - cell.chars().count());
+                let (before, after) = if *right {
+                    (pad.as_str(), "")
+                } else {
+                    ("", pad.as_str())
+                };
+                line.push_str(&format!("{before}{cell}{after}  "));
+            }
+            text.push_str(line.trim_end());
+            text.push('\n');
+        }
+        text
+    }
+}
+
+/// Bytes for people.
+pub(crate) fn size(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["KB", "MB", "GB", "TB"];
+    if bytes < 1000 {
+        return format!("{bytes} B");
+    }
+    let mut value = bytes as f64 / 1000.0;
+    let mut unit = 0;
+    while value >= 999.5 && unit + 1 < UNITS.len() {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if value < 10.0 {
+        format!("{value:.1} {}", UNITS[unit])
+    } else {
+        format!("{value:.0} {}", UNITS[unit])
+    }
+}
+
+/// `1 record`, `2 records`.
+pub(crate) fn count(n: u64, one: &str) -> String {
+    if n == 1 {
+        format!("1 {one}")
+    } else {
+        format!("{n} {one}s")
+    }
+}
+
+/// Milliseconds since the Unix epoch as UTC, RFC 3339.
+pub(crate) fn utc(millis: i64) -> String {
+    let (days, in_day) = (millis.div_euclid(86_400_000), millis.rem_euclid(86_400_000));
+    // "civil_from_days" in Howard Hinnant, chrono-Compatible Low-Level Date Algorithms.
+    let shifted = days + 719_468;
+    let era = shifted.div_euclid(146_097);
+    let day_of_era = shifted.rem_euclid(146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_index = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_index + 2) / 5 + 1;
+    let month = if month_index < 10 {
+        month_index + 3
+    } else {
+        month_index - 9
+    };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    let (seconds, millis) = (in_day / 1000, in_day % 1000);
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn table_aligns_columns_and_puts_numbers_right() {
+        let mut table = Table::new(&["NAME", "LAG", "ERROR"]);
+        table.row(["mask".to_owned(), "5".to_owned(), String::new()]);
+        table.row([
+            "route-by-country".to_owned(),
+            "12".to_owned(),
+            "x\u{1b}[2J".to_owned(),
+        ]);
+        assert_eq!(
+            table.render(),
+            "NAME              LAG  ERROR\nmask                5\nroute-by-country   12  x\\u{1b}[2J\n"
+        );
+        assert_eq!(Table::new(&["A", "B"]).render(), "A  B\n");
+    }
+
+    #[test]
+    fn sizes_and_counts_read_well() {
+        assert_eq!(
+            [size(0), size(999), size(1_500), size(88_200), size(999_999)].join(" "),
+            "0 B 999 B 1.5 KB 88 KB 1.0 MB"
+        );
+        assert_eq!(
+            format!("{} {}", count(1, "record"), count(0, "record")),
+            "1 record 0 records"
+        );
+    }
+
+    #[test]
+    fn timestamps_are_utc() {
+        assert_eq!(utc(0), "1970-01-01T00:00:00.000Z");
+        assert_eq!(utc(951_782_400_123), "2000-02-29T00:00:00.123Z");
+        assert_eq!(utc(1_767_225_599_999), "2025-12-31T23:59:59.999Z");
+        assert_eq!(utc(-1), "1969-12-31T23:59:59.999Z");
+    }
+}

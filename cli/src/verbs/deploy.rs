@@ -1,0 +1,320 @@
+//! `transform deploy`: puts a project, or a module, to work in the broker.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::pair;
+use crate::Context;
+use crate::admin::{segment, typed};
+use crate::compile;
+use crate::error::{CliError, CliResult};
+use crate::manifest::{self, OnError, Project};
+use crate::output;
+use crate::progress::Progress;
+
+/// Bytes of a module that the broker takes.
+const MODULE_BYTES_MAX: u64 = 64 << 20;
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// A module to deploy, instead of the project here; needs --name, --input and --output
+    #[arg(long, value_name = "FILE")]
+    module: Option<PathBuf>,
+    /// The transform's name [default: the project's]
+    #[arg(long)]
+    name: Option<String>,
+    /// The topic it reads [default: the project's]
+    #[arg(long, value_name = "TOPIC")]
+    input: Option<String>,
+    /// A topic it writes; may be given several times, in the module's order [default: the project's]
+    #[arg(long = "output", value_name = "TOPIC")]
+    outputs: Vec<String>,
+    /// An environment variable for it; may be given several times
+    #[arg(long = "env", value_name = "KEY=VALUE", value_parser = pair)]
+    env: Vec<(String, String)>,
+    /// Where a new transform begins to read; one that is there already keeps its place
+    #[arg(long, value_enum)]
+    from: Option<From>,
+    /// What happens to a record it cannot handle
+    #[arg(long, value_enum, value_name = "POLICY")]
+    on_error: Option<OnError>,
+    /// The topic for records it cannot handle
+    #[arg(long, value_name = "TOPIC")]
+    dead_letter: Option<String>,
+    /// Runs of a record before --on-error applies
+    #[arg(long, value_name = "N")]
+    attempts: Option<u32>,
+    /// CPU time of a call, milliseconds
+    #[arg(long, value_name = "MS")]
+    time_ms: Option<u64>,
+    /// Memory of an instance, MiB
+    #[arg(long, value_name = "MIB")]
+    memory_mb: Option<u64>,
+    /// The project's folder
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    dir: PathBuf,
+    /// Deploy the module as it was built last
+    #[arg(long)]
+    no_build: bool,
+}
+
+/// Where a new transform begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum From {
+    /// With the first record that is there
+    Earliest,
+    /// With what is written from now on
+    Latest,
+}
+
+/// What is deployed.
+#[derive(Debug)]
+struct Deployment {
+    module: PathBuf,
+    name: String,
+    request: Map<String, Value>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Stored {
+    hash: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Deployed {
+    version: u32,
+    created_topics: Vec<CreatedTopic>,
+}
+
+#[derive(Debug, Deserialize)]
+struct CreatedTopic {
+    name: String,
+    partitions: i64,
+}
+
+/// Uploads the module, deploys it, and says what was made.
+pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> CliResult {
+    let mut deployment = match &arguments.module {
+        Some(module) => of_module(module, arguments)?,
+        None => of_project(arguments)?,
+    };
+    let wasm = read_module(&deployment.module)?;
+    let admin = context.admin()?;
+    let stored: Stored = {
+        let _progress = Progress::start("uploading the module; the broker compiles it");
+        typed(&admin.put_wasm("/v1/modules", &wasm)?)?
+    };
+    deployment
+        .request
+        .insert("module".to_owned(), json!(stored.hash));
+    let input = deployment.request["input"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    let outputs = outputs_shown(&deployment.request);
+    let answer = {
+        let _progress = Progress::start(format!("deploying {}", deployment.name));
+        let path = format!("/v1/transforms/{}", segment(&deployment.name));
+        admin.put(&path, &Value::Object(deployment.request))?
+    };
+    if context.output.is_json() {
+        return context.output.json(&answer);
+    }
+    let deployed: Deployed = typed(&answer)?;
+    for topic in &deployed.created_topics {
+        let partitions = output::count(topic.partitions.unsigned_abs(), "partition");
+        context.output.say(&format!(
+            "made the topic {} with {partitions}, placed beside {input}",
+            topic.name
+        ))?;
+    }
+    let size = output::size(wasm.len() as u64);
+    context.output.say(&format!(
+        "deployed {} version {} ({size}): {input} -> {outputs}",
+        deployment.name, deployed.version
+    ))
+}
+
+fn outputs_shown(request: &Map<String, Value>) -> String {
+    let outputs = request["outputs"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str);
+    outputs.collect::<Vec<_>>().join(", ")
+}
+
+fn read_module(module: &Path) -> CliResult<Vec<u8>> {
+    let length = fs::metadata(module)
+        .map_err(CliError::file("read", module))?
+        .len();
+    if length > MODULE_BYTES_MAX {
+        return Err(CliError::said(format!(
+            "{} has {length} bytes; a module has at most {MODULE_BYTES_MAX}; build it with --release and strip it",
+            module.display()
+        )));
+    }
+    fs::read(module).map_err(CliError::file("read", module))
+}
+
+fn of_module(module: &Path, arguments: &Arguments) -> CliResult<Deployment> {
+    let missing = |what: &str| CliError::said(format!("--module needs {what} too"));
+    let name = arguments
+        .name
+        .clone()
+        .ok_or_else(|| missing("--name NAME"))?;
+    let input = arguments
+        .input
+        .clone()
+        .ok_or_else(|| missing("--input TOPIC"))?;
+    if arguments.outputs.is_empty() {
+        return Err(missing("--output TOPIC"));
+    }
+    let outputs = arguments.outputs.clone();
+    let request = request(
+        arguments,
+        Defaults {
+            input,
+            outputs,
+            ..Defaults::default()
+        },
+    )?;
+    deployment(module.to_owned(), name, request)
+}
+
+fn of_project(arguments: &Arguments) -> CliResult<Deployment> {
+    let project = Project::find(&arguments.dir)?;
+    let manifest = &project.manifest;
+    let absent = |what: &str, flag: &str| {
+        CliError::said(format!(
+            "transform.toml does not say which topic is the {what}: add `{what} = \"TOPIC\"` or give {flag}"
+        ))
+    };
+    let input = arguments
+        .input
+        .clone()
+        .or_else(|| manifest.input.clone())
+        .ok_or_else(|| absent("input", "--input"))?;
+    let outputs = if arguments.outputs.is_empty() {
+        manifest.outputs()
+    } else {
+        arguments.outputs.clone()
+    };
+    if outputs.is_empty() {
+        return Err(absent("output", "--output"));
+    }
+    let defaults = Defaults {
+        input,
+        outputs,
+        env: manifest.env.clone(),
+        limits: manifest.limits,
+        on_error: manifest.on_error,
+        dead_letter: manifest.dead_letter.clone(),
+        attempts: manifest.attempts,
+    };
+    let request = request(arguments, defaults)?;
+    let module = module_of(&project, arguments.no_build)?;
+    deployment(
+        module,
+        arguments
+            .name
+            .clone()
+            .unwrap_or_else(|| manifest.name.clone()),
+        request,
+    )
+}
+
+fn module_of(project: &Project, no_build: bool) -> CliResult<PathBuf> {
+    if !no_build {
+        return Ok(compile::compile(project)?.module);
+    }
+    let module = project.module();
+    if module.is_file() {
+        return Ok(module);
+    }
+    Err(CliError::said(format!(
+        "{} is not there; run `transform build`",
+        module.display()
+    )))
+}
+
+fn deployment(module: PathBuf, name: String, request: Map<String, Value>) -> CliResult<Deployment> {
+    manifest::check_name(&name).map_err(CliError::said)?;
+    Ok(Deployment {
+        module,
+        name,
+        request,
+    })
+}
+
+/// What holds where the command line says nothing.
+#[derive(Debug, Default)]
+struct Defaults {
+    input: String,
+    outputs: Vec<String>,
+    env: BTreeMap<String, String>,
+    limits: manifest::Limits,
+    on_error: Option<OnError>,
+    dead_letter: Option<String>,
+    attempts: Option<u32>,
+}
+
+/// The API's request, without the module's hash.
+fn request(arguments: &Arguments, defaults: Defaults) -> CliResult<Map<String, Value>> {
+    let mut env = defaults.env;
+    env.extend(arguments.env.iter().cloned());
+    let on_error = arguments.on_error.or(defaults.on_error);
+    let dead_letter = arguments.dead_letter.clone().or(defaults.dead_letter);
+    if on_error == Some(OnError::DeadLetter) && dead_letter.is_none() {
+        return Err(CliError::said(
+            "--on-error dead-letter needs a topic: --dead-letter TOPIC",
+        ));
+    }
+    let mut limits = Map::new();
+    if let Some(time_ms) = arguments.time_ms.or(defaults.limits.time_ms) {
+        limits.insert("time_ms".to_owned(), json!(time_ms));
+    }
+    if let Some(memory_mb) = arguments.memory_mb.or(defaults.limits.memory_mb) {
+        let bytes = memory_mb
+            .checked_mul(1 << 20)
+            .ok_or_else(|| CliError::said("the memory limit is too large"))?;
+        limits.insert("memory_bytes".to_owned(), json!(bytes));
+    }
+    let mut request = Map::new();
+    request.insert("input".to_owned(), json!(defaults.input));
+    request.insert("outputs".to_owned(), json!(defaults.outputs));
+    request.insert("env".to_owned(), json!(env));
+    request.insert("limits".to_owned(), Value::Object(limits));
+    let optional = [
+        (
+            "from",
+            arguments.from.map(|from| {
+                json!(if from == From::Earliest {
+                    "earliest"
+                } else {
+                    "latest"
+                })
+            }),
+        ),
+        ("on_error", on_error.map(|policy| json!(policy.word()))),
+        ("dead_letter", dead_letter.map(|topic| json!(topic))),
+        (
+            "attempts",
+            arguments
+                .attempts
+                .or(defaults.attempts)
+                .map(|attempts| json!(attempts)),
+        ),
+    ];
+    for (key, value) in optional {
+        if let Some(value) = value {
+            request.insert(key.to_owned(), value);
+        }
+    }
+    Ok(request)
+}

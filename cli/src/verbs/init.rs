@@ -1,0 +1,150 @@
+//! `transform init`: a new project that builds and passes its own test anywhere.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde_json::json;
+
+use crate::Context;
+use crate::embedded::{self, Names};
+use crate::error::{CliError, CliResult};
+use crate::manifest::Language;
+
+/// Names that cargo, the compiler or the SDK need for something else.
+const TAKEN: [&str; 16] = [
+    "alloc",
+    "build",
+    "core",
+    "deps",
+    "example",
+    "examples",
+    "incremental",
+    "proc-macro",
+    "proc_macro",
+    "self",
+    "serde",
+    "serde_json",
+    "std",
+    "test",
+    "tidemill-sdk",
+    "tidemill_sdk",
+];
+
+/// Rust's words (The Rust Reference, "Keywords", edition 2024).
+const KEYWORDS: [&str; 51] = [
+    "abstract", "as", "async", "await", "become", "box", "break", "const", "continue", "crate",
+    "do", "dyn", "else", "enum", "extern", "false", "final", "fn", "for", "gen", "if", "impl",
+    "in", "let", "loop", "macro", "match", "mod", "move", "mut", "override", "priv", "pub", "ref",
+    "return", "static", "struct", "super", "trait", "true", "try", "type", "typeof", "unsafe",
+    "unsized", "use", "virtual", "where", "while", "yield", "union",
+];
+
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// The transform's name: a-z, 0-9, `-` and `_`, beginning with a letter
+    #[arg(value_parser = project_name)]
+    name: String,
+    /// The language to write it in: rust
+    #[arg(long, value_parser = Language::parse)]
+    language: Language,
+    /// The folder to make [default: ./NAME]
+    #[arg(long, value_name = "DIR")]
+    dir: Option<PathBuf>,
+}
+
+/// A name that is good for a transform, a cargo package and a Rust crate.
+fn project_name(name: &str) -> Result<String, String> {
+    let fits = name.len() <= 64
+        && name.starts_with(|c: char| c.is_ascii_lowercase())
+        && name
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_'));
+    if !fits {
+        return Err("use up to 64 of a-z, 0-9, `-` and `_`, beginning with a letter".to_owned());
+    }
+    if TAKEN.contains(&name) || KEYWORDS.contains(&name) {
+        return Err(format!(
+            "`{name}` means something else to the compiler; try `{name}-records`"
+        ));
+    }
+    Ok(name.to_owned())
+}
+
+/// Makes the project and says how to go on.
+pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> CliResult {
+    let folder = arguments
+        .dir
+        .clone()
+        .unwrap_or_else(|| PathBuf::from(&arguments.name));
+    check_empty(&folder)?;
+    fs::create_dir_all(&folder).map_err(CliError::file("make", &folder))?;
+    match arguments.language {
+        Language::Rust => embedded::write_rust_project(
+            &folder,
+            &Names {
+                project: &arguments.name,
+            },
+        )?,
+    }
+    if context.output.is_json() {
+        return context
+            .output
+            .json(&json!({ "name": arguments.name, "folder": folder }));
+    }
+    let shown = folder.display();
+    context.output.say(&format!(
+        "made the project {} in {shown}\n\n\
+         Next:\n  \
+         cd {shown}\n  \
+         transform build     compile it; the function is in src/lib.rs\n  \
+         transform test      run it on the records of input.jsonl\n  \
+         transform deploy    run it in the broker; its topics are in transform.toml",
+        arguments.name
+    ))
+}
+
+fn check_empty(folder: &Path) -> CliResult {
+    let entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(CliError::file("use", folder)(error)),
+    };
+    if entries.count() == 0 {
+        return Ok(());
+    }
+    Err(CliError::said(format!(
+        "{} exists and is not empty; choose another name, or another folder with --dir",
+        folder.display()
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_must_be_good_for_cargo_and_the_broker() {
+        for name in ["a", "mask-email", "m_2"] {
+            assert!(project_name(name).is_ok(), "{name}");
+        }
+        for name in [
+            "",
+            "2a",
+            "-a",
+            "_a",
+            "A",
+            "a.b",
+            "a/b",
+            "../a",
+            "a b",
+            "ä",
+            "fn",
+            "test",
+            "tidemill-sdk",
+        ] {
+            assert!(project_name(name).is_err(), "{name}");
+        }
+        assert!(project_name(&"a".repeat(65)).is_err());
+    }
+}
