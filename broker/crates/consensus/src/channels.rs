@@ -9,8 +9,8 @@ use std::ops::{Deref, DerefMut};
 
 use openraft_rt::watch::{RecvError as WatchRecvError, SendError as WatchSendError};
 use openraft_rt::{
-    Mpsc, MpscReceiver, MpscSender, MpscWeakSender, Mutex, Oneshot, OneshotSender, SendError, TryRecvError, Watch,
-    WatchReceiver, WatchSender,
+    Mpsc, MpscReceiver, MpscSender, MpscWeakSender, Mutex, Oneshot, OneshotSender, SendError,
+    TryRecvError, Watch, WatchReceiver, WatchSender,
 };
 use tidemill_rt::chan::semaphore::{Permit, Semaphore};
 use tidemill_rt::chan::{mpsc, oneshot, watch};

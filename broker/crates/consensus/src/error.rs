@@ -11,7 +11,9 @@ pub struct Malformed(pub &'static str);
 #[derive(Debug, thiserror::Error)]
 pub enum ConsensusError {
     /// What the log or the checkpoint holds for the ring cannot be read.
-    #[error("ring {ring}: {what} cannot be read ({source}); restore this node's data directory, or start it empty")]
+    #[error(
+        "ring {ring}: {what} cannot be read ({source}); restore this node's data directory, or start it empty"
+    )]
     Unreadable {
         /// The ring.
         ring: RingId,
@@ -21,7 +23,9 @@ pub enum ConsensusError {
         source: Malformed,
     },
     /// The log of the ring lacks entries between what it holds and what was purged or checkpointed.
-    #[error("ring {ring}: log entry {index} is missing; restore this node's data directory, or start it empty")]
+    #[error(
+        "ring {ring}: log entry {index} is missing; restore this node's data directory, or start it empty"
+    )]
     Missing {
         /// The ring.
         ring: RingId,
@@ -59,7 +63,9 @@ pub enum ProposeError {
     #[error("too many proposals are in flight; try again")]
     Busy,
     /// The entry was written here and then lost to another leader's log; it may or may not commit there.
-    #[error("leadership was lost while the entry was being written; whether it stands is not known")]
+    #[error(
+        "leadership was lost while the entry was being written; whether it stands is not known"
+    )]
     Unknown,
     /// The ring has stopped. Whether the entry stands shows after a restart.
     #[error("the ring has stopped; whether the entry stands shows after a restart")]

@@ -11,10 +11,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::FutureExt;
-use openraft::type_config::alias::WatchReceiverOf;
 use openraft::errors::ClientWriteError;
 use openraft::metrics::RaftServerMetrics;
 use openraft::raft::ClientWriteResult;
+use openraft::type_config::alias::WatchReceiverOf;
 use openraft::{Config, Raft, ServerState, SnapshotPolicy};
 use openraft_rt::{AsyncRuntime, WatchReceiver};
 use tidemill_model::{Command, NodeId, RingId};
@@ -185,7 +185,9 @@ impl Group {
         machine: Rc<RefCell<dyn StateMachine>>,
     ) -> Result<Group, ConsensusError> {
         let ring = config.ring;
-        let checkpoint = checkpoint.map(|encoded| read_point(ring, encoded)).transpose()?;
+        let checkpoint = checkpoint
+            .map(|encoded| read_point(ring, encoded))
+            .transpose()?;
         let last = checkpoint.as_ref().and_then(|meta| meta.last_log_id);
         let log = LogStore::recover(ring, log, recovered, last)?;
         let pristine = log.is_pristine() && checkpoint.is_none();
@@ -216,9 +218,14 @@ impl Group {
         let (ring, raft) = (self.0.ring, &self.0.raft);
         if pristine {
             let members = BTreeMap::from([(node, ())]);
-            raft.initialize(members).await.map_err(|e| stopped(ring, &e))?;
+            raft.initialize(members)
+                .await
+                .map_err(|e| stopped(ring, &e))?;
         }
-        raft.trigger().elect(false).await.map_err(|e| stopped(ring, &e))?;
+        raft.trigger()
+            .elect(false)
+            .await
+            .map_err(|e| stopped(ring, &e))?;
         let leading = self.leadership().wait_for(|now| now.leading).await;
         leading.map_err(|e| stopped(ring, &e))
     }
@@ -240,7 +247,11 @@ impl Group {
         let data = Data(Rc::new(command));
         // openraft's queue has room for every proposal that may be in flight, so the first poll puts it in; a send
         // that does not complete at once finds the core gone.
-        match inner.raft.client_write_ff(data, Some(completion)).now_or_never() {
+        match inner
+            .raft
+            .client_write_ff(data, Some(completion))
+            .now_or_never()
+        {
             Some(Ok(())) => Proposal(ProposalState::Waiting(rx)),
             Some(Err(_)) | None => Proposal(ProposalState::Refused(ProposeError::Stopped)),
         }
@@ -255,7 +266,9 @@ impl Group {
     /// between.
     pub fn checkpoint_point(&self) -> CheckpointPoint {
         let state = self.0.applied.state.borrow();
-        let last = state.last.expect("a group is open only after an entry was applied");
+        let last = state
+            .last
+            .expect("a group is open only after an entry was applied");
         CheckpointPoint {
             index: last.index(),
             encoded: encode_point(&last, &state.membership),
@@ -287,7 +300,12 @@ impl Group {
         }
         let mut progress = inner.raft.data_metrics();
         while progress.borrow_and_update().snapshot < want {
-            inner.raft.trigger().snapshot().await.map_err(|e| stopped(inner.ring, &e))?;
+            inner
+                .raft
+                .trigger()
+                .snapshot()
+                .await
+                .map_err(|e| stopped(inner.ring, &e))?;
             if let Ok(Err(e)) = time::timeout(CHECKPOINT_RETRY, progress.changed()).await {
                 return Err(stopped(inner.ring, &e));
             }
@@ -339,14 +357,20 @@ fn raft_config(config: &GroupConfig) -> Result<Arc<Config>, ConsensusError> {
         log_stage_capacity: Some(1),
         ..Config::default()
     };
-    settings.validate().map(Arc::new).map_err(|e| ConsensusError::Config {
-        ring: config.ring,
-        message: e.to_string(),
-    })
+    settings
+        .validate()
+        .map(Arc::new)
+        .map_err(|e| ConsensusError::Config {
+            ring: config.ring,
+            message: e.to_string(),
+        })
 }
 
 /// A watch of whether this node leads and has applied an entry of its own term.
-fn watch_leadership(raft: &Raft<TypeConfig, Adapter>, applied: &Applied) -> watch::Receiver<Leadership> {
+fn watch_leadership(
+    raft: &Raft<TypeConfig, Adapter>,
+    applied: &Applied,
+) -> watch::Receiver<Leadership> {
     let initial = Leadership {
         term: 0,
         leading: false,
@@ -368,7 +392,10 @@ async fn follow_leadership(
     loop {
         let (term, leader) = {
             let metrics = server.borrow_and_update();
-            (metrics.vote.leader_id().term, metrics.state == ServerState::Leader)
+            (
+                metrics.vote.leader_id().term,
+                metrics.state == ServerState::Leader,
+            )
         };
         let own_applied = *applied_term.borrow_and_update() == Some(term);
         publish(Leadership {
@@ -377,11 +404,17 @@ async fn follow_leadership(
         });
         let changed = Rt::select2(server.changed(), applied_term.changed()).await;
         if matches!(changed, openraft_rt::Select2::First(Err(_))) {
-            publish(Leadership { term, leading: false });
+            publish(Leadership {
+                term,
+                leading: false,
+            });
             return;
         }
         if matches!(changed, openraft_rt::Select2::Second(Err(_))) {
-            publish(Leadership { term, leading: false });
+            publish(Leadership {
+                term,
+                leading: false,
+            });
             return;
         }
     }
@@ -409,7 +442,10 @@ fn stopped(ring: RingId, e: &dyn std::fmt::Display) -> ConsensusError {
 fn refusal(e: ClientWriteError<TypeConfig>) -> ProposeError {
     match e {
         ClientWriteError::ForwardToLeader(to) => ProposeError::NotLeader {
-            leader: to.leader_id.and_then(|id| i32::try_from(id).ok()).map(NodeId),
+            leader: to
+                .leader_id
+                .and_then(|id| i32::try_from(id).ok())
+                .map(NodeId),
         },
         _ => ProposeError::Unknown,
     }

@@ -24,3 +24,4 @@ pub use types::Reply;
 
 #[cfg(test)]
 mod tests;
+pub use tidemill_shardlog::{RecoveredRing, ShardLog, checkpoint};

@@ -21,7 +21,8 @@ use tidemill_shardlog::{Frame, RecoveredRing, ShardLog};
 
 use crate::error::{ConsensusError, Malformed};
 use crate::types::{
-    Entry, LogId, TypeConfig, Vote, decode_entry, decode_log_id, decode_vote, encode_entry, encode_log_id, encode_vote,
+    Entry, LogId, TypeConfig, Vote, decode_entry, decode_log_id, decode_vote, encode_entry,
+    encode_log_id, encode_vote,
 };
 
 /// Most bytes of commands that one read for replication returns, unless its first entry alone is larger.
@@ -87,7 +88,8 @@ impl State {
             Bound::Excluded(i) => *i,
             Bound::Unbounded => u64::MAX,
         };
-        let position = |index: u64| (index.saturating_sub(first)).min(self.entries.len() as u64) as usize;
+        let position =
+            |index: u64| (index.saturating_sub(first)).min(self.entries.len() as u64) as usize;
         let (start, end) = (position(start), position(end));
         start..end.max(start)
     }
@@ -168,12 +170,18 @@ impl LogStore {
             && !state.entries.is_empty()
             && next != index
         {
-            let message = format!("ring {}: entry {index} was appended where {next} is due", self.0.ring);
+            let message = format!(
+                "ring {}: entry {index} was appended where {next} is due",
+                self.0.ring
+            );
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         let data = encode_entry(&entry);
         state.entries.push_back(entry);
-        Ok(Frame::Entry { index: index + 1, data })
+        Ok(Frame::Entry {
+            index: index + 1,
+            data,
+        })
     }
 
     fn write(&self, frame: Frame) {
@@ -191,7 +199,8 @@ struct FlushGuard {
 
 impl FlushGuard {
     fn done(mut self) {
-        if self.truncations == self.flushed.truncations.get() && self.next > self.flushed.next.get() {
+        if self.truncations == self.flushed.truncations.get() && self.next > self.flushed.next.get()
+        {
             self.flushed.next.set(self.next);
             self.flushed.moved.notify_all();
         }
@@ -221,7 +230,11 @@ impl RaftLogReader<TypeConfig> for LogStore {
         Ok(self.0.state.borrow().vote)
     }
 
-    async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, io::Error> {
+    async fn limited_get_log_entries(
+        &mut self,
+        start: u64,
+        end: u64,
+    ) -> Result<Vec<Entry>, io::Error> {
         Ok(self.read(&(start..end), READ_BYTES_MAX))
     }
 }
@@ -255,7 +268,11 @@ impl RaftLogStorage<TypeConfig> for LogStore {
         Ok(())
     }
 
-    async fn append<I>(&mut self, entries: I, callback: IOFlushed<TypeConfig>) -> Result<(), io::Error>
+    async fn append<I>(
+        &mut self,
+        entries: I,
+        callback: IOFlushed<TypeConfig>,
+    ) -> Result<(), io::Error>
     where
         I: IntoIterator<Item = Entry>,
     {
@@ -265,9 +282,14 @@ impl RaftLogStorage<TypeConfig> for LogStore {
             truncations: self.0.flushed.truncations.get(),
             next: 0,
         };
-        let frames = entries.into_iter().map(|e| self.take(e)).collect::<io::Result<Vec<_>>>()?;
+        let frames = entries
+            .into_iter()
+            .map(|e| self.take(e))
+            .collect::<io::Result<Vec<_>>>()?;
         guard.next = self.0.state.borrow().next().unwrap_or(0);
-        self.0.log.append(self.0.ring, frames, Box::new(move || guard.done()));
+        self.0
+            .log
+            .append(self.0.ring, frames, Box::new(move || guard.done()));
         Ok(())
     }
 
@@ -288,7 +310,10 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn purge(&mut self, upto: LogId) -> Result<(), io::Error> {
         {
             let mut state = self.0.state.borrow_mut();
-            if state.purged.is_some_and(|purged| purged.index() >= upto.index()) {
+            if state
+                .purged
+                .is_some_and(|purged| purged.index() >= upto.index())
+            {
                 return Ok(());
             }
             let gone = state.positions(&(0..=upto.index())).end;
@@ -315,7 +340,8 @@ fn log_gone() -> io::Error {
 }
 
 fn recovered_state(ring: RingId, recovered: RecoveredRing) -> Result<State, ConsensusError> {
-    let unreadable = |what: String| move |source: Malformed| ConsensusError::Unreadable { ring, what, source };
+    let unreadable =
+        |what: String| move |source: Malformed| ConsensusError::Unreadable { ring, what, source };
     let purged = recovered
         .purged
         .map(|(_, data)| decode_log_id(data))
@@ -355,7 +381,11 @@ fn recovered_entries(
 }
 
 /// Every index from the checkpoint (or the purge point) to the end must be there.
-fn check_complete(ring: RingId, state: &State, checkpoint: Option<LogId>) -> Result<(), ConsensusError> {
+fn check_complete(
+    ring: RingId,
+    state: &State,
+    checkpoint: Option<LogId>,
+) -> Result<(), ConsensusError> {
     let missing = |index: u64| Err(ConsensusError::Missing { ring, index });
     let after = |id: Option<LogId>| id.map_or(0, |id| id.index() + 1);
     let covered = after(checkpoint).max(after(state.purged));

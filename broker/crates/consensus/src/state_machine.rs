@@ -5,8 +5,8 @@ use std::io;
 use std::rc::Rc;
 
 use futures_util::{Stream, StreamExt};
-use openraft::type_config::alias::SnapshotOf;
 use openraft::storage::{EntryResponder, RaftStateMachine, Snapshot};
+use openraft::type_config::alias::SnapshotOf;
 use openraft::{EntryPayload, RaftSnapshotBuilder};
 use tidemill_model::Command;
 use tidemill_rt::chan::watch;
@@ -53,10 +53,12 @@ pub(crate) struct AppliedState {
 impl Applied {
     /// What a loaded checkpoint holds, or nothing.
     pub(crate) fn from_checkpoint(checkpoint: Option<SnapshotMeta>) -> Applied {
-        let state = checkpoint.as_ref().map_or_else(AppliedState::default, |meta| AppliedState {
-            last: meta.last_log_id,
-            membership: meta.last_membership.clone(),
-        });
+        let state = checkpoint
+            .as_ref()
+            .map_or_else(AppliedState::default, |meta| AppliedState {
+                last: meta.last_log_id,
+                membership: meta.last_membership.clone(),
+            });
         let (term, _) = watch::channel(state.last.map(|id| id.committed_leader_id().term));
         Applied {
             state: RefCell::new(state),
@@ -138,18 +140,25 @@ impl RaftStateMachine<TypeConfig> for Adapter {
     }
 
     async fn try_create_snapshot_builder(&mut self, _force: bool) -> Option<WrittenCheckpoint> {
-        self.checkpoint().map(|snapshot| WrittenCheckpoint(Some(snapshot)))
+        self.checkpoint()
+            .map(|snapshot| WrittenCheckpoint(Some(snapshot)))
     }
 
     async fn get_snapshot_builder(&mut self) -> WrittenCheckpoint {
         WrittenCheckpoint(self.checkpoint())
     }
 
-    async fn install_snapshot(&mut self, _meta: &SnapshotMeta, _snapshot: CheckpointToken) -> Result<(), io::Error> {
+    async fn install_snapshot(
+        &mut self,
+        _meta: &SnapshotMeta,
+        _snapshot: CheckpointToken,
+    ) -> Result<(), io::Error> {
         Err(io::Error::new(io::ErrorKind::Unsupported, InstallRefused))
     }
 
-    async fn get_current_snapshot(&mut self) -> Result<Option<SnapshotOf<TypeConfig, CheckpointToken>>, io::Error> {
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> Result<Option<SnapshotOf<TypeConfig, CheckpointToken>>, io::Error> {
         Ok(self.checkpoint())
     }
 }
@@ -161,7 +170,9 @@ pub(crate) struct WrittenCheckpoint(Option<SnapshotOf<TypeConfig, CheckpointToke
 impl RaftSnapshotBuilder<TypeConfig> for WrittenCheckpoint {
     type SnapshotData = CheckpointToken;
 
-    async fn build_snapshot(&mut self) -> Result<SnapshotOf<TypeConfig, CheckpointToken>, io::Error> {
+    async fn build_snapshot(
+        &mut self,
+    ) -> Result<SnapshotOf<TypeConfig, CheckpointToken>, io::Error> {
         self.0
             .clone()
             .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "no checkpoint was written yet"))

@@ -158,7 +158,11 @@ impl RaftStateMachine<TypeConfig> for Installing {
         self.0.get_snapshot_builder().await
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMeta, _: CheckpointToken) -> io::Result<()> {
+    async fn install_snapshot(
+        &mut self,
+        meta: &SnapshotMeta,
+        _: CheckpointToken,
+    ) -> io::Result<()> {
         *self.1.state.borrow_mut() = AppliedState {
             last: meta.last_log_id,
             membership: meta.last_membership.clone(),
@@ -167,7 +171,9 @@ impl RaftStateMachine<TypeConfig> for Installing {
         Ok(())
     }
 
-    async fn get_current_snapshot(&mut self) -> io::Result<Option<SnapshotOf<TypeConfig, CheckpointToken>>> {
+    async fn get_current_snapshot(
+        &mut self,
+    ) -> io::Result<Option<SnapshotOf<TypeConfig, CheckpointToken>>> {
         self.0.get_current_snapshot().await
     }
 }
@@ -178,7 +184,9 @@ struct SuiteBuilder(PathBuf);
 impl StoreBuilder<TypeConfig, LogStore, Installing, ()> for SuiteBuilder {
     async fn build(&self) -> Result<((), LogStore, Installing), StorageError<TypeConfig>> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
-        let dir = self.0.join(NEXT.fetch_add(1, Ordering::Relaxed).to_string());
+        let dir = self
+            .0
+            .join(NEXT.fetch_add(1, Ordering::Relaxed).to_string());
         let (log, recovered) = open_log(&dir).await;
         let store = LogStore::recover(RING, log, recovered, None).unwrap();
         let applied = Rc::new(Applied::from_checkpoint(None));
@@ -192,7 +200,9 @@ fn log_storage_passes_openrafts_suite() {
     on_every_engine(|| {
         Box::pin(async {
             let dir = TempDir::new();
-            Suite::test_all(SuiteBuilder(dir.path().to_path_buf())).await.unwrap();
+            Suite::test_all(SuiteBuilder(dir.path().to_path_buf()))
+                .await
+                .unwrap();
         })
     });
 }
@@ -200,7 +210,8 @@ fn log_storage_passes_openrafts_suite() {
 #[test]
 fn log_storage_passes_openrafts_suite_under_simulation() {
     for seed in 0..10 {
-        let passed = Sim::new(seed).block_on(async { Suite::test_all(SuiteBuilder("/suite".into())).await });
+        let passed =
+            Sim::new(seed).block_on(async { Suite::test_all(SuiteBuilder("/suite".into())).await });
         passed.unwrap().unwrap();
     }
 }
@@ -214,7 +225,9 @@ fn commands_are_applied_in_call_order_and_again_after_a_restart() {
             let (group, log) = open(dir.path(), None, &first).await;
             let answers = write(&group, 0..300).await;
             assert!(answers.windows(2).all(|w| w[1].index == w[0].index + 1));
-            let applied: Vec<_> = (0..300).map(|n| (answers[n], Bytes::from(n.to_string()))).collect();
+            let applied: Vec<_> = (0..300)
+                .map(|n| (answers[n], Bytes::from(n.to_string())))
+                .collect();
             assert_eq!(first.borrow().0, applied);
             close(group, log).await;
             let second = machine();
@@ -260,7 +273,10 @@ fn r2_a_group_is_open_only_after_an_entry_of_its_own_term_is_applied() {
                 let now = *group.leadership().borrow();
                 let point = group.checkpoint_point();
                 let meta = crate::types::decode_point(point.encoded).unwrap();
-                assert_eq!(meta.last_log_id.unwrap().committed_leader_id().term, now.term);
+                assert_eq!(
+                    meta.last_log_id.unwrap().committed_leader_id().term,
+                    now.term
+                );
                 assert_eq!(group.stats().last_index, group.stats().applied_index);
                 close(group, log).await;
             }
@@ -308,7 +324,9 @@ fn proposals_above_the_limit_are_refused_and_counted() {
             let (log, recovered) = open_log(dir.path()).await;
             let mut config = GroupConfig::new(RING, NodeId(1));
             config.in_flight_max = 4;
-            let group = Group::open(config, log.clone(), recovered, None, machine()).await.unwrap();
+            let group = Group::open(config, log.clone(), recovered, None, machine())
+                .await
+                .unwrap();
             let proposals: Vec<_> = (0..6).map(|n| group.propose(command(n))).collect();
             let mut refused = 0;
             for proposal in proposals {
@@ -339,7 +357,13 @@ fn stopped_group_answers_every_proposal_with_stopped() {
             let late = group.propose(command(1)).await;
             assert_eq!(late.err(), Some(ProposeError::Stopped));
             assert_eq!(group.stats().in_flight, 0);
-            assert!(group.leadership().wait_for(|now| !now.leading).await.is_ok());
+            assert!(
+                group
+                    .leadership()
+                    .wait_for(|now| !now.leading)
+                    .await
+                    .is_ok()
+            );
             log.close().await;
         })
     });

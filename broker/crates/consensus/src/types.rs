@@ -236,7 +236,11 @@ fn decode_membership(bytes: &mut Bytes) -> Result<Membership<u64, ()>, Malformed
     let mut configs: Vec<BTreeSet<u64>> = Vec::with_capacity(count);
     for _ in 0..count {
         let voters = take_count(bytes, NODES_MAX)?;
-        configs.push((0..voters).map(|_| take_u64(bytes)).collect::<Result<_, _>>()?);
+        configs.push(
+            (0..voters)
+                .map(|_| take_u64(bytes))
+                .collect::<Result<_, _>>()?,
+        );
     }
     let nodes = take_count(bytes, NODES_MAX)?;
     let nodes: BTreeMap<u64, ()> = (0..nodes)
@@ -245,7 +249,8 @@ fn decode_membership(bytes: &mut Bytes) -> Result<Membership<u64, ()>, Malformed
     if configs.is_empty() && nodes.is_empty() {
         return Ok(Membership::default());
     }
-    Membership::new(configs, nodes).map_err(|_| Malformed("a membership whose voters are not among its nodes"))
+    Membership::new(configs, nodes)
+        .map_err(|_| Malformed("a membership whose voters are not among its nodes"))
 }
 
 fn put_log_id(id: &LogId, out: &mut BytesMut) {
@@ -318,7 +323,10 @@ mod tests {
     #[test]
     fn votes_and_checkpoint_points_round_trip() {
         for committed in [false, true] {
-            let leader = leader_id_std::LeaderId { term: 3, voted_for: 5 };
+            let leader = leader_id_std::LeaderId {
+                term: 3,
+                voted_for: 5,
+            };
             let vote = Vote::from_leader_id(leader, committed);
             assert_eq!(decode_vote(encode_vote(&vote)), Ok(vote));
         }
@@ -328,7 +336,9 @@ mod tests {
         assert_eq!(meta.last_membership, stored);
         let empty = StoredMembership::default();
         assert_eq!(
-            decode_point(encode_point(&log_id(0, 0), &empty)).unwrap().last_membership,
+            decode_point(encode_point(&log_id(0, 0), &empty))
+                .unwrap()
+                .last_membership,
             empty
         );
         assert!(decode_point(Bytes::from_static(b"short")).is_err());

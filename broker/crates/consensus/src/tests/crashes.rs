@@ -14,8 +14,8 @@ use super::{AppliedAt, CheckpointPoint, Group, Recorder, close, command, open};
 const SEEDS: u64 = 300;
 const ROUNDS: u64 = 4;
 const COMMANDS: u64 = 24;
-/// A round takes some thousand steps, so that crashes fall into all of it and some rounds survive.
-const STEPS_MAX: u64 = 6_000;
+/// A round takes some two hundred steps, so that crashes fall into all of it and some rounds survive.
+const STEPS_MAX: u64 = 400;
 
 /// What the outside world knows, which no crash takes away.
 #[derive(Default)]
@@ -37,7 +37,11 @@ fn check_recovered(world: &Shared, group: &Group, machine: &Recorder) {
     let point = crate::types::decode_point(group.checkpoint_point().encoded).unwrap();
     let applied_term = point.last_log_id.unwrap().committed_leader_id().term;
     assert!(leadership.leading && applied_term == leadership.term, "R2");
-    assert!(leadership.term > world.term, "R1: term {} again", leadership.term);
+    assert!(
+        leadership.term > world.term,
+        "R1: term {} again",
+        leadership.term
+    );
     world.term = leadership.term;
     assert!(machine.0.windows(2).all(|w| w[0].0.index < w[1].0.index));
     let applied: BTreeMap<_, _> = machine.0.iter().cloned().collect();
@@ -50,7 +54,10 @@ fn check_recovered(world: &Shared, group: &Group, machine: &Recorder) {
 fn remember_used(world: &mut World, machine: &Recorder) {
     for (at, command) in &machine.0 {
         let before = world.used.insert(*at, command.clone());
-        assert!(before.is_none_or(|b| b == command), "R1: log id {at:?} was used twice");
+        assert!(
+            before.is_none_or(|b| b == command),
+            "R1: log id {at:?} was used twice"
+        );
     }
 }
 
@@ -80,7 +87,8 @@ async fn checkpoint(world: &Shared, group: &Group, machine: &Rc<RefCell<Recorder
 
 async fn round(world: Shared, dir: PathBuf, number: u64) {
     let checkpointed = world.borrow().checkpoint.clone();
-    let (encoded, state) = checkpointed.map_or((None, Recorder::default()), |(p, s)| (Some(p.encoded), s));
+    let (encoded, state) =
+        checkpointed.map_or((None, Recorder::default()), |(p, s)| (Some(p.encoded), s));
     let machine = Rc::new(RefCell::new(state));
     let (group, log) = open(&dir, encoded, &machine).await;
     check_recovered(&world, &group, &machine.borrow());
@@ -117,5 +125,8 @@ fn r1_r2_acknowledged_commands_survive_crashes_at_any_step_under_their_log_ids()
         last.unwrap_or_else(|e| panic!("{e}"));
         assert!(!world.borrow().acknowledged.is_empty());
     }
-    assert!(crashed > SEEDS && survived > SEEDS / 2, "{crashed} crashed, {survived} survived");
+    assert!(
+        crashed > SEEDS && survived > SEEDS / 2,
+        "{crashed} crashed, {survived} survived"
+    );
 }
