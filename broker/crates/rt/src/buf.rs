@@ -1,6 +1,9 @@
 //! Aligned buffers for direct I/O.
 
-#![allow(unsafe_code, reason = "aligned allocation has no safe interface in std")]
+#![allow(
+    unsafe_code,
+    reason = "aligned allocation has no safe interface in std"
+)]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ptr::NonNull;

@@ -183,7 +183,10 @@ impl WriteHalf {
             StreamInner::Epoll(s) => s.as_raw_fd(),
         };
         // SAFETY: the descriptor belongs to the stream, which is alive for the whole call.
-        #[allow(unsafe_code, reason = "neither engine can shut down through a shared reference")]
+        #[allow(
+            unsafe_code,
+            reason = "neither engine can shut down through a shared reference"
+        )]
         unsafe {
             libc::shutdown(fd, libc::SHUT_RDWR);
         }

@@ -43,10 +43,8 @@ fn limit_memlock(bytes: u64) {
         rlim_max: bytes,
     };
     // SAFETY: the structure outlives the call, which only reads it.
-    assert_eq!(
-        unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) },
-        0
-    );
+    let r = unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) };
+    assert_eq!(r, 0);
 }
 
 /// Lets `io_uring_setup` fail with `EPERM` in this thread and those it starts, as the default profile of container engines does.

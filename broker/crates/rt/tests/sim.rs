@@ -92,7 +92,11 @@ fn time_is_virtual_and_exact() {
 fn dropped_sleep_leaves_no_timer() {
     let sim = Sim::new(2);
     let end = sim.block_on(async {
-        assert!(time::timeout(Duration::from_secs(9), yield_now()).await.is_ok());
+        assert!(
+            time::timeout(Duration::from_secs(9), yield_now())
+                .await
+                .is_ok()
+        );
         Notify::new().notified().await;
     });
     assert!(
