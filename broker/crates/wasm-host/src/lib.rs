@@ -1,1 +1,35 @@
-//! tidemill-wasm-host: see ARCHITECTURE.md.
+//! Transforms as WebAssembly: the one crate that knows the engine.
+//!
+//! * [`Factory`], one in a process: checks a module, compiles it on two threads of low priority that exist only while there is
+//!   something to compile, and keeps the machine code on disk.
+//! * [`Guest`], one per shard: a thread of its own at nice 10, in which the transforms of that shard take turns. Started at the first
+//!   registration, ended with the last transform, so a broker without transforms holds no memory of the engine.
+//! * [`LocalRunner`]: the same on the current thread, for `transform test` and benchmarks.
+//!
+//! Turns are whole calls: a call is about 1 MB of input at most and ends when its budget of CPU time is gone, and the transform
+//! that has used the least CPU time, by weight, is next.
+//!
+//! Everything a guest returns is checked here, on the guest's thread, before anybody else sees it: what comes out are complete
+//! record batches. A trap, a timeout or a memory overrun is the result of that call; its instance is thrown away.
+
+mod bindings;
+mod cache;
+mod captured;
+mod check;
+mod engine;
+mod factory;
+mod guest;
+mod instance;
+mod local;
+mod scan;
+mod sys;
+mod ticker;
+mod types;
+
+pub use factory::{Factory, HostConfig, Module, ModuleError};
+pub use guest::{Guest, GuestConfig};
+pub use local::LocalRunner;
+pub use types::{
+    CallError, CallOutput, InputBatch, Limits, LogLevel, LogLine, OutputBatch, RecordFailure,
+    TransformKey, guest_env,
+};

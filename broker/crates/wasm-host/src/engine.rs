@@ -1,0 +1,297 @@
+//! How the engine is set up, and what a guest finds around it.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use wasmtime::component::{HasSelf, Linker, Resource};
+use wasmtime::{
+    Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, ResourceLimiter,
+    StoreContextMut,
+};
+use wasmtime_wasi::p2::DynPollable;
+use wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+
+use crate::bindings::BatchTransform;
+use crate::bindings::tidemill::transform::log;
+use crate::captured::Captured;
+use crate::check::cut;
+use crate::types::{LogLevel, LogLine};
+
+/// Instances that a pool holds at once; of more transforms on a shard, the one idle for longest gives up its instance.
+pub(crate) const INSTANCES_MAX: u32 = 32;
+/// Core modules of one component; those of interpreters link several.
+const CORE_INSTANCES_PER_COMPONENT: u32 = 24;
+const TABLES_PER_COMPONENT: u32 = 8;
+const TABLE_ELEMENTS_MAX: usize = 50_000;
+/// Bytes of stack for WebAssembly; the thread must have more.
+const WASM_STACK_BYTES: usize = 1 << 20;
+/// Bytes of stack that a thread needs to run guests.
+pub(crate) const THREAD_STACK_BYTES: usize = 4 << 20;
+/// Lines of log kept of one call.
+const LOG_LINES_MAX: usize = 64;
+/// Bytes kept of a line.
+const LOG_LINE_BYTES_MAX: usize = 1024;
+/// Random bytes a guest may ask for at once.
+const RANDOM_BYTES_MAX: u64 = 1 << 20;
+/// The version that wasmtime-wasi 48 links; another patch of it would not replace its functions.
+const MONOTONIC_CLOCK: &str = "wasi:clocks/monotonic-clock@0.2.12";
+
+/// The configuration of every engine in the process: machine code fits all of them.
+fn config() -> Config {
+    let mut pool = PoolingAllocationConfig::default();
+    pool.total_component_instances(INSTANCES_MAX)
+        .total_core_instances(INSTANCES_MAX * CORE_INSTANCES_PER_COMPONENT)
+        .max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT)
+        .total_memories(INSTANCES_MAX)
+        .max_memories_per_component(1)
+        .total_tables(INSTANCES_MAX * TABLES_PER_COMPONENT)
+        .max_tables_per_component(TABLES_PER_COMPONENT)
+        .max_tables_per_module(TABLES_PER_COMPONENT)
+        .table_elements(TABLE_ELEMENTS_MAX)
+        .max_unused_warm_slots(1);
+    let mut config = Config::new();
+    config
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
+        .wasm_component_model(true)
+        .epoch_interruption(true)
+        .max_wasm_stack(WASM_STACK_BYTES)
+        .wasm_backtrace_max_frames(None);
+    config
+}
+
+/// A new engine, with a pool of its own (address space, no memory yet).
+pub(crate) fn engine() -> wasmtime::Result<Engine> {
+    Engine::new(&config())
+}
+
+/// Everything a guest may import: WASI without files, sockets, input and waiting, and the log.
+pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Host>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_sync(&mut linker)?;
+    BatchTransform::add_to_linker::<Host, HasSelf<Host>>(&mut linker, |host| host)?;
+    // A guest that sleeps would hold its thread without using CPU time.
+    linker.allow_shadowing(true);
+    let mut clock = linker.instance(MONOTONIC_CLOCK)?;
+    for name in ["subscribe-duration", "subscribe-instant"] {
+        clock.func_wrap(name, |_: StoreContextMut<'_, Host>, _: (u64,)| {
+            refuse_to_wait()
+        })?;
+    }
+    linker.allow_shadowing(false);
+    Ok(linker)
+}
+
+fn refuse_to_wait() -> wasmtime::Result<(Resource<DynPollable>,)> {
+    Err(wasmtime::Error::msg("a transform may not wait (sleep)"))
+}
+
+/// Memory that the instances of one guest thread share, in bytes.
+pub(crate) struct Reservation {
+    limit: usize,
+    used: AtomicUsize,
+}
+
+impl Reservation {
+    pub(crate) fn new(limit: usize) -> Arc<Reservation> {
+        Arc::new(Reservation {
+            limit,
+            used: AtomicUsize::new(0),
+        })
+    }
+
+    /// Bytes not in use.
+    pub(crate) fn free(&self) -> usize {
+        self.limit.saturating_sub(self.used.load(Ordering::Relaxed))
+    }
+}
+
+/// A growth that was refused.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Refused {
+    pub(crate) wanted_bytes: usize,
+    pub(crate) limit_bytes: usize,
+}
+
+/// Counts an instance's memory against its own limit and its thread's reservation.
+struct Limiter {
+    own_limit: usize,
+    own_used: usize,
+    reservation: Arc<Reservation>,
+    last_growth: usize,
+    refused: Option<Refused>,
+}
+
+impl Limiter {
+    fn grow(&mut self, bytes: usize) -> bool {
+        let wanted_bytes = self.own_used.saturating_add(bytes);
+        let limit_bytes = self
+            .own_limit
+            .min(self.own_used.saturating_add(self.reservation.free()));
+        if wanted_bytes > limit_bytes {
+            self.refused = Some(Refused {
+                wanted_bytes,
+                limit_bytes,
+            });
+            return false;
+        }
+        self.own_used = wanted_bytes;
+        self.last_growth = bytes;
+        self.reservation.used.fetch_add(bytes, Ordering::Relaxed);
+        true
+    }
+
+    fn give_back(&mut self, bytes: usize) {
+        self.own_used -= bytes;
+        self.reservation.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Limiter {
+    fn drop(&mut self) {
+        self.give_back(self.own_used);
+    }
+}
+
+impl ResourceLimiter for Limiter {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(self.grow(desired.saturating_sub(current)))
+    }
+
+    fn memory_grow_failed(&mut self, _: wasmtime::Error) -> wasmtime::Result<()> {
+        let bytes = std::mem::take(&mut self.last_growth);
+        self.give_back(bytes);
+        Ok(())
+    }
+
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        _: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        Ok(self.grow(
+            desired
+                .saturating_sub(current)
+                .saturating_mul(size_of::<usize>()),
+        ))
+    }
+
+    fn table_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.memory_grow_failed(error)
+    }
+}
+
+/// What belongs to one instance on the host's side.
+pub(crate) struct Host {
+    wasi: WasiCtx,
+    table: ResourceTable,
+    limiter: Limiter,
+    stdout: Captured,
+    stderr: Captured,
+    logs: Vec<LogLine>,
+    logs_dropped: u64,
+    /// Set by the epoch callback.
+    pub(crate) deadline: crate::instance::Deadline,
+}
+
+impl Host {
+    /// For an instance with this environment, of at most `memory_bytes`.
+    pub(crate) fn new(
+        env: &[(String, String)],
+        memory_bytes: usize,
+        reservation: Arc<Reservation>,
+    ) -> Host {
+        let (stdout, stderr) = (Captured::default(), Captured::default());
+        let wasi = WasiCtxBuilder::new()
+            .envs(env)
+            .stdout(stdout.clone())
+            .stderr(stderr.clone())
+            .max_random_size(RANDOM_BYTES_MAX)
+            .allow_tcp(false)
+            .allow_udp(false)
+            .allow_ip_name_lookup(false)
+            .build();
+        Host {
+            wasi,
+            table: ResourceTable::new(),
+            limiter: Limiter {
+                own_limit: memory_bytes,
+                own_used: 0,
+                reservation,
+                last_growth: 0,
+                refused: None,
+            },
+            stdout,
+            stderr,
+            logs: Vec::new(),
+            logs_dropped: 0,
+            deadline: crate::instance::Deadline::default(),
+        }
+    }
+
+    /// What the store asks before memory grows.
+    pub(crate) fn limiter(&mut self) -> &mut dyn ResourceLimiter {
+        &mut self.limiter
+    }
+
+    /// The last growth that was refused since the last time this was asked.
+    pub(crate) fn take_refused(&mut self) -> Option<Refused> {
+        self.limiter.refused.take()
+    }
+
+    /// What the guest wrote since the last time, and the text of its standard error.
+    pub(crate) fn take_logs(&mut self) -> (Vec<LogLine>, String) {
+        let (stdout, stderr) = (self.stdout.take(), self.stderr.take());
+        stdout
+            .lines()
+            .for_each(|line| self.push_log(LogLevel::Info, line.to_owned()));
+        stderr
+            .lines()
+            .for_each(|line| self.push_log(LogLevel::Warn, line.to_owned()));
+        let mut logs = std::mem::take(&mut self.logs);
+        if self.logs_dropped > 0 {
+            let message = format!("{} more lines of this call were dropped", self.logs_dropped);
+            logs.push(LogLine {
+                level: LogLevel::Warn,
+                message,
+            });
+            self.logs_dropped = 0;
+        }
+        (logs, stderr)
+    }
+
+    fn push_log(&mut self, level: LogLevel, mut message: String) {
+        if self.logs.len() >= LOG_LINES_MAX {
+            self.logs_dropped += 1;
+            return;
+        }
+        cut(&mut message, LOG_LINE_BYTES_MAX);
+        self.logs.push(LogLine { level, message });
+    }
+}
+
+impl WasiView for Host {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView {
+            ctx: &mut self.wasi,
+            table: &mut self.table,
+        }
+    }
+}
+
+impl log::Host for Host {
+    fn write(&mut self, level: log::Level, message: String) {
+        let level = match level {
+            log::Level::Debug => LogLevel::Debug,
+            log::Level::Info => LogLevel::Info,
+            log::Level::Warn => LogLevel::Warn,
+            log::Level::Error => LogLevel::Error,
+        };
+        self.push_log(level, message);
+    }
+}

@@ -1,0 +1,277 @@
+//! From a module's bytes to machine code: checked, compiled, kept on disk.
+
+#![allow(
+    clippy::disallowed_types,
+    reason = "the queue of the compile threads is filled from every shard"
+)]
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use tidemill_rt::mailbox::reply::{ReplyReceiver, ReplySender, reply};
+use wasmtime::Engine;
+use wasmtime::component::Component;
+
+use crate::bindings::BatchTransformPre;
+use crate::cache::{Cache, hex, path_of};
+use crate::scan::scan;
+use crate::{engine, sys};
+
+/// Threads that compile, at most; they end when there is nothing to do.
+const COMPILE_THREADS: usize = 2;
+/// Modules waiting to be compiled, at most.
+const COMPILE_QUEUE_MAX: usize = 64;
+/// Nice value of the compile threads: the lowest priority.
+const COMPILE_NICE: i32 = 19;
+/// Bytes of a compile thread's stack; the compiler recurses by the nesting of blocks.
+const COMPILE_STACK_BYTES: usize = 16 << 20;
+
+/// How the factory works.
+#[derive(Debug, Clone, Default)]
+pub struct HostConfig {
+    /// Where machine code is kept; nowhere when `None`.
+    pub cache_dir: Option<PathBuf>,
+}
+
+/// Why a module is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ModuleError {
+    /// The bytes are not WebAssembly.
+    #[error("this is not a WebAssembly module; build one with `transform build`")]
+    NotWasm,
+    /// WebAssembly, but not a component.
+    #[error(
+        "this is a core WebAssembly module, not a component; build it for the target wasm32-wasip2, as `transform build` does"
+    )]
+    CoreModule,
+    /// A component that is not a transform.
+    #[error(
+        "this component does not export `tidemill:transform/processor@0.1.0`, so it is no transform; mark one function with #[tidemill_sdk::transform]"
+    )]
+    NoExport,
+    /// A component that wants what a transform cannot have.
+    #[error("this component imports `{0}`, which a transform cannot have")]
+    UnknownImport(String),
+    /// It was cut or damaged.
+    #[error("this module is damaged: {0}")]
+    Malformed(String),
+    /// Larger than can be compiled safely.
+    #[error("this module is too large: {0}")]
+    TooLarge(String),
+    /// The engine refuses it.
+    #[error("this module cannot be compiled: {0}")]
+    Refused(String),
+    /// Too many are waiting.
+    #[error("{COMPILE_QUEUE_MAX} modules are waiting to be compiled; try again later")]
+    Busy,
+    /// The machine code could not be kept, or the engine not be started.
+    #[error("this module cannot be made ready here: {0}")]
+    Unavailable(String),
+}
+
+/// Compiled code, ready for every shard. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Module {
+    sha256: [u8; 32],
+    code: Code,
+}
+
+#[derive(Debug, Clone)]
+enum Code {
+    /// Verified; the open file stays the same whatever becomes of its name.
+    File(Arc<File>),
+    Memory(Bytes),
+}
+
+impl Module {
+    /// SHA-256 of the WebAssembly bytes.
+    pub fn sha256(&self) -> [u8; 32] {
+        self.sha256
+    }
+
+    /// Maps or loads the code.
+    #[allow(unsafe_code, reason = "the engine cannot check machine code")]
+    pub(crate) fn component(&self, engine: &Engine) -> wasmtime::Result<Component> {
+        match &self.code {
+            // SAFETY: the file was written by this program with an engine of the same configuration, its digest was checked after it
+            // was opened, only this user may write it, and it is never changed in place.
+            Code::File(file) => unsafe { Component::deserialize_file(engine, path_of(file)) },
+            // SAFETY: the bytes came from `precompile_component` in this process.
+            Code::Memory(code) => unsafe { Component::deserialize(engine, code) },
+        }
+    }
+}
+
+/// Makes modules. Clones share one queue.
+#[derive(Clone)]
+pub struct Factory(Arc<Shared>);
+
+struct Shared {
+    cache: Option<Cache>,
+    queue: Mutex<Queue>,
+}
+
+#[derive(Default)]
+struct Queue {
+    waiting: VecDeque<Job>,
+    threads: usize,
+}
+
+struct Job {
+    wasm: Bytes,
+    done: ReplySender<Result<Module, ModuleError>>,
+}
+
+impl std::fmt::Debug for Factory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Factory")
+            .field("cache", &self.0.cache)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Factory {
+    /// A factory without threads yet. Works on every thread.
+    pub fn new(config: HostConfig) -> Factory {
+        Factory(Arc::new(Shared {
+            cache: config.cache_dir.map(Cache::new),
+            queue: Mutex::default(),
+        }))
+    }
+
+    /// Makes `wasm` ready, on a compile thread: from the cache in a moment, otherwise by compiling, in up to seconds. Works on every
+    /// thread. The reply is `None` only when the thread was killed by a bug.
+    pub fn load(&self, wasm: Bytes) -> ReplyReceiver<Result<Module, ModuleError>> {
+        let (done, receiver) = reply();
+        let mut queue = self.0.lock();
+        if queue.waiting.len() >= COMPILE_QUEUE_MAX {
+            drop(queue);
+            done.send(Err(ModuleError::Busy));
+            return receiver;
+        }
+        queue.waiting.push_back(Job { wasm, done });
+        if queue.threads < COMPILE_THREADS {
+            self.start_thread(&mut queue);
+        }
+        receiver
+    }
+
+    /// The same on the current thread, which it blocks: for tools.
+    ///
+    /// # Errors
+    /// [`ModuleError`].
+    pub fn load_here(&self, wasm: &[u8]) -> Result<Module, ModuleError> {
+        make(wasm, self.0.cache.as_ref())
+    }
+
+    fn start_thread(&self, queue: &mut Queue) {
+        let shared = self.0.clone();
+        let started = std::thread::Builder::new()
+            .name("compile".into())
+            .stack_size(COMPILE_STACK_BYTES)
+            .spawn(move || compile_all(&shared));
+        match started {
+            Ok(_) => queue.threads += 1,
+            Err(e) if queue.threads == 0 => {
+                let reason = format!("no thread to compile in: {e}");
+                for job in queue.waiting.drain(..) {
+                    job.done.send(Err(ModuleError::Unavailable(reason.clone())));
+                }
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Leaves the count of threads right even when the compiler panics.
+struct Leaving<'a>(&'a Shared);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.lock().threads -= 1;
+        }
+    }
+}
+
+fn compile_all(shared: &Shared) {
+    let leaving = Leaving(shared);
+    sys::set_nice(COMPILE_NICE);
+    loop {
+        let job = {
+            let mut queue = shared.lock();
+            match queue.waiting.pop_front() {
+                Some(job) => job,
+                None => {
+                    queue.threads -= 1;
+                    break;
+                }
+            }
+        };
+        job.done.send(make(&job.wasm, shared.cache.as_ref()));
+    }
+    drop(leaving);
+}
+
+fn make(wasm: &[u8], cache: Option<&Cache>) -> Result<Module, ModuleError> {
+    scan(wasm)?;
+    let unavailable = |e: String| ModuleError::Unavailable(e);
+    let engine = engine::engine().map_err(|e| unavailable(format!("{e:#}")))?;
+    let sha256: [u8; 32] = Sha256::digest(wasm).into();
+    let key = key(&sha256, &engine);
+    if let Some(cache) = cache {
+        let found = cache
+            .get(&key)
+            .map_err(|e| unavailable(format!("the code cache: {e}")))?;
+        if let Some(file) = found {
+            let module = Module {
+                sha256,
+                code: Code::File(Arc::new(file)),
+            };
+            return Ok(module);
+        }
+    }
+    let code = engine
+        .precompile_component(wasm)
+        .map_err(|e| ModuleError::Refused(format!("{e:#}")))?;
+    let code = match cache {
+        Some(cache) => {
+            let file = cache
+                .put(&key, &code)
+                .map_err(|e| unavailable(format!("the code cache: {e}")))?;
+            Code::File(Arc::new(file))
+        }
+        None => Code::Memory(code.into()),
+    };
+    let module = Module { sha256, code };
+    check_types(&module, &engine)?;
+    Ok(module)
+}
+
+/// Whether imports and exports have the right types.
+fn check_types(module: &Module, engine: &Engine) -> Result<(), ModuleError> {
+    let refused = |e: wasmtime::Error| ModuleError::Refused(format!("{e:#}"));
+    let component = module.component(engine).map_err(refused)?;
+    let linker = engine::linker(engine).map_err(refused)?;
+    let pre = linker.instantiate_pre(&component).map_err(refused)?;
+    BatchTransformPre::new(pre).map_err(refused)?;
+    Ok(())
+}
+
+/// Content, engine and configuration. The hasher's keys are fixed; that it may change with the compiler only costs a compilation.
+fn key(sha256: &[u8; 32], engine: &Engine) -> String {
+    let mut hasher = DefaultHasher::new();
+    engine.precompile_compatibility_hash().hash(&mut hasher);
+    format!("{}-{:016x}", hex(sha256), hasher.finish())
+}

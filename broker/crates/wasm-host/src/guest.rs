@@ -1,0 +1,292 @@
+//! A shard's guest thread and the shard's handle on it.
+
+#![allow(
+    clippy::disallowed_types,
+    reason = "the guest thread and its shard meet here"
+)]
+
+mod thread;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use tidemill_rt::mailbox::reply::{ReplySender, reply};
+
+use crate::engine::THREAD_STACK_BYTES;
+use crate::factory::{Factory, Module};
+use crate::instance::Setup;
+use crate::types::{CallError, CallOutput, InputBatch, Limits, LogLine, TransformKey};
+
+/// Calls waiting for a guest thread, at most.
+const CALLS_WAITING_MAX: usize = 1024;
+/// Lines kept of failed calls until they are asked for, at most.
+const LOGS_KEPT_MAX: usize = 256;
+
+/// How a guest thread runs.
+#[derive(Debug, Clone)]
+pub struct GuestConfig {
+    /// The thread's name, up to 15 bytes.
+    pub name: String,
+    /// Processors it may run on; any when empty.
+    pub cpus: Vec<usize>,
+    /// Memory that its instances share, in bytes.
+    pub memory_bytes: usize,
+}
+
+/// The shard's handle on its guest thread. Clones share it; when the last one goes, the thread ends within a tick.
+#[derive(Clone)]
+pub struct Guest(Rc<Handle>);
+
+struct Handle {
+    config: GuestConfig,
+    shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for Guest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Guest")
+            .field("config", &self.0.config)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What shard and guest thread share.
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+    /// Ends the running call.
+    stop: Arc<AtomicBool>,
+}
+
+#[derive(Default)]
+struct State {
+    transforms: BTreeMap<TransformKey, Entry>,
+    registrations: u64,
+    waiting: usize,
+    thread_runs: bool,
+    stopping: bool,
+}
+
+/// A registered transform.
+struct Entry {
+    /// Tells a registration from an earlier one under the same key.
+    registration: u64,
+    made_of: Arc<Registered>,
+    calls: VecDeque<Call>,
+    weight: u64,
+    /// CPU time used, in ns, divided by weight: the smallest is next.
+    used: u64,
+    logs: Vec<LogLine>,
+}
+
+struct Registered {
+    module: Module,
+    setup: Setup,
+}
+
+struct Call {
+    batches: Vec<InputBatch>,
+    done: ReplySender<Result<CallOutput, CallError>>,
+}
+
+impl Guest {
+    /// A guest without a thread yet: the first registration starts it. `_factory` makes the modules it will be given.
+    pub fn start(_factory: &Factory, config: GuestConfig) -> Guest {
+        let shared = Shared {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            stop: Arc::default(),
+        };
+        Guest(Rc::new(Handle {
+            config,
+            shared: Arc::new(shared),
+        }))
+    }
+
+    /// Makes `key` stand for `module` with this environment (see [`crate::guest_env`]) and these limits; output *i* takes batches of
+    /// `output_max_bytes[i]` bytes. Calls waiting under the same key are answered [`CallError::Stopped`]. The instance is made at the
+    /// first call, which also says when that fails.
+    pub fn register(
+        &self,
+        key: TransformKey,
+        module: Module,
+        env: Vec<(String, String)>,
+        limits: Limits,
+        output_max_bytes: Vec<usize>,
+    ) {
+        let mut state = self.0.shared.lock();
+        state.remove(key);
+        state.registrations += 1;
+        let entry = Entry {
+            registration: state.registrations,
+            made_of: Arc::new(Registered {
+                module,
+                setup: Setup {
+                    env,
+                    limits,
+                    output_max_bytes,
+                },
+            }),
+            calls: VecDeque::new(),
+            weight: 1,
+            used: state.least_used(),
+            logs: Vec::new(),
+        };
+        state.transforms.insert(key, entry);
+        self.ensure_thread(&mut state);
+        self.0.shared.changed.notify_one();
+    }
+
+    /// Forgets `key`; calls that wait are answered [`CallError::Stopped`], a running one is finished. The last transform takes the thread and
+    /// the engine's memory with it.
+    pub fn unregister(&self, key: TransformKey) {
+        self.0.shared.lock().remove(key);
+        self.0.shared.changed.notify_one();
+    }
+
+    /// Gives `key` this share of the thread relative to others, which have 1.
+    pub fn set_weight(&self, key: TransformKey, weight: u32) {
+        if let Some(entry) = self.0.shared.lock().transforms.get_mut(&key) {
+            entry.weight = u64::from(weight.max(1));
+        }
+    }
+
+    /// Runs `key` over `batches`. Queued at the call; calls of one key run in the order they were made.
+    ///
+    /// # Errors
+    /// [`CallError`]; [`CallError::Stopped`] also when `key` is not registered.
+    pub fn call(
+        &self,
+        key: TransformKey,
+        batches: Vec<InputBatch>,
+    ) -> impl Future<Output = Result<CallOutput, CallError>> + use<> {
+        let (done, answer) = reply();
+        self.enqueue(key, Call { batches, done });
+        async move { answer.recv().await.unwrap_or(Err(CallError::Stopped)) }
+    }
+
+    /// What failed calls of `key` logged since the last time; of more than 256 lines, the last.
+    pub fn take_logs(&self, key: TransformKey) -> Vec<LogLine> {
+        let mut state = self.0.shared.lock();
+        state
+            .transforms
+            .get_mut(&key)
+            .map(|e| std::mem::take(&mut e.logs))
+            .unwrap_or_default()
+    }
+
+    /// Calls that wait.
+    pub fn waiting(&self) -> usize {
+        self.0.shared.lock().waiting
+    }
+
+    /// Whether there is a thread, and with it memory of the engine.
+    pub fn is_running(&self) -> bool {
+        self.0.shared.lock().thread_runs
+    }
+
+    fn enqueue(&self, key: TransformKey, call: Call) {
+        let mut state = self.0.shared.lock();
+        if state.waiting >= CALLS_WAITING_MAX {
+            let waiting = state.waiting;
+            drop(state);
+            return call.done.send(Err(CallError::Busy(waiting)));
+        }
+        let least_used = state.least_used();
+        let Some(entry) = state.transforms.get_mut(&key) else {
+            return;
+        };
+        if entry.calls.is_empty() {
+            // Time left unused while it had nothing to do is not saved up.
+            entry.used = entry.used.max(least_used);
+        }
+        entry.calls.push_back(call);
+        state.waiting += 1;
+        self.ensure_thread(&mut state);
+        self.0.shared.changed.notify_one();
+    }
+
+    fn ensure_thread(&self, state: &mut State) {
+        if state.thread_runs || state.transforms.is_empty() {
+            return;
+        }
+        let (shared, config) = (self.0.shared.clone(), self.0.config.clone());
+        let started = std::thread::Builder::new()
+            .name(config.name.clone())
+            .stack_size(THREAD_STACK_BYTES)
+            .spawn(move || thread::run(&shared, &config));
+        match started {
+            Ok(_) => state.thread_runs = true,
+            Err(e) => state.refuse_all(&CallError::Unavailable(format!("no guest thread: {e}"))),
+        }
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        let mut state = self.shared.lock();
+        state.stopping = true;
+        state.refuse_all(&CallError::Stopped);
+        self.shared.stop.store(true, Ordering::Relaxed);
+        self.shared.changed.notify_one();
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn remove(&mut self, key: TransformKey) {
+        if let Some(entry) = self.transforms.remove(&key) {
+            self.waiting -= entry.calls.len();
+            for call in entry.calls {
+                call.done.send(Err(CallError::Stopped));
+            }
+        }
+    }
+
+    fn refuse_all(&mut self, error: &CallError) {
+        for entry in self.transforms.values_mut() {
+            for call in entry.calls.drain(..) {
+                call.done.send(Err(error.clone()));
+            }
+        }
+        self.waiting = 0;
+    }
+
+    /// Of the transforms with work, the least that one has used.
+    fn least_used(&self) -> u64 {
+        let busy = self.transforms.values().filter(|e| !e.calls.is_empty());
+        busy.map(|e| e.used).min().unwrap_or_default()
+    }
+
+    /// The call whose transform is next.
+    fn next(&mut self) -> Option<(TransformKey, u64, Arc<Registered>, Call)> {
+        let next = self
+            .transforms
+            .iter_mut()
+            .filter(|(_, e)| !e.calls.is_empty());
+        let (key, entry) = next.min_by_key(|(_, e)| e.used)?;
+        let call = entry.calls.pop_front()?;
+        self.waiting -= 1;
+        Some((*key, entry.registration, entry.made_of.clone(), call))
+    }
+
+    fn charge(&mut self, key: TransformKey, registration: u64, cpu_ns: u64, logs: Vec<LogLine>) {
+        let Some(entry) = self.transforms.get_mut(&key) else {
+            return;
+        };
+        if entry.registration == registration {
+            entry.used = entry.used.saturating_add(cpu_ns.max(1) / entry.weight);
+            entry.logs.extend(logs);
+            let excess = entry.logs.len().saturating_sub(LOGS_KEPT_MAX);
+            entry.logs.drain(..excess);
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! Running a transform on the current thread.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use wasmtime::component::Component;
+
+use crate::engine::{self, Reservation};
+use crate::factory::Module;
+use crate::instance::{Instance, Setup, Surroundings};
+use crate::ticker::Ticker;
+use crate::types::{CallError, CallOutput, InputBatch, Limits, LogLine};
+
+/// One transform on the current thread, with the limits it has in a broker. The thread needs 2 MiB of stack and must not be run by an
+/// engine of `rt`.
+pub struct LocalRunner {
+    component: Component,
+    setup: Setup,
+    around: Surroundings,
+    instance: Option<Instance>,
+    runtime: tokio::runtime::Runtime,
+    logs: Vec<LogLine>,
+}
+
+impl std::fmt::Debug for LocalRunner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LocalRunner")
+    }
+}
+
+impl LocalRunner {
+    /// Gets `module` ready, with this environment (see [`crate::guest_env`]); output *i* takes batches of `output_max_bytes[i]` bytes.
+    ///
+    /// # Errors
+    /// [`CallError::Unavailable`] when the engine cannot be started.
+    pub fn new(
+        module: &Module,
+        env: Vec<(String, String)>,
+        limits: Limits,
+        output_max_bytes: Vec<usize>,
+    ) -> Result<LocalRunner, CallError> {
+        let around = surroundings(limits.memory_bytes, Arc::default())?;
+        let component = module
+            .component(around.linker.engine())
+            .map_err(|e| CallError::Unavailable(format!("{e:#}")))?;
+        let setup = Setup {
+            env,
+            limits,
+            output_max_bytes,
+        };
+        Ok(LocalRunner {
+            component,
+            setup,
+            around,
+            instance: None,
+            runtime: wasi_runtime()?,
+            logs: Vec::new(),
+        })
+    }
+
+    /// Runs the transform over `batches`. A failed call costs the instance; the next has a new one.
+    ///
+    /// # Errors
+    /// [`CallError`]; what the guest logged before is in [`LocalRunner::take_logs`].
+    pub fn call(&mut self, batches: &[InputBatch]) -> Result<CallOutput, CallError> {
+        let _entered = self.runtime.enter();
+        let mut instance = match self.instance.take() {
+            Some(instance) => instance,
+            None => Instance::new(&self.component, &self.setup, &self.around)?,
+        };
+        let called = instance.call(batches, &self.setup, &self.around);
+        let mut output = match called.result {
+            Ok(output) => output,
+            Err(error) => {
+                self.logs.extend(called.logs);
+                return Err(error);
+            }
+        };
+        output.cpu_ns = called.cpu_ns;
+        self.instance = Some(instance);
+        Ok(output)
+    }
+
+    /// What failed calls logged since the last time.
+    pub fn take_logs(&mut self) -> Vec<LogLine> {
+        std::mem::take(&mut self.logs)
+    }
+}
+
+/// An engine and what is around its instances.
+pub(crate) fn surroundings(
+    memory_bytes: usize,
+    stop: Arc<AtomicBool>,
+) -> Result<Surroundings, CallError> {
+    let unavailable = |e: wasmtime::Error| CallError::Unavailable(format!("{e:#}"));
+    let engine = engine::engine().map_err(unavailable)?;
+    let linker = engine::linker(&engine).map_err(unavailable)?;
+    let ticker = Ticker::start(engine).map_err(|e| CallError::Unavailable(e.to_string()))?;
+    Ok(Surroundings {
+        linker,
+        ticker,
+        reservation: Reservation::new(memory_bytes),
+        stop,
+    })
+}
+
+/// What WASI's streams want to be called in; it has no threads and no I/O. Without it they would start one with as many threads as
+/// there are processors.
+pub(crate) fn wasi_runtime() -> Result<tokio::runtime::Runtime, CallError> {
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .map_err(|e| CallError::Unavailable(e.to_string()))
+}

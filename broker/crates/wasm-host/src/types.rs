@@ -1,0 +1,170 @@
+//! What crosses between a shard and its guest thread.
+
+use bytes::Bytes;
+use tidemill_model::Offset;
+
+/// A transform on a guest thread; the caller gives the numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TransformKey(pub u64);
+
+/// What a call may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// CPU time of one call, in ms.
+    pub time_ms: u64,
+    /// Memory of an instance, in bytes.
+    pub memory_bytes: usize,
+}
+
+impl Default for Limits {
+    /// 1,000 ms and 64 MiB.
+    fn default() -> Limits {
+        Limits {
+            time_ms: 1000,
+            memory_bytes: 64 << 20,
+        }
+    }
+}
+
+/// A batch of the input.
+#[derive(Debug, Clone)]
+pub struct InputBatch {
+    /// Offset of the batch's base.
+    pub base_offset: Offset,
+    /// The batch's base timestamp, in ms.
+    pub base_timestamp: i64,
+    /// Records in it.
+    pub record_count: u32,
+    /// The record section, uncompressed. It need not have been checked.
+    pub records: Bytes,
+}
+
+/// A batch to be appended to an output.
+#[derive(Debug, Clone)]
+pub struct OutputBatch {
+    /// Index into the transform's outputs.
+    pub output: u32,
+    /// Records in it.
+    pub records: u32,
+    /// The whole batch, magic 2, checked, base offset 0, no producer.
+    pub batch: Bytes,
+}
+
+/// A record that the transform refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RecordFailure {
+    /// Its offset in the input, as the guest says; at or above the first base offset of the call.
+    pub offset: Offset,
+    /// Why, as the guest says, at most 1 KiB.
+    pub message: String,
+}
+
+/// How much a line matters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    /// For whoever hunts a fault.
+    Debug,
+    /// Worth knowing; also what the guest writes to its standard output.
+    Info,
+    /// Worth a look; also what the guest writes to its standard error.
+    Warn,
+    /// Wrong.
+    Error,
+}
+
+impl LogLevel {
+    /// In lower case, for people and APIs.
+    pub fn name(self) -> &'static str {
+        match self {
+            LogLevel::Debug => "debug",
+            LogLevel::Info => "info",
+            LogLevel::Warn => "warn",
+            LogLevel::Error => "error",
+        }
+    }
+}
+
+/// A line the guest wrote.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogLine {
+    /// How much it matters.
+    pub level: LogLevel,
+    /// The line, at most 1 KiB.
+    pub message: String,
+}
+
+/// The result of a call.
+#[derive(Debug, Clone, Default)]
+pub struct CallOutput {
+    /// Batches for the outputs; those of one output in the order they were written.
+    pub outputs: Vec<OutputBatch>,
+    /// Records that the transform refused.
+    pub failures: Vec<RecordFailure>,
+    /// What the guest wrote to its log.
+    pub logs: Vec<LogLine>,
+    /// CPU time of the call, in ns.
+    pub cpu_ns: u64,
+}
+
+/// Why a call has no result. Nothing of it may become visible.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// The guest trapped or panicked, or its module refused the call as a whole.
+    #[error("the transform ended abruptly: {0}")]
+    Trap(String),
+    /// The call used up its CPU time.
+    #[error(
+        "the transform ran for more than {limit_ms} ms of CPU time; make it faster or raise limits.time_ms"
+    )]
+    Timeout {
+        /// What it may use, in ms.
+        limit_ms: u64,
+    },
+    /// The guest wanted more memory than it may have.
+    #[error(
+        "the transform wanted {wanted_bytes} bytes of memory and may have {limit_bytes}; make it smaller or raise limits.memory_bytes"
+    )]
+    Memory {
+        /// What it would have had, in bytes.
+        wanted_bytes: usize,
+        /// What it may have, in bytes.
+        limit_bytes: usize,
+    },
+    /// What the guest returned is not valid.
+    #[error("the transform returned garbage: {0}; was it built with another version of the SDK?")]
+    Garbage(String),
+    /// A record of the output is larger than its topic takes.
+    #[error("the transform wrote a record that its output topic cannot take: {0}")]
+    TooLarge(String),
+    /// More calls are waiting than may.
+    #[error("the guest thread has {0} calls waiting; try again later")]
+    Busy(usize),
+    /// The engine could not be started or the module not be loaded on this machine.
+    #[error("transforms cannot run here: {0}")]
+    Unavailable(String),
+    /// The transform was unregistered or the guest stopped meanwhile.
+    #[error("the transform was stopped")]
+    Stopped,
+}
+
+/// The environment of a guest as `wit/world.wit` promises it: the transform's name, input and outputs, then `user`, whose
+/// variables cannot replace those three.
+pub fn guest_env(
+    name: &str,
+    input_topic: &str,
+    outputs: &[String],
+    user: &[(String, String)],
+) -> Vec<(String, String)> {
+    let mut env = vec![
+        ("TIDEMILL_TRANSFORM".to_owned(), name.to_owned()),
+        ("TIDEMILL_INPUT_TOPIC".to_owned(), input_topic.to_owned()),
+        ("TIDEMILL_OUTPUTS".to_owned(), outputs.join(",")),
+    ];
+    let reserved = env.len();
+    for (key, value) in user {
+        if !env[..reserved].iter().any(|(k, _)| k == key) {
+            env.push((key.clone(), value.clone()));
+        }
+    }
+    env
+}
