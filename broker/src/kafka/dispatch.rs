@@ -1,0 +1,133 @@
+//! From a frame to its handler.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use tidemill_rt::time::Instant;
+use tidemill_wire::api::{self, Api};
+use tidemill_wire::{WireError, header, message};
+
+use super::answers::{Answer, Pending, Running};
+use super::error_map::code;
+use super::handlers;
+use crate::shard::Shard;
+
+/// Bytes of records a Fetch answers with at most; a first batch that is larger is given alone.
+pub(crate) const FETCH_BYTES_MAX: usize = 32 << 20;
+
+/// A request as it came in.
+#[derive(Debug)]
+pub(crate) struct Received {
+    /// The frame, without its size.
+    pub(crate) frame: Bytes,
+    /// When it was complete.
+    pub(crate) at: Instant,
+}
+
+/// A request for a handler. Lives on the shard of its connection.
+pub(crate) struct Request {
+    /// That shard.
+    pub(crate) shard: Rc<Shard>,
+    /// The API.
+    pub(crate) api: &'static Api,
+    /// The version, one of those served.
+    pub(crate) version: i16,
+    /// The frame.
+    pub(crate) frame: Bytes,
+    /// Where in it the body begins.
+    pub(crate) body_at: usize,
+    /// When it was complete.
+    pub(crate) at: Instant,
+}
+
+impl Request {
+    /// The body, decoded with the message crate.
+    pub(crate) fn decode<M: kafka_protocol::protocol::Decodable>(&self) -> Result<M, WireError> {
+        message::decode(self.api.key, self.version, &self.frame, self.body_at)
+    }
+
+    /// `response` as an answer in the request's version.
+    pub(crate) fn answer<M: kafka_protocol::protocol::Encodable>(&self, response: &M) -> Answer {
+        match message::encode(response, self.version) {
+            Ok(body) => Answer::Body(vec![body]),
+            Err(e) => Answer::Close(format!(
+                "{} version {} cannot be answered: {e}",
+                self.api.name, self.version
+            )),
+        }
+    }
+}
+
+/// Bytes that the answer to this request may keep in memory beyond the request.
+pub(crate) fn answer_weight(frame: &[u8]) -> u64 {
+    match header::preamble(frame) {
+        Ok(preamble) if preamble.api_key == api::FETCH => FETCH_BYTES_MAX as u64,
+        _ => 0,
+    }
+}
+
+/// Starts a request: everything whose order matters has happened, or is queued in order, when this returns. What it
+/// returns may be driven in any order.
+///
+/// # Errors
+/// Why the connection must be closed: the request cannot be read, or asks for what is not served.
+pub(crate) async fn start(shard: &Rc<Shard>, received: Received) -> Result<Running, String> {
+    let preamble = header::preamble(&received.frame).map_err(|e| e.to_string())?;
+    let unknown = || format!("API {} is not served", preamble.api_key);
+    let api = api::find(preamble.api_key).ok_or_else(unknown)?;
+    shard.metrics.request(api.name);
+    let version = preamble.api_version;
+    let response_header = api.response_header_flexible(version);
+    if !api.serves(version) {
+        // KIP-511: the one API that answers, in the layout of version 0, whatever was asked.
+        if api.key == api::API_VERSIONS {
+            let body = api::api_versions_body(version, code::UNSUPPORTED_VERSION);
+            let answer = std::future::ready(Answer::Body(vec![Bytes::from(body)]));
+            return Ok(Running::new(
+                Box::pin(answer),
+                preamble.correlation_id,
+                response_header,
+            ));
+        }
+        return Err(format!(
+            "{} version {version} is not served, only {} to {}",
+            api.name, api.min, api.max
+        ));
+    }
+    let malformed = |e: WireError| format!("malformed {} version {version}: {e}", api.name);
+    let body_at = header::parse(&received.frame).map_err(malformed)?.body_at;
+    let request = Request {
+        shard: shard.clone(),
+        api,
+        version,
+        frame: received.frame,
+        body_at,
+        at: received.at,
+    };
+    let pending = handler(request).await.map_err(malformed)?;
+    Ok(Running::new(
+        pending,
+        preamble.correlation_id,
+        response_header,
+    ))
+}
+
+/// The table of handlers. Only Produce has an order to keep before it is driven.
+async fn handler(request: Request) -> Result<Pending, WireError> {
+    match request.api.key {
+        api::PRODUCE => handlers::produce::start(request).await,
+        api::FETCH => handlers::fetch::start(request),
+        api::LIST_OFFSETS => handlers::list_offsets::start(request),
+        api::METADATA => handlers::metadata::start(request),
+        api::FIND_COORDINATOR => handlers::find_coordinator::start(request),
+        api::API_VERSIONS => handlers::api_versions::start(request),
+        api::CREATE_TOPICS => handlers::create_topics::start(request),
+        api::DELETE_TOPICS => handlers::delete_topics::start(request),
+        api::INIT_PRODUCER_ID => handlers::init_producer_id::start(request),
+        api::DESCRIBE_CONFIGS => handlers::describe_configs::start(request),
+        other => Err(WireError::Version {
+            api: other,
+            version: request.version,
+        }),
+    }
+}

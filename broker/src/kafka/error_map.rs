@@ -1,0 +1,155 @@
+//! From the broker's errors to Kafka's codes. The one place that knows both.
+//!
+//! What is unclear becomes a retriable code. UNKNOWN_SERVER_ERROR (-1) is never answered to Produce: Java producers
+//! reset their sequence on it and write duplicates (KAFKA-14034).
+
+use tidemill_consensus::ProposeError;
+use tidemill_controller::{ControllerError, Refusal};
+use tidemill_model::BatchError;
+use tidemill_partition::producers::SequenceError;
+use tidemill_partition::state::AppendRefused;
+use tidemill_ring::{AppendError, ReadError};
+
+use crate::topics::TopicError;
+
+/// Kafka's error codes, as far as they are used (`org.apache.kafka.common.protocol.Errors`).
+pub(super) mod code {
+    pub(in super::super) const NONE: i16 = 0;
+    pub(in super::super) const OFFSET_OUT_OF_RANGE: i16 = 1;
+    pub(in super::super) const CORRUPT_MESSAGE: i16 = 2;
+    pub(in super::super) const UNKNOWN_TOPIC_OR_PARTITION: i16 = 3;
+    pub(in super::super) const LEADER_NOT_AVAILABLE: i16 = 5;
+    pub(in super::super) const NOT_LEADER_OR_FOLLOWER: i16 = 6;
+    pub(in super::super) const REQUEST_TIMED_OUT: i16 = 7;
+    pub(in super::super) const MESSAGE_TOO_LARGE: i16 = 10;
+    pub(in super::super) const COORDINATOR_NOT_AVAILABLE: i16 = 15;
+    pub(in super::super) const INVALID_TOPIC_EXCEPTION: i16 = 17;
+    pub(in super::super) const NOT_ENOUGH_REPLICAS: i16 = 19;
+    pub(in super::super) const INVALID_REQUIRED_ACKS: i16 = 21;
+    pub(in super::super) const CLUSTER_AUTHORIZATION_FAILED: i16 = 31;
+    pub(in super::super) const UNSUPPORTED_VERSION: i16 = 35;
+    pub(in super::super) const TOPIC_ALREADY_EXISTS: i16 = 36;
+    pub(in super::super) const INVALID_PARTITIONS: i16 = 37;
+    pub(in super::super) const INVALID_REPLICATION_FACTOR: i16 = 38;
+    pub(in super::super) const INVALID_REPLICA_ASSIGNMENT: i16 = 39;
+    pub(in super::super) const INVALID_CONFIG: i16 = 40;
+    pub(in super::super) const INVALID_REQUEST: i16 = 42;
+    pub(in super::super) const POLICY_VIOLATION: i16 = 44;
+    pub(in super::super) const OUT_OF_ORDER_SEQUENCE_NUMBER: i16 = 45;
+    pub(in super::super) const INVALID_PRODUCER_EPOCH: i16 = 47;
+    pub(in super::super) const INVALID_TXN_STATE: i16 = 48;
+    pub(in super::super) const KAFKA_STORAGE_ERROR: i16 = 56;
+    pub(in super::super) const FETCH_SESSION_ID_NOT_FOUND: i16 = 70;
+    pub(in super::super) const FENCED_LEADER_EPOCH: i16 = 74;
+    pub(in super::super) const UNKNOWN_LEADER_EPOCH: i16 = 75;
+    pub(in super::super) const UNSUPPORTED_COMPRESSION_TYPE: i16 = 76;
+    pub(in super::super) const INVALID_RECORD: i16 = 87;
+    pub(in super::super) const UNKNOWN_TOPIC_ID: i16 = 100;
+}
+
+/// A batch that a producer sent and that is none.
+pub(super) fn batch(error: &BatchError) -> i16 {
+    match error {
+        BatchError::Truncated | BatchError::Crc => code::CORRUPT_MESSAGE,
+        BatchError::Compression(_) => code::UNSUPPORTED_COMPRESSION_TYPE,
+        BatchError::TrailingBytes
+        | BatchError::Magic(_)
+        | BatchError::Count { .. }
+        | BatchError::Producer { .. }
+        | BatchError::Record(_) => code::INVALID_RECORD,
+    }
+}
+
+/// An append that failed.
+pub(super) fn append(error: &AppendError) -> i16 {
+    match error {
+        // The topic was there when the request was looked at: its partition is about to open, or has just gone.
+        AppendError::UnknownPartition => code::NOT_LEADER_OR_FOLLOWER,
+        AppendError::TooLarge { .. } => code::MESSAGE_TOO_LARGE,
+        AppendError::Refused(refused) => match refused {
+            AppendRefused::Sequence(SequenceError::OutOfOrderSequence { .. }) => {
+                code::OUT_OF_ORDER_SEQUENCE_NUMBER
+            }
+            AppendRefused::Sequence(SequenceError::InvalidProducerEpoch { .. }) => {
+                code::INVALID_PRODUCER_EPOCH
+            }
+            AppendRefused::Malformed => code::INVALID_RECORD,
+            AppendRefused::Transactional => code::INVALID_TXN_STATE,
+        },
+        AppendError::Propose(ProposeError::Busy) => code::NOT_ENOUGH_REPLICAS,
+        AppendError::Propose(ProposeError::Unknown) => code::REQUEST_TIMED_OUT,
+        AppendError::Propose(ProposeError::NotLeader { .. } | ProposeError::Stopped) => {
+            code::NOT_LEADER_OR_FOLLOWER
+        }
+    }
+}
+
+/// A read that failed.
+pub(super) fn read(error: &ReadError) -> i16 {
+    match error {
+        ReadError::UnknownPartition => code::NOT_LEADER_OR_FOLLOWER,
+        ReadError::OffsetOutOfRange { .. } => code::OFFSET_OUT_OF_RANGE,
+        ReadError::Segment(_) => code::KAFKA_STORAGE_ERROR,
+    }
+}
+
+/// A topic that was not made or deleted.
+pub(super) fn topic(error: &TopicError) -> i16 {
+    match error {
+        TopicError::Name(_) | TopicError::Internal(_) => code::INVALID_TOPIC_EXCEPTION,
+        TopicError::Partitions(_) => code::INVALID_PARTITIONS,
+        TopicError::Replicas(_) => code::INVALID_REPLICATION_FACTOR,
+        TopicError::Config(_) => code::INVALID_CONFIG,
+        TopicError::InUse { .. } => code::POLICY_VIOLATION,
+        TopicError::Controller(ControllerError::Refused(refusal)) => match refusal {
+            Refusal::TopicExists(_) => code::TOPIC_ALREADY_EXISTS,
+            Refusal::TopicCollides(..) => code::INVALID_TOPIC_EXCEPTION,
+            Refusal::NoSuchTopic(_) => code::UNKNOWN_TOPIC_OR_PARTITION,
+            _ => code::POLICY_VIOLATION,
+        },
+        TopicError::Controller(_) | TopicError::Ring(_) | TopicError::Gone(_) => {
+            code::REQUEST_TIMED_OUT
+        }
+    }
+}
+
+/// What is wrong with the leader epoch a client knows, if anything (KIP-320).
+pub(super) fn leader_epoch(known_by_client: i32, current: i32) -> Option<i16> {
+    match known_by_client {
+        -1 => None,
+        epoch if epoch < current => Some(code::FENCED_LEADER_EPOCH),
+        epoch if epoch > current => Some(code::UNKNOWN_LEADER_EPOCH),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leader_epochs_are_compared_as_kip_320_says() {
+        assert_eq!(leader_epoch(-1, 5), None);
+        assert_eq!(leader_epoch(5, 5), None);
+        assert_eq!(leader_epoch(4, 5), Some(code::FENCED_LEADER_EPOCH));
+        assert_eq!(leader_epoch(6, 5), Some(code::UNKNOWN_LEADER_EPOCH));
+    }
+
+    #[test]
+    fn produce_is_never_answered_unknown_server_error() {
+        let errors = [
+            AppendError::UnknownPartition,
+            AppendError::TooLarge {
+                bytes: 1,
+                max_bytes: 0,
+            },
+            AppendError::Refused(AppendRefused::Malformed),
+            AppendError::Refused(AppendRefused::Transactional),
+            AppendError::Propose(ProposeError::Busy),
+            AppendError::Propose(ProposeError::Unknown),
+            AppendError::Propose(ProposeError::Stopped),
+            AppendError::Propose(ProposeError::NotLeader { leader: None }),
+        ];
+        assert!(errors.iter().all(|e| append(e) > 0));
+    }
+}

@@ -1,0 +1,156 @@
+//! CreateTopics.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use kafka_protocol::messages::create_topics_request::CreatableTopic;
+use kafka_protocol::messages::create_topics_response::{
+    CreatableTopicConfigs, CreatableTopicResult,
+};
+use kafka_protocol::messages::{CreateTopicsRequest, CreateTopicsResponse};
+use tidemill_controller::{Topic, configs};
+use tidemill_model::topic_name;
+use tidemill_wire::WireError;
+use uuid::Uuid;
+
+use super::super::answers::{Answer, Pending};
+use super::super::dispatch::Request;
+use super::super::error_map::{self, code};
+use super::describe_configs::source_of;
+use super::text;
+use crate::shard::Shard;
+use crate::topics::{self, NewTopic};
+
+/// An error code and what it means.
+type Refused = (i16, String);
+
+pub(in super::super) fn start(request: Request) -> Result<Pending, WireError> {
+    let body: CreateTopicsRequest = request.decode()?;
+    Ok(Box::pin(async move { answer(request, body).await }))
+}
+
+async fn answer(request: Request, body: CreateTopicsRequest) -> Answer {
+    let mut seen = BTreeSet::new();
+    let mut twice = BTreeSet::new();
+    for topic in &body.topics {
+        if !seen.insert(topic.name.to_string()) {
+            twice.insert(topic.name.to_string());
+        }
+    }
+    let mut results = Vec::new();
+    for topic in body.topics {
+        let name = topic.name.clone();
+        let made = if twice.contains(&*name) {
+            Err((
+                code::INVALID_REQUEST,
+                "the topic is named twice in this request".to_owned(),
+            ))
+        } else {
+            create(&request.shard, topic, body.validate_only).await
+        };
+        let result = CreatableTopicResult::default().with_name(name);
+        results.push(match made {
+            Ok(topic) => success(result, &topic),
+            Err((code, message)) => result
+                .with_error_code(code)
+                .with_error_message(Some(text(message)))
+                .with_num_partitions(-1)
+                .with_replication_factor(-1),
+        });
+    }
+    request.answer(&CreateTopicsResponse::default().with_topics(results))
+}
+
+async fn create(
+    shard: &Rc<Shard>,
+    topic: CreatableTopic,
+    validate_only: bool,
+) -> Result<Arc<Topic>, Refused> {
+    let new = convert(topic, shard.info.node.0)?;
+    let refused = |e: &topics::TopicError| (error_map::topic(e), e.to_string());
+    if !validate_only {
+        return shard.create_topic(new).await.map_err(|e| refused(&e));
+    }
+    topics::check(&new).map_err(|e| refused(&e))?;
+    let image = shard.image();
+    let key = topic_name::collision_key(&new.name);
+    if let Some(other) = image
+        .topics()
+        .find(|t| topic_name::collision_key(&t.name) == key)
+    {
+        let exists = other.name == new.name;
+        let code = if exists {
+            code::TOPIC_ALREADY_EXISTS
+        } else {
+            code::INVALID_TOPIC_EXCEPTION
+        };
+        return Err((code, format!("topic '{}' already exists", other.name)));
+    }
+    Ok(Arc::new(Topic {
+        name: new.name,
+        id: tidemill_model::TopicId::NONE,
+        rings: vec![0; new.partitions.unwrap_or(topics::PARTITIONS_DEFAULT) as usize],
+        replicas: new.replicas.unwrap_or(topics::REPLICAS_DEFAULT),
+        configs: new.configs,
+    }))
+}
+
+fn convert(topic: CreatableTopic, node: i32) -> Result<NewTopic, Refused> {
+    let mut new = NewTopic::named(&topic.name);
+    new.partitions = (topic.num_partitions != -1).then_some(topic.num_partitions);
+    new.replicas = (topic.replication_factor != -1).then_some(topic.replication_factor);
+    if !topic.assignments.is_empty() {
+        if new.partitions.is_some() || new.replicas.is_some() {
+            let message = "with assignments, partition count and replication factor must be -1";
+            return Err((code::INVALID_REQUEST, message.to_owned()));
+        }
+        let indices: BTreeSet<i32> = topic
+            .assignments
+            .iter()
+            .map(|a| a.partition_index)
+            .collect();
+        let dense = indices
+            .iter()
+            .copied()
+            .eq(0..topic.assignments.len() as i32);
+        let here = topic
+            .assignments
+            .iter()
+            .all(|a| matches!(a.broker_ids[..], [id] if id.0 == node));
+        if !dense || !here {
+            let message = format!(
+                "partitions must count up from 0 and be assigned to node {node}, the only one"
+            );
+            return Err((code::INVALID_REPLICA_ASSIGNMENT, message));
+        }
+        new.partitions = Some(topic.assignments.len() as i32);
+        new.replicas = Some(1);
+    }
+    let mut configs = BTreeMap::new();
+    for config in topic.configs {
+        let Some(value) = config.value else {
+            return Err((
+                code::INVALID_CONFIG,
+                format!("config '{}' has no value", config.name),
+            ));
+        };
+        configs.insert(config.name.to_string(), value.to_string());
+    }
+    new.configs = configs;
+    Ok(new)
+}
+
+fn success(result: CreatableTopicResult, topic: &Topic) -> CreatableTopicResult {
+    let config = |def: &configs::ConfigDef| {
+        CreatableTopicConfigs::default()
+            .with_name(text(def.name))
+            .with_value(Some(text(configs::value(&topic.configs, def.name))))
+            .with_config_source(source_of(topic, def.name))
+    };
+    result
+        .with_topic_id(Uuid::from_bytes(topic.id.0))
+        .with_num_partitions(topic.partition_count())
+        .with_replication_factor(topic.replicas)
+        .with_configs(Some(configs::CONFIGS.iter().map(config).collect()))
+}

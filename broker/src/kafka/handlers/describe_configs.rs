@@ -1,0 +1,210 @@
+//! DescribeConfigs: the settings of topics, and the few of the broker that clients ask for.
+
+use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
+use kafka_protocol::messages::describe_configs_response::{
+    DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym,
+};
+use kafka_protocol::messages::{DescribeConfigsRequest, DescribeConfigsResponse};
+use tidemill_controller::{Topic, configs};
+use tidemill_model::topic_name;
+use tidemill_wire::{WireError, frame};
+
+use super::super::answers::Pending;
+use super::super::connection::IDLE_MAX;
+use super::super::dispatch::Request;
+use super::super::error_map::code;
+use super::text;
+use crate::topics::{PARTITIONS_DEFAULT, REPLICAS_DEFAULT};
+
+/// Resource types.
+const TOPIC: i8 = 2;
+const BROKER: i8 = 4;
+/// Where a value comes from: set for the topic; built in.
+const SOURCE_TOPIC: i8 = 1;
+const SOURCE_DEFAULT: i8 = 5;
+/// Types of values.
+const TYPE_BOOLEAN: i8 = 1;
+const TYPE_STRING: i8 = 2;
+const TYPE_INT: i8 = 3;
+const TYPE_LONG: i8 = 5;
+const TYPE_LIST: i8 = 7;
+
+pub(in super::super) fn start(request: Request) -> Result<Pending, WireError> {
+    let body: DescribeConfigsRequest = request.decode()?;
+    let options = Options {
+        synonyms: body.include_synonyms,
+        documentation: body.include_documentation,
+    };
+    let results = body
+        .resources
+        .into_iter()
+        .map(|r| describe(&request, r, &options))
+        .collect();
+    let answer = request.answer(&DescribeConfigsResponse::default().with_results(results));
+    Ok(Box::pin(std::future::ready(answer)))
+}
+
+struct Options {
+    synonyms: bool,
+    documentation: bool,
+}
+
+/// A setting as it is answered.
+struct Setting {
+    name: &'static str,
+    value: String,
+    source: i8,
+    kind: i8,
+    read_only: bool,
+    default: String,
+    doc: &'static str,
+}
+
+/// Where a topic's setting comes from, in Kafka's numbers.
+pub(super) fn source_of(topic: &Topic, name: &str) -> i8 {
+    if topic.configs.contains_key(name) {
+        SOURCE_TOPIC
+    } else {
+        SOURCE_DEFAULT
+    }
+}
+
+fn describe(
+    request: &Request,
+    resource: DescribeConfigsResource,
+    options: &Options,
+) -> DescribeConfigsResult {
+    let settings = match resource.resource_type {
+        TOPIC => topic_settings(request, &resource.resource_name),
+        BROKER => broker_settings(request, &resource.resource_name),
+        other => Err((
+            code::INVALID_REQUEST,
+            format!("resource type {other} has no settings here"),
+        )),
+    };
+    let result = DescribeConfigsResult::default()
+        .with_resource_type(resource.resource_type)
+        .with_resource_name(resource.resource_name);
+    match settings {
+        Err((code, message)) => result
+            .with_error_code(code)
+            .with_error_message(Some(text(message))),
+        Ok(settings) => {
+            let keys = resource.configuration_keys.as_deref();
+            let wanted = |s: &Setting| keys.is_none_or(|keys| keys.iter().any(|k| &**k == s.name));
+            let settings = settings.into_iter().filter(wanted);
+            result.with_configs(settings.map(|s| convert(s, options)).collect())
+        }
+    }
+}
+
+fn topic_settings(request: &Request, name: &str) -> Result<Vec<Setting>, (i16, String)> {
+    if let Err(e) = topic_name::check(name) {
+        return Err((code::INVALID_TOPIC_EXCEPTION, e.to_string()));
+    }
+    let image = request.shard.image();
+    let missing = || {
+        (
+            code::UNKNOWN_TOPIC_OR_PARTITION,
+            format!("topic '{name}' does not exist"),
+        )
+    };
+    let topic = image.topic(name).ok_or_else(missing)?;
+    let setting = |def: &configs::ConfigDef| Setting {
+        name: def.name,
+        value: configs::value(&topic.configs, def.name).to_owned(),
+        source: source_of(topic, def.name),
+        kind: match def.kind {
+            configs::Kind::Int(..) => TYPE_INT,
+            configs::Kind::Long(..) => TYPE_LONG,
+            configs::Kind::Word(_) => TYPE_STRING,
+            configs::Kind::List(_) => TYPE_LIST,
+        },
+        read_only: false,
+        default: def.default.to_owned(),
+        doc: def.doc,
+    };
+    Ok(configs::CONFIGS.iter().map(setting).collect())
+}
+
+fn broker_settings(request: &Request, name: &str) -> Result<Vec<Setting>, (i16, String)> {
+    let node = request.shard.info.node.0;
+    if !name.is_empty() && name.parse() != Ok(node) {
+        return Err((
+            code::INVALID_REQUEST,
+            format!("this is node {node}, not '{name}'"),
+        ));
+    }
+    let fixed = |name, value: String, kind, doc| Setting {
+        name,
+        default: value.clone(),
+        value,
+        source: SOURCE_DEFAULT,
+        kind,
+        read_only: true,
+        doc,
+    };
+    let message_bytes = configs::MAX_MESSAGE_BYTES_DEFAULT.to_string();
+    Ok(vec![
+        fixed(
+            "auto.create.topics.enable",
+            "true".to_owned(),
+            TYPE_BOOLEAN,
+            "Topics asked for are made.",
+        ),
+        fixed(
+            "connections.max.idle.ms",
+            IDLE_MAX.as_millis().to_string(),
+            TYPE_LONG,
+            "Idle connections are closed.",
+        ),
+        fixed(
+            "default.replication.factor",
+            REPLICAS_DEFAULT.to_string(),
+            TYPE_INT,
+            "Of topics made without one.",
+        ),
+        fixed(
+            "message.max.bytes",
+            message_bytes,
+            TYPE_INT,
+            "Default of the topic setting max.message.bytes.",
+        ),
+        fixed(
+            "num.partitions",
+            PARTITIONS_DEFAULT.to_string(),
+            TYPE_INT,
+            "Of topics made without a number.",
+        ),
+        fixed(
+            "socket.request.max.bytes",
+            frame::FRAME_BYTES_MAX.to_string(),
+            TYPE_INT,
+            "Largest request.",
+        ),
+    ])
+}
+
+fn convert(s: Setting, options: &Options) -> DescribeConfigsResourceResult {
+    let mut synonyms = Vec::new();
+    if options.synonyms {
+        let synonym = |value: &str, source| {
+            DescribeConfigsSynonym::default()
+                .with_name(text(s.name))
+                .with_value(Some(text(value)))
+                .with_source(source)
+        };
+        if s.source != SOURCE_DEFAULT {
+            synonyms.push(synonym(&s.value, s.source));
+        }
+        synonyms.push(synonym(&s.default, SOURCE_DEFAULT));
+    }
+    DescribeConfigsResourceResult::default()
+        .with_name(text(s.name))
+        .with_value(Some(text(s.value)))
+        .with_read_only(s.read_only)
+        .with_config_source(s.source)
+        .with_synonyms(synonyms)
+        .with_config_type(s.kind)
+        .with_documentation(options.documentation.then(|| text(s.doc)))
+}

@@ -1,0 +1,168 @@
+//! Metadata: brokers, topics, partitions and their leaders; makes topics that are asked for and missing.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use kafka_protocol::messages::metadata_request::MetadataRequestTopic;
+use kafka_protocol::messages::metadata_response::{
+    MetadataResponseBroker, MetadataResponsePartition, MetadataResponseTopic,
+};
+use kafka_protocol::messages::{BrokerId, MetadataRequest, MetadataResponse, TopicName};
+use tidemill_controller::Topic;
+use tidemill_model::{PartitionId, RingId, ShardId, TopicId, topic_name};
+use tidemill_wire::WireError;
+use uuid::Uuid;
+
+use super::super::answers::{Answer, Pending};
+use super::super::dispatch::Request;
+use super::super::error_map::{self, code};
+use super::text;
+use crate::shard::Shard;
+
+/// First version in which an empty list means no topics (before: all).
+const EMPTY_IS_NONE_FROM: i16 = 1;
+
+/// What is said about one topic.
+enum Found {
+    Topic(Arc<Topic>),
+    Error {
+        name: Option<TopicName>,
+        id: TopicId,
+        code: i16,
+    },
+}
+
+pub(in super::super) fn start(request: Request) -> Result<Pending, WireError> {
+    let body: MetadataRequest = request.decode()?;
+    Ok(Box::pin(async move { answer(request, body).await }))
+}
+
+async fn answer(request: Request, body: MetadataRequest) -> Answer {
+    let shard = &request.shard;
+    let all = match &body.topics {
+        None => true,
+        Some(topics) => topics.is_empty() && request.version < EMPTY_IS_NONE_FROM,
+    };
+    let mut found = Vec::new();
+    if all {
+        found.extend(shard.image().topics().cloned().map(Found::Topic));
+    } else {
+        for topic in body.topics.into_iter().flatten() {
+            found.push(find(shard, topic, body.allow_auto_topic_creation).await);
+        }
+    }
+    let epochs = leader_epochs(shard, &found).await;
+    let node = BrokerId(shard.info.node.0);
+    let broker = MetadataResponseBroker::default()
+        .with_node_id(node)
+        .with_host(text(shard.info.advertised.host.clone()))
+        .with_port(i32::from(shard.info.advertised.port));
+    let topics = found
+        .into_iter()
+        .map(|f| describe(f, node, &epochs))
+        .collect();
+    let response = MetadataResponse::default()
+        .with_brokers(vec![broker])
+        .with_cluster_id(Some(text(shard.info.cluster_id.clone())))
+        .with_controller_id(node)
+        .with_topics(topics);
+    request.answer(&response)
+}
+
+async fn find(shard: &Rc<Shard>, topic: MetadataRequestTopic, create: bool) -> Found {
+    let id = TopicId(*topic.topic_id.as_bytes());
+    let Some(name) = topic.name else {
+        return match shard.image().topic_by_id(id) {
+            Some(topic) => Found::Topic(topic.clone()),
+            None => Found::Error {
+                name: None,
+                id,
+                code: code::UNKNOWN_TOPIC_ID,
+            },
+        };
+    };
+    if let Some(topic) = shard.image().topic(&name) {
+        return Found::Topic(topic.clone());
+    }
+    let error = |code| Found::Error {
+        name: Some(name.clone()),
+        id: TopicId::NONE,
+        code,
+    };
+    if topic_name::check(&name).is_err() {
+        return error(code::INVALID_TOPIC_EXCEPTION);
+    }
+    if !create {
+        return error(code::UNKNOWN_TOPIC_OR_PARTITION);
+    }
+    match shard.topic_or_create(&name).await {
+        Ok(topic) => Found::Topic(topic),
+        Err(e) => error(error_map::topic(&e)),
+    }
+}
+
+/// The leader epochs of the partitions that are open, asked of their shards.
+async fn leader_epochs(shard: &Rc<Shard>, found: &[Found]) -> BTreeMap<PartitionId, i32> {
+    let mut by_shard: BTreeMap<ShardId, Vec<(RingId, PartitionId)>> = BTreeMap::new();
+    for topic in found.iter().filter_map(|f| {
+        if let Found::Topic(t) = f {
+            Some(t)
+        } else {
+            None
+        }
+    }) {
+        for (index, ring) in topic.rings.iter().enumerate() {
+            let ring = RingId(*ring);
+            let partition = topic.partition(index as i32);
+            by_shard
+                .entry(ring.shard(shard.info.shards))
+                .or_default()
+                .push((ring, partition));
+        }
+    }
+    let mut epochs = BTreeMap::new();
+    for (target, partitions) in by_shard {
+        let asked = shard.on(target, move |shard| async move {
+            let epoch = |(ring, id): (RingId, PartitionId)| {
+                Some((id, shard.ring(ring)?.view(id)?.leader_epoch))
+            };
+            partitions.into_iter().filter_map(epoch).collect::<Vec<_>>()
+        });
+        epochs.extend(asked.await.unwrap_or_default());
+    }
+    epochs
+}
+
+fn describe(
+    found: Found,
+    node: BrokerId,
+    epochs: &BTreeMap<PartitionId, i32>,
+) -> MetadataResponseTopic {
+    let topic = match found {
+        Found::Topic(topic) => topic,
+        Found::Error { name, id, code } => {
+            return MetadataResponseTopic::default()
+                .with_error_code(code)
+                .with_name(name)
+                .with_topic_id(Uuid::from_bytes(id.0));
+        }
+    };
+    let partitions = (0..topic.partition_count()).map(|index| {
+        let p = MetadataResponsePartition::default()
+            .with_partition_index(index)
+            .with_replica_nodes(vec![node])
+            .with_isr_nodes(vec![node]);
+        match epochs.get(&topic.partition(index)) {
+            Some(epoch) => p.with_leader_id(node).with_leader_epoch(*epoch),
+            None => p
+                .with_leader_id(BrokerId(-1))
+                .with_error_code(code::LEADER_NOT_AVAILABLE),
+        }
+    });
+    MetadataResponseTopic::default()
+        .with_name(Some(TopicName(text(topic.name.clone()))))
+        .with_topic_id(Uuid::from_bytes(topic.id.0))
+        .with_is_internal(topic_name::is_internal(&topic.name))
+        .with_partitions(partitions.collect())
+}

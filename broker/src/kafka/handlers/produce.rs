@@ -1,0 +1,297 @@
+//! Produce: checks batches, hands them to their rings in order, answers when they are durable.
+//!
+//! [`start`] returns when every batch of the request is queued at its ring, or on its way to the shard of its ring in
+//! the order of requests; the answers are awaited afterwards, many requests at a time.
+
+use std::collections::BTreeMap;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::{Either, LocalBoxFuture, join_all};
+use tidemill_controller::{Image, Topic, configs};
+use tidemill_model::batch::Compression;
+use tidemill_model::{BatchHeader, PartitionId, RingId, ShardId};
+use tidemill_ring::{AppendError, Appended};
+use tidemill_rt::time;
+use tidemill_wire::produce::{
+    PartitionProduce, PartitionProduced, ProduceRequest, ProduceResponse, TopicProduce,
+    TopicProduced, decode,
+};
+use tidemill_wire::{TopicRef, WireError};
+
+use super::super::answers::{Answer, Pending};
+use super::super::dispatch::Request;
+use super::super::error_map::{self, code};
+use super::find_topic;
+use crate::shard::Shard;
+use crate::topics::now_ms;
+
+/// Oldest version with record batches of magic 2; older ones are only advertised.
+const RECORD_BATCHES_FROM: i16 = 3;
+/// First version that may carry zstd (KIP-110).
+const ZSTD_FROM: i16 = 7;
+/// Longest a request waits for its answer, whatever the client says.
+const TIMEOUT_MAX: Duration = Duration::from_secs(600);
+
+/// A place in the response: topic and partition, by index.
+type Slot = (usize, usize);
+/// An error code and what it means.
+type Refused = (i16, Option<String>);
+type AppendResult = Result<Appended, AppendError>;
+/// Results of the batches that went to one shard, `None` when it stopped.
+type Group = LocalBoxFuture<'static, Option<Vec<(Slot, AppendResult)>>>;
+
+/// A checked batch and where it goes.
+struct Job {
+    slot: Slot,
+    ring: RingId,
+    partition: PartitionId,
+    topic: String,
+    header: BatchHeader,
+    batch: Bytes,
+}
+
+pub(in super::super) async fn start(request: Request) -> Result<Pending, WireError> {
+    let body = decode(&request.frame, request.body_at, request.version)?;
+    let mut response = ProduceResponse::default();
+    let mut jobs: BTreeMap<ShardId, Vec<Job>> = BTreeMap::new();
+    let image = request.shard.image();
+    let refused = refuse_all(&request, &body);
+    for (t, topic) in body.topics.into_iter().enumerate() {
+        let produced = sort_topic(&request, &image, (t, topic), refused.as_ref(), &mut jobs);
+        response.topics.push(produced);
+    }
+    let mut groups = Vec::new();
+    let mut sent = Vec::new();
+    for (shard, jobs) in jobs {
+        sent.extend(jobs.iter().map(|j| j.slot));
+        groups.push(queue(&request.shard, shard, jobs).await);
+    }
+    let wait = Duration::from_millis(body.timeout_ms.max(1) as u64).min(TIMEOUT_MAX);
+    Ok(Box::pin(async move {
+        fill(&mut response, groups, sent, wait).await;
+        answer(&request, response, body.acks)
+    }))
+}
+
+/// Why nothing of the request is taken, if so.
+fn refuse_all(request: &Request, body: &ProduceRequest) -> Option<Refused> {
+    if request.version < RECORD_BATCHES_FROM {
+        let message = format!(
+            "Produce before version {RECORD_BATCHES_FROM} is not served; upgrade the client"
+        );
+        return Some((code::UNSUPPORTED_VERSION, Some(message)));
+    }
+    if !(-1..=1).contains(&body.acks) {
+        return Some((code::INVALID_REQUIRED_ACKS, None));
+    }
+    let message = || Some("transactions are not supported yet".to_owned());
+    body.transactional_id
+        .as_ref()
+        .map(|_| (code::INVALID_TXN_STATE, message()))
+}
+
+/// Checks the batches for one topic; good ones become jobs, whose places in the answer hold an error until theirs comes.
+fn sort_topic(
+    request: &Request,
+    image: &Image,
+    (t, topic): (usize, TopicProduce),
+    refused: Option<&Refused>,
+    jobs: &mut BTreeMap<ShardId, Vec<Job>>,
+) -> TopicProduced {
+    let TopicProduce { topic, partitions } = topic;
+    let found = find_topic(image, &topic).map_err(|code| (code, None));
+    let mut produced = Vec::with_capacity(partitions.len());
+    for (p, partition) in partitions.into_iter().enumerate() {
+        let index = partition.index;
+        let checked = match (refused, &found) {
+            (Some(refused), _) | (None, Err(refused)) => Err(refused.clone()),
+            (None, Ok(topic)) => check(request.version, topic, partition, (t, p)),
+        };
+        let placeholder = match checked {
+            Ok(job) => {
+                jobs.entry(job.ring.shard(request.shard.info.shards))
+                    .or_default()
+                    .push(job);
+                (code::REQUEST_TIMED_OUT, None)
+            }
+            Err(refused) => {
+                if let Ok(topic) = &found {
+                    request.shard.metrics.topic(&topic.name).rejected.add(1);
+                }
+                refused
+            }
+        };
+        produced.push(PartitionProduced::error(
+            index,
+            placeholder.0,
+            placeholder.1,
+        ));
+    }
+    TopicProduced {
+        topic,
+        partitions: produced,
+    }
+}
+
+/// Everything that can be known about a batch without its partition.
+fn check(
+    version: i16,
+    topic: &Topic,
+    partition: PartitionProduce,
+    slot: Slot,
+) -> Result<Job, Refused> {
+    let id = topic.partition(partition.index);
+    let ring = topic
+        .ring(partition.index)
+        .ok_or((code::UNKNOWN_TOPIC_OR_PARTITION, None))?;
+    let said = |code, message: &str| (code, Some(message.to_owned()));
+    let batch = partition.records.filter(|b| !b.is_empty());
+    let batch = batch.ok_or_else(|| {
+        said(
+            code::INVALID_RECORD,
+            "a Produce request has one record batch per partition",
+        )
+    })?;
+    let limit = configs::integer(&topic.configs, "max.message.bytes");
+    if batch.len() as i64 > limit {
+        let message = format!(
+            "the batch has {} bytes, max.message.bytes is {limit}",
+            batch.len()
+        );
+        return Err((code::MESSAGE_TOO_LARGE, Some(message)));
+    }
+    let header =
+        BatchHeader::validate(&batch).map_err(|e| (error_map::batch(&e), Some(e.to_string())))?;
+    if header.is_control() {
+        return Err(said(
+            code::INVALID_RECORD,
+            "clients cannot write control batches",
+        ));
+    }
+    if version < ZSTD_FROM && header.compression() == Ok(Compression::Zstd) {
+        return Err(said(
+            code::UNSUPPORTED_COMPRESSION_TYPE,
+            "zstd needs Produce version 7",
+        ));
+    }
+    Ok(Job {
+        slot,
+        ring,
+        partition: id,
+        topic: topic.name.clone(),
+        header,
+        batch,
+    })
+}
+
+/// Queues batches at their rings, which are on `target`. When this returns they are in line there.
+async fn queue(shard: &Rc<Shard>, target: ShardId, jobs: Vec<Job>) -> Group {
+    if target == shard.id {
+        let appends = append_all(shard, jobs);
+        return Box::pin(async move { Some(appends.await) });
+    }
+    match shard
+        .handle
+        .submit(target, move |shard| append_all(&shard, jobs))
+        .await
+    {
+        Ok(results) => Box::pin(async move { results.await.ok() }),
+        Err(_) => Box::pin(std::future::ready(None)),
+    }
+}
+
+/// Proposes every batch at the call, in order; the future gives the results. Runs on the shard of their rings.
+fn append_all(
+    shard: &Rc<Shard>,
+    jobs: Vec<Job>,
+) -> impl Future<Output = Vec<(Slot, AppendResult)>> + use<> {
+    let shard = shard.clone();
+    let now = now_ms();
+    let mut appends = Vec::with_capacity(jobs.len());
+    for job in jobs {
+        let (records, bytes) = (job.header.record_count as u64, job.batch.len() as u64);
+        let append = match shard.ring(job.ring) {
+            Some(ring) => Either::Left(ring.append(job.partition, job.header, job.batch, now)),
+            None => Either::Right(std::future::ready(Err(AppendError::UnknownPartition))),
+        };
+        let counters = shard.metrics.topic(&job.topic);
+        appends.push(async move {
+            let result = append.await;
+            match &result {
+                Ok(_) => {
+                    counters.records_in.add(records);
+                    counters.bytes_in.add(bytes);
+                }
+                Err(_) => counters.rejected.add(1),
+            }
+            (job.slot, result)
+        });
+    }
+    join_all(appends)
+}
+
+/// Puts results into the response, until `wait` is over; what has none by then stays "timed out".
+async fn fill(response: &mut ProduceResponse, groups: Vec<Group>, sent: Vec<Slot>, wait: Duration) {
+    if groups.is_empty() {
+        return;
+    }
+    let Ok(results) = time::timeout(wait, join_all(groups)).await else {
+        return;
+    };
+    // A group without results was for a shard that has stopped.
+    for (t, p) in sent {
+        response.topics[t].partitions[p].error_code = code::NOT_LEADER_OR_FOLLOWER;
+    }
+    for ((t, p), result) in results.into_iter().flatten().flatten() {
+        let produced = &mut response.topics[t].partitions[p];
+        match result {
+            Ok(appended) => {
+                produced.error_code = code::NONE;
+                produced.base_offset = appended.base_offset;
+                produced.log_append_time_ms = appended.log_append_time_ms;
+                produced.log_start_offset = appended.log_start_offset;
+            }
+            Err(e) => {
+                produced.error_code = error_map::append(&e);
+                produced.error_message = Some(e.to_string());
+            }
+        }
+    }
+}
+
+fn answer(request: &Request, response: ProduceResponse, acks: i16) -> Answer {
+    request
+        .shard
+        .metrics
+        .produce_latency
+        .observe(request.at.elapsed());
+    if acks != 0 {
+        return Answer::Body(vec![Bytes::from(response.encode(request.version))]);
+    }
+    // Nobody reads an answer: closing is the only way to say that something went wrong.
+    let failed = |t: &TopicProduced| {
+        t.partitions
+            .iter()
+            .find(|p| p.error_code != code::NONE)
+            .cloned()
+    };
+    match response
+        .topics
+        .iter()
+        .find_map(|t| failed(t).map(|p| (t.topic.clone(), p)))
+    {
+        None => Answer::Nothing,
+        Some((topic, p)) => {
+            let name = match topic {
+                TopicRef::Name(name) => name.to_string(),
+                TopicRef::Id(id) => id.to_string(),
+            };
+            Answer::Close(format!(
+                "Produce with acks=0 to {name}/{} failed with error {}",
+                p.index, p.error_code
+            ))
+        }
+    }
+}
