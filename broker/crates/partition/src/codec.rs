@@ -20,7 +20,10 @@ macro_rules! int {
         /// # Errors
         /// [`DecodeError`] when fewer bytes are left.
         pub fn $name(&mut self) -> Result<$ty, DecodeError> {
-            let (head, rest) = self.0.split_first_chunk().ok_or(DecodeError("it is cut short"))?;
+            let (head, rest) = self
+                .0
+                .split_first_chunk()
+                .ok_or(DecodeError("it is cut short"))?;
             self.0 = rest;
             Ok(<$ty>::from_be_bytes(*head))
         }
@@ -46,7 +49,10 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// [`DecodeError`] when fewer are left.
     pub fn bytes(&mut self, len: usize) -> Result<&'a [u8], DecodeError> {
-        let (head, rest) = self.0.split_at_checked(len).ok_or(DecodeError("it is cut short"))?;
+        let (head, rest) = self
+            .0
+            .split_at_checked(len)
+            .ok_or(DecodeError("it is cut short"))?;
         self.0 = rest;
         Ok(head)
     }
@@ -68,7 +74,10 @@ impl<'a> Reader<'a> {
     /// # Errors
     /// [`DecodeError`] when fewer bytes are left.
     pub fn partition(&mut self) -> Result<PartitionId, DecodeError> {
-        let (topic, rest) = self.0.split_first_chunk().ok_or(DecodeError("it is cut short"))?;
+        let (topic, rest) = self
+            .0
+            .split_first_chunk()
+            .ok_or(DecodeError("it is cut short"))?;
         self.0 = rest;
         Ok(PartitionId {
             topic: TopicId(*topic),

@@ -9,7 +9,8 @@ use tidemill_rt::chan::notify::Notify;
 use tidemill_rt::fs;
 
 use crate::segment::{
-    IndexEntry, READ_CHUNK_BYTES, Scan, SegmentError, SegmentMeta, SegmentWriter, io_error, load_index,
+    IndexEntry, READ_CHUNK_BYTES, Scan, SegmentError, SegmentMeta, SegmentWriter, io_error,
+    load_index,
 };
 use crate::tail::{Held, ShardMemory, Tail};
 
@@ -136,7 +137,9 @@ impl PartitionLog {
     /// The log of a partition whose folder is `dir`, with the segments a checkpoint names. Touches no file.
     pub fn new(dir: PathBuf, segments: Vec<SegmentMeta>, memory: ShardMemory) -> PartitionLog {
         let unprepared = Cell::new(segments.is_empty());
-        let segments = segments.into_iter().map(|meta| Segment { meta, index: None });
+        let segments = segments
+            .into_iter()
+            .map(|meta| Segment { meta, index: None });
         PartitionLog(Rc::new(Inner {
             dir,
             tail: Tail::new(memory),
@@ -174,7 +177,12 @@ impl PartitionLog {
 
     /// What of its segments is valid.
     pub fn segments(&self) -> Vec<SegmentMeta> {
-        self.0.segments.borrow().iter().map(|s| s.meta.clone()).collect()
+        self.0
+            .segments
+            .borrow()
+            .iter()
+            .map(|s| s.meta.clone())
+            .collect()
     }
 
     /// Bytes that are in no segment yet.
@@ -286,7 +294,12 @@ impl PartitionLog {
         })
     }
 
-    async fn read_below(&self, from: Offset, limit: Offset, max_bytes: usize) -> Result<Vec<Batch>, ReadError> {
+    async fn read_below(
+        &self,
+        from: Offset,
+        limit: Offset,
+        max_bytes: usize,
+    ) -> Result<Vec<Batch>, ReadError> {
         if let Some(batches) = self.0.tail.read(from, limit, max_bytes) {
             return Ok(batches);
         }
@@ -311,7 +324,10 @@ impl PartitionLog {
     }
 
     /// The segment that holds `from`, and the last index entry at or before it.
-    async fn locate(&self, from: Offset) -> Result<Option<(SegmentMeta, IndexEntry)>, SegmentError> {
+    async fn locate(
+        &self,
+        from: Offset,
+    ) -> Result<Option<(SegmentMeta, IndexEntry)>, SegmentError> {
         let meta = {
             let segments = self.0.segments.borrow();
             let at = segments.partition_point(|s| s.meta.next_offset <= from);
@@ -327,7 +343,10 @@ impl PartitionLog {
     }
 
     /// The index of a segment as it was described by `meta`.
-    pub(crate) async fn index(&self, meta: &SegmentMeta) -> Result<Rc<Vec<IndexEntry>>, SegmentError> {
+    pub(crate) async fn index(
+        &self,
+        meta: &SegmentMeta,
+    ) -> Result<Rc<Vec<IndexEntry>>, SegmentError> {
         let known = |s: &Segment| s.meta == *meta;
         if let Some(segment) = self.0.segments.borrow().iter().find(|s| known(s))
             && let Some(index) = &segment.index

@@ -20,11 +20,18 @@ impl PartitionLog {
     ///
     /// # Errors
     /// [`ReadError::Segment`].
-    pub async fn offset_for_timestamp(&self, bounds: Bounds, timestamp: i64) -> Result<Option<Found>, ReadError> {
+    pub async fn offset_for_timestamp(
+        &self,
+        bounds: Bounds,
+        timestamp: i64,
+    ) -> Result<Option<Found>, ReadError> {
         let mut from = bounds.log_start_offset;
         loop {
             let segments = self.segments();
-            for meta in segments.iter().filter(|m| m.next_offset > from && m.max_timestamp >= timestamp) {
+            for meta in segments
+                .iter()
+                .filter(|m| m.next_offset > from && m.max_timestamp >= timestamp)
+            {
                 if let Some(found) = self.search_segment(meta, bounds, timestamp).await? {
                     return Ok(Some(found));
                 }
@@ -36,7 +43,9 @@ impl PartitionLog {
             // While segments were searched, a flush may have moved batches there and the cache dropped them.
             if let Some(batches) = self.tail().read(from, bounds.high_watermark, usize::MAX) {
                 let start = bounds.log_start_offset;
-                return Ok(batches.iter().find_map(|b| find_in_batch(b, timestamp, start)));
+                return Ok(batches
+                    .iter()
+                    .find_map(|b| find_in_batch(b, timestamp, start)));
             }
             if self.segments_end() <= from {
                 return Ok(None);
@@ -51,8 +60,14 @@ impl PartitionLog {
         timestamp: i64,
     ) -> Result<Option<Found>, ReadError> {
         let index = self.index(meta).await?;
-        for (i, entry) in index.iter().enumerate().filter(|(_, e)| e.max_timestamp >= timestamp) {
-            let end = index.get(i + 1).map_or(meta.next_offset, |next| next.offset);
+        for (i, entry) in index
+            .iter()
+            .enumerate()
+            .filter(|(_, e)| e.max_timestamp >= timestamp)
+        {
+            let end = index
+                .get(i + 1)
+                .map_or(meta.next_offset, |next| next.offset);
             if end <= bounds.log_start_offset {
                 continue;
             }
@@ -73,9 +88,15 @@ impl PartitionLog {
     ///
     /// # Errors
     /// [`ReadError::Segment`].
-    pub async fn max_timestamp(&self, bounds: Bounds, max: MaxTimestamp) -> Result<Option<Found>, ReadError> {
+    pub async fn max_timestamp(
+        &self,
+        bounds: Bounds,
+        max: MaxTimestamp,
+    ) -> Result<Option<Found>, ReadError> {
         let from = max.batch_offset.max(bounds.log_start_offset);
-        let read = self.read(bounds, from, 1, crate::Isolation::ReadUncommitted).await?;
+        let read = self
+            .read(bounds, from, 1, crate::Isolation::ReadUncommitted)
+            .await?;
         let batch = read.batches.first();
         Ok(batch.and_then(|b| find_in_batch(b, max.timestamp, bounds.log_start_offset)))
     }
@@ -92,11 +113,19 @@ pub fn find_in_batch(batch: &Batch, timestamp: i64, start: Offset) -> Option<Fou
     if header.is_log_append_time() {
         return Some(whole);
     }
-    let Ok(codec) = header.compression() else { return Some(whole) };
-    let Some(section) = batch.bytes.get(HEADER_BYTES..) else { return Some(whole) };
-    let Ok(section) = decompress(codec, section, DECOMPRESSED_BYTES_MAX) else { return Some(whole) };
+    let Ok(codec) = header.compression() else {
+        return Some(whole);
+    };
+    let Some(section) = batch.bytes.get(HEADER_BYTES..) else {
+        return Some(whole);
+    };
+    let Ok(section) = decompress(codec, section, DECOMPRESSED_BYTES_MAX) else {
+        return Some(whole);
+    };
     for record in Records::new(&section, header.record_count) {
-        let Ok(record) = record else { return Some(whole) };
+        let Ok(record) = record else {
+            return Some(whole);
+        };
         let time = header.base_timestamp.saturating_add(record.timestamp_delta);
         let offset = header.base_offset + i64::from(record.offset_delta);
         if time >= timestamp && offset >= start && offset < header.next_offset() {

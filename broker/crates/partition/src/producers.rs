@@ -111,13 +111,20 @@ impl Producers {
             0
         } else {
             let last = sequence_after(first, header.last_offset_delta);
-            if let Some(b) = known.batches.iter().find(|b| b.first == first && b.last == last) {
+            if let Some(b) = known
+                .batches
+                .iter()
+                .find(|b| b.first == first && b.last == last)
+            {
                 return Ok(Admission::Duplicate {
                     base_offset: b.base_offset,
                     log_append_time_ms: b.log_append_time_ms,
                 });
             }
-            known.batches.back().map_or(0, |b| sequence_after(b.last, 1))
+            known
+                .batches
+                .back()
+                .map_or(0, |b| sequence_after(b.last, 1))
         };
         if first != expected {
             return Err(SequenceError::OutOfOrderSequence {
@@ -130,17 +137,26 @@ impl Producers {
     }
 
     /// Remembers a batch that [`Producers::check`] admitted as new, and forgets producers that are idle or too many.
-    pub fn appended(&mut self, header: &BatchHeader, base_offset: Offset, log_append_time_ms: i64, now_ms: i64) {
+    pub fn appended(
+        &mut self,
+        header: &BatchHeader,
+        base_offset: Offset,
+        log_append_time_ms: i64,
+        now_ms: i64,
+    ) {
         self.expire(now_ms);
         let touched = self.next_touch;
         self.next_touch += 1;
         let epoch = header.producer_epoch;
-        let producer = self.by_id.entry(header.producer_id).or_insert_with(|| Producer {
-            epoch,
-            last_ms: now_ms,
-            touched,
-            batches: VecDeque::new(),
-        });
+        let producer = self
+            .by_id
+            .entry(header.producer_id)
+            .or_insert_with(|| Producer {
+                epoch,
+                last_ms: now_ms,
+                touched,
+                batches: VecDeque::new(),
+            });
         self.by_touch.remove(&producer.touched);
         self.by_touch.insert(touched, header.producer_id);
         if producer.epoch != epoch {

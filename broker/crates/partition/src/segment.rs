@@ -167,7 +167,9 @@ impl SegmentMeta {
 
     /// Counts a batch in; gives back the index entry it finished.
     fn add(&mut self, header: &BatchHeader, len: u64) -> Option<IndexEntry> {
-        let finished = self.open.take_if(|e| self.bytes - e.position >= INDEX_INTERVAL_BYTES);
+        let finished = self
+            .open
+            .take_if(|e| self.bytes - e.position >= INDEX_INTERVAL_BYTES);
         let entry = self.open.get_or_insert(IndexEntry {
             offset: header.base_offset,
             position: self.bytes,
@@ -227,7 +229,10 @@ impl SegmentWriter {
                 let part = piece.split().freeze();
                 let at = position;
                 position += part.len() as u64;
-                self.file.write_all_at(vec![part], at).await.map_err(io_error(&path))?;
+                self.file
+                    .write_all_at(vec![part], at)
+                    .await
+                    .map_err(io_error(&path))?;
             }
         }
         if !piece.is_empty() {
@@ -255,16 +260,28 @@ impl SegmentWriter {
     /// # Errors
     /// [`SegmentError::Io`], after which the process must end (rule S10).
     pub async fn sync(&self) -> Result<(), SegmentError> {
-        self.file.sync_data().await.map_err(io_error(&self.meta.path(&self.dir)))?;
-        self.index.sync_data().await.map_err(io_error(&self.meta.index_path(&self.dir)))
+        self.file
+            .sync_data()
+            .await
+            .map_err(io_error(&self.meta.path(&self.dir)))?;
+        self.index
+            .sync_data()
+            .await
+            .map_err(io_error(&self.meta.index_path(&self.dir)))
     }
 }
 
 async fn open_cut(path: &Path, valid: u64) -> Result<File, SegmentError> {
-    let file = File::open(path, OpenMode::CreateOrOpen).await.map_err(io_error(path))?;
+    let file = File::open(path, OpenMode::CreateOrOpen)
+        .await
+        .map_err(io_error(path))?;
     let len = file.len().await.map_err(io_error(path))?;
     if len < valid {
-        return Err(damaged(path, len, format!("it ends here, {valid} bytes were written")));
+        return Err(damaged(
+            path,
+            len,
+            format!("it ends here, {valid} bytes were written"),
+        ));
     }
     if len > valid {
         file.set_len(valid).await.map_err(io_error(path))?;
@@ -283,7 +300,9 @@ pub async fn load_index(dir: &Path, meta: &SegmentMeta) -> Result<Vec<IndexEntry
     if want > 0 {
         let bytes = match fs::exists(&path).await.map_err(io_error(&path))? {
             true => {
-                let file = File::open(&path, OpenMode::Read).await.map_err(io_error(&path))?;
+                let file = File::open(&path, OpenMode::Read)
+                    .await
+                    .map_err(io_error(&path))?;
                 file.read_at(0, want).await.map_err(io_error(&path))?
             }
             false => Vec::new(),
@@ -336,7 +355,9 @@ impl Scan {
         chunk_bytes: usize,
     ) -> Result<Scan, SegmentError> {
         let path = meta.path(dir);
-        let file = File::open(&path, OpenMode::Read).await.map_err(io_error(&path))?;
+        let file = File::open(&path, OpenMode::Read)
+            .await
+            .map_err(io_error(&path))?;
         Ok(Scan {
             file,
             path,
@@ -364,7 +385,10 @@ impl Scan {
             return Err(bad(format!("it claims a batch of {len} bytes")));
         }
         if header.base_offset != self.expected {
-            let reason = format!("offset {} where {} belongs", header.base_offset, self.expected);
+            let reason = format!(
+                "offset {} where {} belongs",
+                header.base_offset, self.expected
+            );
             return Err(bad(reason));
         }
         self.fill(len).await?;

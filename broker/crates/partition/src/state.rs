@@ -141,7 +141,10 @@ impl PartitionState {
     pub fn epoch_end(&self, epoch: i32) -> Option<(i32, Offset)> {
         let at = self.epochs.partition_point(|(e, _)| *e <= epoch);
         let (found, _) = self.epochs.get(at.checked_sub(1)?)?;
-        let end = self.epochs.get(at).map_or(self.next_offset, |(_, start)| *start);
+        let end = self
+            .epochs
+            .get(at)
+            .map_or(self.next_offset, |(_, start)| *start);
         Some((*found, end))
     }
 
@@ -149,7 +152,12 @@ impl PartitionState {
     ///
     /// # Errors
     /// [`AppendRefused`].
-    pub fn check_append(&self, header: &BatchHeader, len: usize, now_ms: i64) -> Result<Admission, AppendRefused> {
+    pub fn check_append(
+        &self,
+        header: &BatchHeader,
+        len: usize,
+        now_ms: i64,
+    ) -> Result<Admission, AppendRefused> {
         check_shape(header, len)?;
         if header.is_transactional() || header.is_control() {
             return Err(AppendRefused::Transactional);
@@ -161,33 +169,53 @@ impl PartitionState {
     }
 
     /// Appends a client's batch that [`PartitionState::check_append`] admitted as new.
-    pub fn append(&mut self, header: BatchHeader, bytes: Bytes, leader_epoch: i32, now_ms: i64) -> Placed {
+    pub fn append(
+        &mut self,
+        header: BatchHeader,
+        bytes: Bytes,
+        leader_epoch: i32,
+        now_ms: i64,
+    ) -> Placed {
         let placed = self.place(header, bytes, leader_epoch, now_ms);
         if header.producer_id >= 0 {
             let time = match placed.batch.header.is_log_append_time() {
                 true => placed.batch.header.max_timestamp,
                 false => -1,
             };
-            self.producers.appended(&header, placed.batch.header.base_offset, time, self.clock_ms);
+            self.producers.appended(
+                &header,
+                placed.batch.header.base_offset,
+                time,
+                self.clock_ms,
+            );
         }
         placed
     }
 
     /// Appends a batch without looking at its producer: an output of a transform.
-    pub fn place(&mut self, header: BatchHeader, bytes: Bytes, leader_epoch: i32, now_ms: i64) -> Placed {
+    pub fn place(
+        &mut self,
+        header: BatchHeader,
+        bytes: Bytes,
+        leader_epoch: i32,
+        now_ms: i64,
+    ) -> Placed {
         self.clock_ms = self.clock_ms.max(now_ms);
         let (mut header, bytes) = match self.config.timestamp_type {
             TimestampType::CreateTime => (header, bytes),
             TimestampType::LogAppendTime => {
                 let bytes = set_log_append_time(&bytes, self.clock_ms);
-                let header = BatchHeader::parse(&bytes).expect("the header was parsed before it got a time");
+                let header =
+                    BatchHeader::parse(&bytes).expect("the header was parsed before it got a time");
                 (header, bytes)
             }
         };
         header.base_offset = self.next_offset;
         header.leader_epoch = leader_epoch;
         self.note_epoch(leader_epoch);
-        let newer = self.max_timestamp.is_none_or(|m| header.max_timestamp > m.timestamp);
+        let newer = self
+            .max_timestamp
+            .is_none_or(|m| header.max_timestamp > m.timestamp);
         if newer {
             self.max_timestamp = Some(MaxTimestamp {
                 timestamp: header.max_timestamp,
@@ -197,7 +225,11 @@ impl PartitionState {
         let len = bytes.len() as u64;
         let limit = u64::from(self.config.segment_bytes.max(SEGMENT_BYTES_MIN));
         let starts_segment = self.segment_fill == 0 || self.segment_fill + len > limit;
-        self.segment_fill = if starts_segment { len } else { self.segment_fill + len };
+        self.segment_fill = if starts_segment {
+            len
+        } else {
+            self.segment_fill + len
+        };
         self.next_offset = header.next_offset();
         self.bytes += len;
         Placed {
@@ -223,7 +255,8 @@ impl PartitionState {
 /// [`AppendRefused::Malformed`].
 pub fn check_shape(header: &BatchHeader, len: usize) -> Result<(), AppendRefused> {
     let counts = header.record_count >= 1 && header.last_offset_delta == header.record_count - 1;
-    let producer = header.producer_id < 0 || (header.producer_epoch >= 0 && header.base_sequence >= 0);
+    let producer =
+        header.producer_id < 0 || (header.producer_epoch >= 0 && header.base_sequence >= 0);
     if header.batch_length < 0 || header.total_bytes() != len || !counts || !producer {
         return Err(AppendRefused::Malformed);
     }

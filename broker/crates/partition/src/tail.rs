@@ -194,7 +194,9 @@ impl ShardMemory {
                     Some((bytes, _)) if b.fits(*bytes, b.config.unflushed_bytes) => {}
                     _ => return,
                 }
-                let Some((bytes, tx)) = b.waiting.pop_front() else { return };
+                let Some((bytes, tx)) = b.waiting.pop_front() else {
+                    return;
+                };
                 if tx.is_closed() {
                     continue;
                 }
@@ -225,7 +227,9 @@ impl ShardMemory {
             b.cached += entries.iter().map(|e| e.bytes).sum::<u64>();
             b.cache.extend(entries);
             while b.cached > b.config.cache_bytes {
-                let Some(entry) = b.cache.pop_front() else { break };
+                let Some(entry) = b.cache.pop_front() else {
+                    break;
+                };
                 b.cached -= entry.bytes;
                 b.stats.evicted_total += 1;
                 evicted.push(entry);
@@ -286,7 +290,12 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        let charged: u64 = self.batches.iter().skip(self.carried).map(|h| cost(&h.batch)).sum();
+        let charged: u64 = self
+            .batches
+            .iter()
+            .skip(self.carried)
+            .map(|h| cost(&h.batch))
+            .sum();
         self.memory.discharge(charged);
     }
 }
@@ -317,7 +326,9 @@ impl Tail {
     /// batch is not in memory. Only batches that end at or below `limit`.
     pub fn read(&self, from: Offset, limit: Offset, max_bytes: usize) -> Option<Vec<Batch>> {
         let inner = self.0.borrow();
-        let at = inner.batches.partition_point(|h| h.batch.header.next_offset() <= from);
+        let at = inner
+            .batches
+            .partition_point(|h| h.batch.header.next_offset() <= from);
         if inner.batches.get(at)?.batch.header.base_offset > from {
             return None;
         }
@@ -337,7 +348,8 @@ impl Tail {
     pub fn unflushed(&self, from: Offset, upto: Offset) -> Vec<Held> {
         let inner = self.0.borrow();
         let wanted = inner.batches.range(inner.flushed..);
-        let wanted = wanted.filter(|h| h.batch.header.base_offset >= from && h.batch.header.next_offset() <= upto);
+        let wanted = wanted
+            .filter(|h| h.batch.header.base_offset >= from && h.batch.header.next_offset() <= upto);
         wanted.cloned().collect()
     }
 

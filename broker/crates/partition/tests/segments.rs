@@ -8,7 +8,9 @@ use tidemill_model::{BatchHeader, batch::Compression};
 use tidemill_partition::log::{Bounds, Unsynced};
 use tidemill_partition::segment::SegmentError;
 use tidemill_partition::tail::{Held, MemoryConfig, compact};
-use tidemill_partition::{Isolation, PartitionConfig, PartitionLog, PartitionState, ReadError, ShardMemory};
+use tidemill_partition::{
+    Isolation, PartitionConfig, PartitionLog, PartitionState, ReadError, ShardMemory,
+};
 use tidemill_rt::sim::Sim;
 
 const DIR: &str = "/shard-0/partitions/t-0";
@@ -75,7 +77,10 @@ impl Partition {
     async fn flush(&self) {
         let mut unsynced = Unsynced::default();
         let end = self.state.high_watermark();
-        self.log.flush(end, &mut unsynced).await.expect("disk works");
+        self.log
+            .flush(end, &mut unsynced)
+            .await
+            .expect("disk works");
         unsynced.sync().await.expect("disk works");
         self.log.tail().settle(self.log.segments_end(), end);
     }
@@ -83,7 +88,10 @@ impl Partition {
     async fn read_all(&self, max_bytes: usize) -> Vec<i64> {
         let (mut from, mut offsets) = (0, Vec::new());
         while from < self.state.high_watermark() {
-            let read = self.log.read(self.bounds(), from, max_bytes, Isolation::ReadUncommitted).await;
+            let read = self
+                .log
+                .read(self.bounds(), from, max_bytes, Isolation::ReadUncommitted)
+                .await;
             let batches = read.expect("readable").batches;
             assert!(!batches.is_empty(), "nothing at {from}");
             for batch in batches {
@@ -115,7 +123,10 @@ fn batches_are_read_back_from_memory_and_from_segments() {
             assert_eq!(p.read_all(1).await.len(), 60);
             assert_eq!(p.read_all(20_000).await.len(), 60);
             p.flush().await;
-            assert!(p.log.tail().is_empty(), "nothing is cached with a budget of nothing");
+            assert!(
+                p.log.tail().is_empty(),
+                "nothing is cached with a budget of nothing"
+            );
             assert_eq!(p.read_all(1 << 20).await.len(), 60);
         });
     }
@@ -135,7 +146,9 @@ fn segments_are_rolled_by_size_at_batch_boundaries() {
         let segments = p.log.segments();
         assert!(segments.len() >= 2);
         assert!(segments.iter().all(|s| s.bytes <= 40_000));
-        let dense = segments.windows(2).all(|w| w[0].next_offset == w[1].base_offset);
+        let dense = segments
+            .windows(2)
+            .all(|w| w[0].next_offset == w[1].base_offset);
         assert!(dense);
     });
 }
@@ -151,12 +164,23 @@ fn reads_end_at_the_limit_and_outside_is_out_of_range() {
             last_stable_offset: 5,
             ..p.bounds()
         };
-        let read = p.log.read(bounds, 3, 1 << 20, Isolation::ReadCommitted).await.expect("in range");
+        let read = p
+            .log
+            .read(bounds, 3, 1 << 20, Isolation::ReadCommitted)
+            .await
+            .expect("in range");
         assert_eq!(read.batches.len(), 1);
-        let at_end = p.log.read(bounds, 5, 1, Isolation::ReadUncommitted).await.expect("at the end");
+        let at_end = p
+            .log
+            .read(bounds, 5, 1, Isolation::ReadUncommitted)
+            .await
+            .expect("at the end");
         assert!(at_end.batches.is_empty());
         for from in [-1, 6] {
-            let out = p.log.read(bounds, from, 1, Isolation::ReadUncommitted).await;
+            let out = p
+                .log
+                .read(bounds, from, 1, Isolation::ReadUncommitted)
+                .await;
             assert!(matches!(out, Err(ReadError::OffsetOutOfRange { .. })));
         }
     });
@@ -164,7 +188,13 @@ fn reads_end_at_the_limit_and_outside_is_out_of_range() {
 
 #[test]
 fn offset_for_timestamp_is_exact_to_the_record() {
-    for codec in [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd] {
+    for codec in [
+        Compression::None,
+        Compression::Gzip,
+        Compression::Snappy,
+        Compression::Lz4,
+        Compression::Zstd,
+    ] {
         sim(3, async {
             let mut p = Partition::new(0, 30_000);
             for i in 0..50 {
@@ -173,15 +203,34 @@ fn offset_for_timestamp_is_exact_to_the_record() {
                     p.flush().await;
                 }
             }
-            for (wanted, found) in [(0, Some((0, 1000))), (1000, Some((0, 1000))), (1999, Some((999, 1999))), (2000, None)] {
-                assert_eq!(p.log.offset_for_timestamp(p.bounds(), wanted).await.expect("readable"), found);
+            for (wanted, found) in [
+                (0, Some((0, 1000))),
+                (1000, Some((0, 1000))),
+                (1999, Some((999, 1999))),
+                (2000, None),
+            ] {
+                assert_eq!(
+                    p.log
+                        .offset_for_timestamp(p.bounds(), wanted)
+                        .await
+                        .expect("readable"),
+                    found
+                );
             }
             for i in (0..1000).step_by(37) {
-                let found = p.log.offset_for_timestamp(p.bounds(), 1000 + i).await.expect("readable");
+                let found = p
+                    .log
+                    .offset_for_timestamp(p.bounds(), 1000 + i)
+                    .await
+                    .expect("readable");
                 assert_eq!(found, Some((i, 1000 + i)), "{codec:?}");
             }
             let max = p.state.max_timestamp().expect("not empty");
-            let found = p.log.max_timestamp(p.bounds(), max).await.expect("readable");
+            let found = p
+                .log
+                .max_timestamp(p.bounds(), max)
+                .await
+                .expect("readable");
             assert_eq!(found, Some((999, 1999)));
         });
     }
@@ -237,12 +286,28 @@ fn damage_is_an_error_with_file_and_position_and_never_skipped() {
     sim.block_on(async {
         let mut from = 0;
         let error = loop {
-            match p.log.read(p.bounds(), from, 1, Isolation::ReadUncommitted).await {
-                Ok(read) => from = read.batches.last().expect("not the end").header.next_offset(),
+            match p
+                .log
+                .read(p.bounds(), from, 1, Isolation::ReadUncommitted)
+                .await
+            {
+                Ok(read) => {
+                    from = read
+                        .batches
+                        .last()
+                        .expect("not the end")
+                        .header
+                        .next_offset()
+                }
                 Err(e) => break e,
             }
         };
-        let ReadError::Segment(SegmentError::Damaged { path: file, position, .. }) = &error else {
+        let ReadError::Segment(SegmentError::Damaged {
+            path: file,
+            position,
+            ..
+        }) = &error
+        else {
             panic!("{error}")
         };
         assert_eq!(file, &path);
@@ -272,7 +337,11 @@ fn damaged_index_is_made_anew_from_the_segment() {
     sim.disk().put(&path, &content).expect("is there");
     sim.block_on(async {
         assert_eq!(p.read_all(1).await.len(), 200);
-        let found = p.log.offset_for_timestamp(p.bounds(), 3333).await.expect("readable");
+        let found = p
+            .log
+            .offset_for_timestamp(p.bounds(), 3333)
+            .await
+            .expect("readable");
         assert_eq!(found, Some((3333, 3333)));
     })
     .expect("ends");
@@ -284,8 +353,14 @@ fn s13_small_batches_are_copied_out_of_the_buffer_they_came_in() {
     let small = compact(receive_buffer.slice(..1000));
     let large = compact(receive_buffer.slice(..100_000));
     drop(receive_buffer);
-    assert!(small.is_unique(), "it shares nothing with the receive buffer");
-    assert!(large.is_unique(), "nothing else holds the receive buffer any more");
+    assert!(
+        small.is_unique(),
+        "it shares nothing with the receive buffer"
+    );
+    assert!(
+        large.is_unique(),
+        "nothing else holds the receive buffer any more"
+    );
     assert_eq!(small.try_into_mut().map(|m| m.capacity()).ok(), Some(1000));
 }
 

@@ -48,7 +48,9 @@ impl Snapshot {
         let mut places = Vec::new();
         let mut tails = Vec::new();
         for (id, log) in &machine.logs {
-            let Some(partition) = machine.state.partitions().get(id) else { continue };
+            let Some(partition) = machine.state.partitions().get(id) else {
+                continue;
+            };
             let bytes = log.unflushed_bytes();
             if bytes > 0 {
                 tails.push((bytes, places.len()));
@@ -69,7 +71,10 @@ impl Snapshot {
             if bytes >= CARRY_BELOW_BYTES || left > CARRIED_BYTES_MAX {
                 place.flush = true;
             } else {
-                place.carried = place.log.tail().unflushed(place.log.segments_end(), place.end);
+                place.carried = place
+                    .log
+                    .tail()
+                    .unflushed(place.log.segments_end(), place.end);
             }
             if place.flush {
                 left -= bytes;
@@ -91,7 +96,9 @@ impl Snapshot {
         put_count(&mut head, self.state.len());
         head.put_slice(&self.state);
         put_count(&mut head, self.dropped.len());
-        self.dropped.iter().for_each(|id| put_partition(&mut head, *id));
+        self.dropped
+            .iter()
+            .for_each(|id| put_partition(&mut head, *id));
         put_count(&mut head, self.places.len());
         let mut tails = Vec::new();
         for place in &self.places {
@@ -141,11 +148,17 @@ pub(crate) fn load(file: &Bytes, machine: &mut Machine) -> Result<Bytes, DecodeE
     tails.finish()?;
     match machine.state.partitions().keys().eq(machine.logs.keys()) {
         true => Ok(point),
-        false => Err(DecodeError("its state and its segments are of different partitions")),
+        false => Err(DecodeError(
+            "its state and its segments are of different partitions",
+        )),
     }
 }
 
-fn load_place(head: &mut Reader<'_>, tails: &mut Reader<'_>, machine: &mut Machine) -> Result<(), DecodeError> {
+fn load_place(
+    head: &mut Reader<'_>,
+    tails: &mut Reader<'_>,
+    machine: &mut Machine,
+) -> Result<(), DecodeError> {
     let id = head.partition()?;
     let mut segments = Vec::new();
     for _ in 0..head.count(41)? {
@@ -158,14 +171,21 @@ fn load_place(head: &mut Reader<'_>, tails: &mut Reader<'_>, machine: &mut Machi
         let len = head.u32()? as usize;
         // Copied: a slice would pin the whole file's content (rule S13).
         let batch = Bytes::copy_from_slice(tails.bytes(len)?);
-        let header = BatchHeader::parse(&batch).map_err(|_| DecodeError("a carried batch is none"))?;
+        let header =
+            BatchHeader::parse(&batch).map_err(|_| DecodeError("a carried batch is none"))?;
         if header.base_offset != end || header.total_bytes() != len {
             return Err(DecodeError("a carried batch is out of place"));
         }
         end = header.next_offset();
         bytes += len;
-        let batch = Batch { header, bytes: batch };
-        log.push(Held { batch, starts_segment });
+        let batch = Batch {
+            header,
+            bytes: batch,
+        };
+        log.push(Held {
+            batch,
+            starts_segment,
+        });
     }
     let partition = machine.state.partitions().get(&id);
     if partition.is_none_or(|p| p.high_watermark() != end) {

@@ -34,7 +34,8 @@ impl Body {
     /// # Errors
     /// [`DecodeError`] for what is not the start of a batch.
     pub fn new(bytes: Bytes) -> Result<Body, DecodeError> {
-        let header = BatchHeader::parse(&bytes).map_err(|_| DecodeError("a body is no record batch"))?;
+        let header =
+            BatchHeader::parse(&bytes).map_err(|_| DecodeError("a body is no record batch"))?;
         Ok(Body { header, bytes })
     }
 }
@@ -196,7 +197,11 @@ struct Bodies<'a> {
 
 impl Bodies<'_> {
     fn take(&mut self) -> Result<Body, DecodeError> {
-        let bytes = self.rest.next().ok_or(DecodeError("a body is missing"))?.clone();
+        let bytes = self
+            .rest
+            .next()
+            .ok_or(DecodeError("a body is missing"))?
+            .clone();
         Body::new(match self.copying {
             Copying::Never => bytes,
             Copying::Small => compact(bytes),
@@ -219,10 +224,18 @@ impl Op {
                 head.put_u64(incarnation.0);
                 encode_start(start, head);
             }
-            Op::Detach { incarnation } | Op::RegisterSender { incarnation } | Op::RetireSender { incarnation } => {
+            Op::Detach { incarnation }
+            | Op::RegisterSender { incarnation }
+            | Op::RetireSender { incarnation } => {
                 head.put_u64(incarnation.0);
             }
-            Op::Outcome { incarnation, version, first, next, outputs } => {
+            Op::Outcome {
+                incarnation,
+                version,
+                first,
+                next,
+                outputs,
+            } => {
                 head.put_u64(incarnation.0);
                 head.put_u32(version);
                 head.put_i64(first);
@@ -234,7 +247,12 @@ impl Op {
                 }
             }
             Op::OutboxArrived { ticket } => head.put_u64(ticket),
-            Op::Deliver { sender, sequence, previous, batches } => {
+            Op::Deliver {
+                sender,
+                sequence,
+                previous,
+                batches,
+            } => {
                 sender.encode(head);
                 head.put_u64(sequence);
                 head.put_u64(previous);

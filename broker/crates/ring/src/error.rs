@@ -166,7 +166,9 @@ impl From<ChangeError> for OutcomeError {
         match e {
             ChangeError::Propose(e) => OutcomeError::Propose(e),
             ChangeError::Refused(Refused::UnknownPartition) => OutcomeError::NotAttached,
-            ChangeError::Refused(Refused::Outcome(OutcomeRefused::NotAttached)) => OutcomeError::NotAttached,
+            ChangeError::Refused(Refused::Outcome(OutcomeRefused::NotAttached)) => {
+                OutcomeError::NotAttached
+            }
             ChangeError::Refused(Refused::Outcome(OutcomeRefused::Stale { stands_at })) => {
                 OutcomeError::Stale { stands_at }
             }
@@ -181,7 +183,9 @@ impl From<ChangeError> for DeliverError {
             ChangeError::Propose(e) => DeliverError::Propose(e),
             ChangeError::Refused(Refused::UnknownPartition) => DeliverError::UnknownPartition,
             ChangeError::Refused(Refused::UnknownSender) => DeliverError::UnknownSender,
-            ChangeError::Refused(Refused::Receive(ReceiveError::Gap { last })) => DeliverError::Gap { last },
+            ChangeError::Refused(Refused::Receive(ReceiveError::Gap { last })) => {
+                DeliverError::Gap { last }
+            }
             ChangeError::Refused(e) => DeliverError::Malformed(e),
         }
     }

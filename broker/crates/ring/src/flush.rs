@@ -36,7 +36,10 @@ pub(crate) async fn run(ring: Rc<Shared>) {
             let machine = ring.machine.borrow();
             let wanted = machine.fresh_bytes > 0 && ring.config.memory.is_wanted();
             let full = machine.fresh_bytes >= ring.config.flush_bytes;
-            (machine.applied_index > ring.checkpointed.get(), wanted || full)
+            (
+                machine.applied_index > ring.checkpointed.get(),
+                wanted || full,
+            )
         };
         if !dirty {
             deadline = None;
@@ -61,7 +64,8 @@ pub(crate) async fn round(ring: &Rc<Shared>) -> bool {
     match try_round(ring).await {
         Ok(()) => true,
         Err(RoundError::Retry(e)) => {
-            ring.checkpoint_failures.set(ring.checkpoint_failures.get() + 1);
+            ring.checkpoint_failures
+                .set(ring.checkpoint_failures.get() + 1);
             tracing::warn!(ring = %ring.config.ring, error = %e, "flush failed; it is tried again");
             false
         }
@@ -95,7 +99,8 @@ async fn try_round(ring: &Rc<Shared>) -> Result<(), RoundError> {
     sync(ring, point.index, unsynced).await?;
     let path = checkpoint::path(&ring.config.shard_dir, ring.config.ring);
     let parts = snapshot.encode(&point.encoded);
-    ring.checkpoint_bytes.set(parts.iter().map(|p| p.len() as u64).sum());
+    ring.checkpoint_bytes
+        .set(parts.iter().map(|p| p.len() as u64).sum());
     if let Err(e) = file::write(&path, parts).await {
         // The old or the new checkpoint is there, whole; both are right until the log is purged.
         return Err(RoundError::Retry(RingError::Checkpoint {
@@ -121,7 +126,10 @@ async fn try_round(ring: &Rc<Shared>) -> Result<(), RoundError> {
 /// Rule S4: neither segments nor the checkpoint may be durable before the log is.
 async fn sync(ring: &Rc<Shared>, index: u64, unsynced: Unsynced) -> Result<(), RoundError> {
     ring.group.durable(index).await;
-    unsynced.sync().await.map_err(|e| RoundError::Fatal(e.into()))
+    unsynced
+        .sync()
+        .await
+        .map_err(|e| RoundError::Fatal(e.into()))
 }
 
 /// Removes the folders of partitions that the checkpoint no longer names. What fails is tried again after the next one.
@@ -129,7 +137,9 @@ async fn remove_dropped(ring: &Rc<Shared>, snapshot: &Snapshot) {
     let candidates = ring.machine.borrow().dropped.clone();
     for id in candidates {
         // Dropped after the snapshot: the checkpoint still names it. Opened anew: the new log clears its folder.
-        if snapshot.places.iter().any(|p| p.id == id) && !ring.machine.borrow().logs.contains_key(&id) {
+        if snapshot.places.iter().any(|p| p.id == id)
+            && !ring.machine.borrow().logs.contains_key(&id)
+        {
             continue;
         }
         let open = ring.machine.borrow().logs.contains_key(&id);

@@ -18,9 +18,12 @@ pub mod state;
 pub use error::{AppendError, AttachFailed, ChangeError, DeliverError, OutcomeError, RingError};
 pub use outbox::OutboxItem;
 pub use ring::{
-    Appended, Delivered, Delivery, Outcome, OutcomeApplied, PartitionView, Ring, RingConfig, RingStats,
+    Appended, Delivered, Delivery, Outcome, OutcomeApplied, PartitionView, Ring, RingConfig,
+    RingStats,
 };
 pub use room::OutboxRoom;
 pub use tidemill_partition::log::AbortedTransaction;
 pub use tidemill_partition::tail::{MemoryConfig, MemoryStats, ShardMemory};
-pub use tidemill_partition::{Isolation, PartitionConfig, Read, ReadError, SenderId, StartAt, TimestampType};
+pub use tidemill_partition::{
+    Isolation, PartitionConfig, Read, ReadError, SenderId, StartAt, TimestampType,
+};

@@ -98,7 +98,9 @@ impl Machine {
                 }
             }
             Effect::Appended(id, placed) => {
-                let Some(log) = self.logs.get(&id) else { return };
+                let Some(log) = self.logs.get(&id) else {
+                    return;
+                };
                 self.fresh_bytes += placed.batch.len() as u64;
                 log.push(Held {
                     batch: placed.batch,
@@ -117,7 +119,9 @@ impl Machine {
         let entry = Entry::decode(command, self.copying)?;
         let mut effects = Vec::new();
         let answer = self.state.apply(at, entry, &mut effects);
-        effects.into_iter().for_each(|effect| self.follow_up(effect));
+        effects
+            .into_iter()
+            .for_each(|effect| self.follow_up(effect));
         answer
     }
 }

@@ -65,7 +65,9 @@ impl Outbox {
 
     /// Removes what waits for `to` up to `ticket`: it has arrived.
     pub fn arrived(&mut self, to: PartitionId, ticket: u64) {
-        let Some(queue) = self.queues.get_mut(&to) else { return };
+        let Some(queue) = self.queues.get_mut(&to) else {
+            return;
+        };
         while queue.front().is_some_and(|item| item.ticket <= ticket) {
             self.bytes -= queue.pop_front().map_or(0, |item| item.bytes());
         }
@@ -86,7 +88,10 @@ impl Outbox {
     /// The output partitions for which something waits, with the first `items_max` items of each.
     pub fn heads(&self, items_max: usize) -> Vec<(PartitionId, Vec<OutboxItem>)> {
         let head = |queue: &VecDeque<OutboxItem>| queue.iter().take(items_max).cloned().collect();
-        self.queues.iter().map(|(to, queue)| (*to, head(queue))).collect()
+        self.queues
+            .iter()
+            .map(|(to, queue)| (*to, head(queue)))
+            .collect()
     }
 
     /// Bytes that wait.
@@ -109,7 +114,11 @@ impl Outbox {
         out.put_u64(self.next_ticket);
         out.put_u64(self.dropped_records);
         put_count(out, self.items());
-        for (to, item) in self.queues.iter().flat_map(|(to, q)| q.iter().map(move |i| (to, i))) {
+        for (to, item) in self
+            .queues
+            .iter()
+            .flat_map(|(to, q)| q.iter().map(move |i| (to, i)))
+        {
             put_partition(out, *to);
             out.put_u64(item.ticket);
             item.sender.encode(out);

@@ -12,11 +12,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use tidemill_consensus::{Group, GroupStats, Leadership, ProposeError, Proposal};
+use tidemill_consensus::{Group, GroupStats, Leadership, Proposal, ProposeError};
 use tidemill_model::{BatchHeader, Command, NodeId, Offset, PartitionId, RingId};
 use tidemill_partition::PartitionConfig;
 use tidemill_partition::log::Unsynced;
-use tidemill_partition::tail::{BATCH_OVERHEAD_BYTES, MemoryStats, Reservation, ShardMemory, compact};
+use tidemill_partition::tail::{
+    BATCH_OVERHEAD_BYTES, MemoryStats, Reservation, ShardMemory, compact,
+};
 use tidemill_rt::chan::{oneshot, watch};
 use tidemill_rt::task::{self, JoinHandle, Queue};
 use tidemill_rt::time;
@@ -60,7 +62,12 @@ pub struct RingConfig {
 
 impl std::fmt::Debug for RingConfig {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "RingConfig(ring {}, {})", self.ring, self.shard_dir.display())
+        write!(
+            f,
+            "RingConfig(ring {}, {})",
+            self.ring,
+            self.shard_dir.display()
+        )
     }
 }
 
@@ -170,10 +177,15 @@ fn only(done: Vec<Done>) -> Done {
     done.into_iter().next().unwrap_or(Done::Ok)
 }
 
-async fn answer(proposal: Proposal, reservation: Option<Reservation>) -> Result<Vec<Done>, ChangeError> {
+async fn answer(
+    proposal: Proposal,
+    reservation: Option<Reservation>,
+) -> Result<Vec<Done>, ChangeError> {
     let reply = proposal.await?;
     drop(reservation);
-    let answer = reply.downcast::<Answer>().expect("the machine of a ring answers so");
+    let answer = reply
+        .downcast::<Answer>()
+        .expect("the machine of a ring answers so");
     Ok((*answer)?)
 }
 
@@ -209,7 +221,11 @@ impl Ring {
     ///
     /// # Errors
     /// [`ChangeError`].
-    pub async fn configure(&self, id: PartitionId, config: PartitionConfig) -> Result<(), ChangeError> {
+    pub async fn configure(
+        &self,
+        id: PartitionId,
+        config: PartitionConfig,
+    ) -> Result<(), ChangeError> {
         self.change(id, Op::Configure { config }).await.map(|_| ())
     }
 
@@ -233,7 +249,12 @@ impl Ring {
         });
         async move {
             match only(submitted?.await?) {
-                Done::Appended { base_offset, log_append_time_ms, log_start_offset, duplicate } => Ok(Appended {
+                Done::Appended {
+                    base_offset,
+                    log_append_time_ms,
+                    log_start_offset,
+                    duplicate,
+                } => Ok(Appended {
                     base_offset,
                     log_append_time_ms,
                     log_start_offset,
@@ -247,7 +268,10 @@ impl Ring {
     fn admit(&self, id: PartitionId, bytes: usize) -> Result<(), AppendError> {
         let machine = self.0.machine.borrow();
         let partition = machine.state.partitions().get(&id);
-        let max_bytes = partition.ok_or(AppendError::UnknownPartition)?.config().max_message_bytes;
+        let max_bytes = partition
+            .ok_or(AppendError::UnknownPartition)?
+            .config()
+            .max_message_bytes;
         match bytes <= max_bytes as usize {
             true => Ok(()),
             false => Err(AppendError::TooLarge { bytes, max_bytes }),
@@ -255,7 +279,11 @@ impl Ring {
     }
 
     /// Proposes a change that takes no memory worth counting.
-    fn change(&self, id: PartitionId, op: Op) -> impl Future<Output = Result<Done, ChangeError>> + use<> {
+    fn change(
+        &self,
+        id: PartitionId,
+        op: Op,
+    ) -> impl Future<Output = Result<Done, ChangeError>> + use<> {
         let answer = self.propose(Entry::one(time::unix_ms(), id, op), None);
         async move { answer.await.map(only) }
     }
@@ -269,7 +297,11 @@ impl Ring {
     }
 
     /// Proposes a write as soon as there is memory for it, in call order.
-    fn submit(&self, entry: Entry, bytes: u64) -> impl Future<Output = Result<Vec<Done>, ChangeError>> + use<> {
+    fn submit(
+        &self,
+        entry: Entry,
+        bytes: u64,
+    ) -> impl Future<Output = Result<Vec<Done>, ChangeError>> + use<> {
         let command = entry.into_command();
         let free = match self.0.waiting.borrow().is_empty() {
             true => self.0.config.memory.try_reserve(bytes),
@@ -315,7 +347,10 @@ impl Ring {
             outbox_waits_total: self.0.wake.rooms.waits_total(),
             outbox_dropped_records_total: outbox.dropped_records(),
             writes_waiting: self.0.waiting.borrow().len(),
-            producers_evicted_total: partitions.values().map(|p| p.producers().evicted_total()).sum(),
+            producers_evicted_total: partitions
+                .values()
+                .map(|p| p.producers().evicted_total())
+                .sum(),
             checkpoints_total: self.0.checkpoints.get(),
             checkpoint_failures_total: self.0.checkpoint_failures.get(),
             checkpoint_bytes: self.0.checkpoint_bytes.get(),
@@ -364,10 +399,14 @@ impl Ring {
 /// Proposes what waits for memory, first come, first served, until nothing waits.
 async fn propose_waiting(ring: Rc<Shared>) {
     loop {
-        let Some(bytes) = ring.waiting.borrow().front().map(|w| w.bytes) else { return };
+        let Some(bytes) = ring.waiting.borrow().front().map(|w| w.bytes) else {
+            return;
+        };
         let reservation = ring.config.memory.reserve(bytes).await;
         // The queue is empty when the ring was shut down meanwhile.
-        let Some(waiting) = ring.waiting.borrow_mut().pop_front() else { return };
+        let Some(waiting) = ring.waiting.borrow_mut().pop_front() else {
+            return;
+        };
         let proposed = match reservation {
             Some(reservation) => Ok((ring.group.propose(waiting.command), reservation)),
             None => Err(ProposeError::Busy),

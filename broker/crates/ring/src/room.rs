@@ -66,7 +66,8 @@ impl Rooms {
             rx
         };
         let _alive = self.clone();
-        rx.await.expect("the room's bookkeeping outlives its waiters: they hold it")
+        rx.await
+            .expect("the room's bookkeeping outlives its waiters: they hold it")
     }
 
     fn room(&self, s: &mut State, bytes: u64) -> OutboxRoom {
@@ -91,7 +92,9 @@ impl Rooms {
                     Some((bytes, _)) if s.fits(*bytes) => {}
                     _ => return,
                 }
-                let Some((bytes, tx)) = s.waiting.pop_front() else { return };
+                let Some((bytes, tx)) = s.waiting.pop_front() else {
+                    return;
+                };
                 if tx.is_closed() {
                     continue;
                 }

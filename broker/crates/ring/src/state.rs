@@ -143,7 +143,12 @@ impl RingState {
     ///
     /// # Errors
     /// [`Refused`] for the first operation that cannot be; nothing has changed then.
-    pub fn apply(&mut self, at: AppliedAt, entry: Entry, effects: &mut Vec<Effect>) -> Result<Vec<Done>, Refused> {
+    pub fn apply(
+        &mut self,
+        at: AppliedAt,
+        entry: Entry,
+        effects: &mut Vec<Effect>,
+    ) -> Result<Vec<Done>, Refused> {
         let mut subjects = BTreeSet::new();
         for (id, op) in &entry.ops {
             let alone = matches!(op, Op::OutboxArrived { .. }) || *id == WHOLE_RING;
@@ -163,18 +168,34 @@ impl RingState {
 
     fn check(&self, id: PartitionId, op: &Op, now_ms: i64) -> Result<(), Refused> {
         match op {
-            Op::Open { .. } | Op::Drop | Op::OutboxArrived { .. } | Op::DropOutboxFor | Op::Detach { .. } => Ok(()),
+            Op::Open { .. }
+            | Op::Drop
+            | Op::OutboxArrived { .. }
+            | Op::DropOutboxFor
+            | Op::Detach { .. } => Ok(()),
             Op::Configure { .. } => self.open(id).map(|_| ()),
             Op::Append { batch } => {
-                self.open(id)?.check_append(&batch.header, batch.bytes.len(), now_ms)?;
+                self.open(id)?
+                    .check_append(&batch.header, batch.bytes.len(), now_ms)?;
                 Ok(())
             }
             Op::Attach { incarnation, .. } => Ok(self.open(id)?.check_attach(*incarnation)?),
-            Op::Outcome { incarnation, first, next, outputs, .. } => {
+            Op::Outcome {
+                incarnation,
+                first,
+                next,
+                outputs,
+                ..
+            } => {
                 self.open(id)?.check_outcome(*incarnation, *first, *next)?;
                 check_bodies(outputs.iter().map(|(_, body)| body))
             }
-            Op::Deliver { sender, sequence, previous, batches } => {
+            Op::Deliver {
+                sender,
+                sequence,
+                previous,
+                batches,
+            } => {
                 let partition = self.open(id)?;
                 if !self.senders.contains(&sender.incarnation) {
                     return Err(Refused::UnknownSender);
@@ -220,15 +241,23 @@ impl RingState {
                 p.detach(incarnation);
                 Done::Ok
             }),
-            Op::Outcome { incarnation, next, outputs, .. } => self.outcome(id, incarnation, next, outputs, cx),
+            Op::Outcome {
+                incarnation,
+                next,
+                outputs,
+                ..
+            } => self.outcome(id, incarnation, next, outputs, cx),
             Op::OutboxArrived { ticket } => {
                 self.outbox.arrived(id, ticket);
                 cx.effects.push(Effect::OutboxChanged);
                 Done::Ok
             }
-            Op::Deliver { sender, sequence, previous, batches } => {
-                self.deliver(id, sender, (sequence, previous), batches, cx)
-            }
+            Op::Deliver {
+                sender,
+                sequence,
+                previous,
+                batches,
+            } => self.deliver(id, sender, (sequence, previous), batches, cx),
             Op::DropOutboxFor => {
                 cx.effects.push(Effect::OutboxChanged);
                 Done::Dropped(self.outbox.drop_for(id))
@@ -239,7 +268,9 @@ impl RingState {
             }
             Op::RetireSender { incarnation } => {
                 self.senders.remove(&incarnation);
-                self.partitions.values_mut().for_each(|p| p.retire(incarnation));
+                self.partitions
+                    .values_mut()
+                    .for_each(|p| p.retire(incarnation));
                 Done::Ok
             }
         }
@@ -249,7 +280,13 @@ impl RingState {
         self.partitions.get_mut(&id).map_or(Done::Ok, f)
     }
 
-    fn open_partition(&mut self, id: PartitionId, config: PartitionConfig, epoch_base: i32, cx: &mut Context<'_>) -> Done {
+    fn open_partition(
+        &mut self,
+        id: PartitionId,
+        config: PartitionConfig,
+        epoch_base: i32,
+        cx: &mut Context<'_>,
+    ) -> Done {
         self.partitions.entry(id).or_insert_with(|| {
             cx.effects.push(Effect::Opened(id));
             PartitionState::new(config, epoch_base)
@@ -265,10 +302,16 @@ impl RingState {
     }
 
     fn append(&mut self, id: PartitionId, batch: Body, cx: &mut Context<'_>) -> Done {
-        let Some(partition) = self.partitions.get_mut(&id) else { return Done::Ok };
+        let Some(partition) = self.partitions.get_mut(&id) else {
+            return Done::Ok;
+        };
         let log_start_offset = partition.log_start_offset();
         let admission = partition.check_append(&batch.header, batch.bytes.len(), cx.now_ms);
-        if let Ok(Admission::Duplicate { base_offset, log_append_time_ms }) = admission {
+        if let Ok(Admission::Duplicate {
+            base_offset,
+            log_append_time_ms,
+        }) = admission
+        {
             return Done::Appended {
                 base_offset,
                 log_append_time_ms,
@@ -279,7 +322,8 @@ impl RingState {
         let epoch = partition.leader_epoch(cx.at.term);
         let placed = partition.append(batch.header, batch.bytes, epoch, cx.now_ms);
         let header = placed.batch.header;
-        let stamped = partition.config().timestamp_type == tidemill_partition::TimestampType::LogAppendTime;
+        let stamped =
+            partition.config().timestamp_type == tidemill_partition::TimestampType::LogAppendTime;
         cx.effects.push(Effect::Appended(id, placed));
         Done::Appended {
             base_offset: header.base_offset,
@@ -290,7 +334,10 @@ impl RingState {
     }
 
     fn attach(&mut self, id: PartitionId, incarnation: Incarnation, start: StartAt) -> Done {
-        self.with(id, |p| p.attach(incarnation, start).map_or(Done::Ok, Done::Attached))
+        self.with(id, |p| {
+            p.attach(incarnation, start)
+                .map_or(Done::Ok, Done::Attached)
+        })
     }
 
     fn outcome(
@@ -327,7 +374,9 @@ impl RingState {
 
     fn send(&mut self, sender: SenderId, to: PartitionId, batches: Vec<Bytes>) {
         let input = self.partitions.get_mut(&sender.input);
-        let Some(out) = input.and_then(|p| p.next_outgoing(sender.incarnation, to)) else { return };
+        let Some(out) = input.and_then(|p| p.next_outgoing(sender.incarnation, to)) else {
+            return;
+        };
         self.outbox.push(
             to,
             OutboxItem {
@@ -348,7 +397,9 @@ impl RingState {
         batches: Vec<Body>,
         cx: &mut Context<'_>,
     ) -> Done {
-        let Some(partition) = self.partitions.get_mut(&id) else { return Done::Ok };
+        let Some(partition) = self.partitions.get_mut(&id) else {
+            return Done::Ok;
+        };
         if partition.check_receive(sender, sequence, previous) != Ok(true) {
             return Done::Delivered { duplicate: true };
         }
@@ -385,7 +436,8 @@ impl RingState {
             this.senders.insert(r.incarnation()?);
         }
         for _ in 0..r.count(21)? {
-            this.partitions.insert(r.partition()?, PartitionState::decode(r)?);
+            this.partitions
+                .insert(r.partition()?, PartitionState::decode(r)?);
         }
         this.outbox = Outbox::decode(r)?;
         Ok(this)
@@ -400,7 +452,12 @@ fn check_bodies<'a>(bodies: impl IntoIterator<Item = &'a Body>) -> Result<(), Re
     Ok(())
 }
 
-fn place(partition: &mut PartitionState, id: PartitionId, body: Body, cx: &mut Context<'_>) -> Offset {
+fn place(
+    partition: &mut PartitionState,
+    id: PartitionId,
+    body: Body,
+    cx: &mut Context<'_>,
+) -> Offset {
     let epoch = partition.leader_epoch(cx.at.term);
     let placed = partition.place(body.header, body.bytes, epoch, cx.now_ms);
     let base_offset = placed.batch.header.base_offset;

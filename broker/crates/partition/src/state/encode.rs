@@ -72,7 +72,8 @@ impl PartitionState {
         }
         this.producers = Producers::decode(r)?;
         for _ in 0..r.count(21)? {
-            this.transforms.insert(r.incarnation()?, Attachment::decode(r)?);
+            this.transforms
+                .insert(r.incarnation()?, Attachment::decode(r)?);
         }
         for _ in 0..r.count(36)? {
             this.receivers.insert(SenderId::decode(r)?, r.u64()?);

@@ -43,7 +43,11 @@ fn encoded(state: &PartitionState) -> Vec<u8> {
 }
 
 /// Appends if admitted; the base offset either way.
-fn write(state: &mut PartitionState, (header, bytes): (BatchHeader, Bytes), now: i64) -> Result<Offset, AppendRefused> {
+fn write(
+    state: &mut PartitionState,
+    (header, bytes): (BatchHeader, Bytes),
+    now: i64,
+) -> Result<Offset, AppendRefused> {
     match state.check_append(&header, bytes.len(), now)? {
         Admission::Duplicate { base_offset, .. } => Ok(base_offset),
         Admission::New => Ok(state.append(header, bytes, 1, now).batch.header.base_offset),
@@ -73,17 +77,26 @@ fn offsets_are_given_densely_and_epoch_starts_are_kept() {
 fn duplicate_of_one_of_the_last_five_gets_its_offset_and_older_is_out_of_order() {
     let mut p = fresh();
     for i in 0..8 {
-        assert_eq!(write(&mut p, batch(by(7, 0, i * 2), 2, 0), 0), Ok(i64::from(i) * 2));
+        assert_eq!(
+            write(&mut p, batch(by(7, 0, i * 2), 2, 0), 0),
+            Ok(i64::from(i) * 2)
+        );
     }
     for i in 8 - BATCHES_REMEMBERED as i32..8 {
-        assert_eq!(write(&mut p, batch(by(7, 0, i * 2), 2, 0), 0), Ok(i64::from(i) * 2));
+        assert_eq!(
+            write(&mut p, batch(by(7, 0, i * 2), 2, 0), 0),
+            Ok(i64::from(i) * 2)
+        );
     }
     assert_eq!(p.high_watermark(), 16);
     for wrong in [4, 15, 17, 100] {
         let refused = write(&mut p, batch(by(7, 0, wrong), 2, 0), 0);
         assert!(matches!(
             refused,
-            Err(AppendRefused::Sequence(SequenceError::OutOfOrderSequence { expected: 16, .. }))
+            Err(AppendRefused::Sequence(SequenceError::OutOfOrderSequence {
+                expected: 16,
+                ..
+            }))
         ));
     }
 }
@@ -95,12 +108,21 @@ fn older_epoch_is_fenced_and_newer_epoch_starts_at_zero() {
     let older = write(&mut p, batch(by(7, 1, 51), 1, 0), 0);
     assert!(matches!(
         older,
-        Err(AppendRefused::Sequence(SequenceError::InvalidProducerEpoch { current: 2, got: 1, .. }))
+        Err(AppendRefused::Sequence(
+            SequenceError::InvalidProducerEpoch {
+                current: 2,
+                got: 1,
+                ..
+            }
+        ))
     ));
     let newer = write(&mut p, batch(by(7, 3, 51), 1, 0), 0);
     assert!(matches!(
         newer,
-        Err(AppendRefused::Sequence(SequenceError::OutOfOrderSequence { expected: 0, .. }))
+        Err(AppendRefused::Sequence(SequenceError::OutOfOrderSequence {
+            expected: 0,
+            ..
+        }))
     ));
     assert_eq!(write(&mut p, batch(by(7, 3, 0), 1, 0), 0), Ok(1));
     assert_eq!(write(&mut p, batch(by(7, 3, 0), 1, 0), 0), Ok(1));
@@ -132,12 +154,24 @@ fn least_recently_used_producer_makes_room_and_is_counted() {
     let mut producers = Producers::default();
     let (header, _) = batch(by(0, 0, 0), 1, 0);
     for id in 0..=crate::producers::PRODUCERS_MAX as i64 {
-        let header = BatchHeader { producer_id: id, ..header };
+        let header = BatchHeader {
+            producer_id: id,
+            ..header
+        };
         producers.appended(&header, id, -1, 0);
     }
     assert_eq!(producers.len(), crate::producers::PRODUCERS_MAX);
     assert_eq!(producers.evicted_total(), 1);
-    assert_eq!(producers.check(&BatchHeader { base_sequence: 9, ..header }, 0), Ok(Admission::New));
+    assert_eq!(
+        producers.check(
+            &BatchHeader {
+                base_sequence: 9,
+                ..header
+            },
+            0
+        ),
+        Ok(Admission::New)
+    );
 }
 
 #[test]
@@ -164,12 +198,27 @@ fn log_append_time_comes_from_the_entry_and_is_repeated_for_duplicates() {
 fn malformed_transactional_and_control_batches_are_refused() {
     let (h, b) = batch(None, 2, 0);
     let p = fresh();
-    assert_eq!(p.check_append(&h, b.len() - 1, 0), Err(AppendRefused::Malformed));
-    let counts = BatchHeader { record_count: 3, ..h };
-    assert_eq!(p.check_append(&counts, b.len(), 0), Err(AppendRefused::Malformed));
+    assert_eq!(
+        p.check_append(&h, b.len() - 1, 0),
+        Err(AppendRefused::Malformed)
+    );
+    let counts = BatchHeader {
+        record_count: 3,
+        ..h
+    };
+    assert_eq!(
+        p.check_append(&counts, b.len(), 0),
+        Err(AppendRefused::Malformed)
+    );
     for bit in [0x10, 0x20] {
-        let special = BatchHeader { attributes: bit, ..h };
-        assert_eq!(p.check_append(&special, b.len(), 0), Err(AppendRefused::Transactional));
+        let special = BatchHeader {
+            attributes: bit,
+            ..h
+        };
+        assert_eq!(
+            p.check_append(&special, b.len(), 0),
+            Err(AppendRefused::Transactional)
+        );
     }
 }
 
@@ -213,15 +262,24 @@ fn x1_attach_fixes_the_start_once() {
 fn x2_outcome_is_taken_only_where_the_transform_stands() {
     let mut p = fresh();
     write(&mut p, batch(None, 5, 0), 0).expect("appended");
-    assert_eq!(p.check_outcome(LIFE, 0, 5), Err(OutcomeRefused::NotAttached));
+    assert_eq!(
+        p.check_outcome(LIFE, 0, 5),
+        Err(OutcomeRefused::NotAttached)
+    );
     p.attach(LIFE, StartAt::Earliest).expect("attached");
     assert_eq!(p.check_outcome(LIFE, 0, 6), Err(OutcomeRefused::Range));
     assert_eq!(p.check_outcome(LIFE, 0, 0), Err(OutcomeRefused::Range));
     assert_eq!(p.check_outcome(LIFE, 0, 3), Ok(()));
     p.advance(LIFE, 3);
-    assert_eq!(p.check_outcome(LIFE, 0, 3), Err(OutcomeRefused::Stale { stands_at: 3 }));
+    assert_eq!(
+        p.check_outcome(LIFE, 0, 3),
+        Err(OutcomeRefused::Stale { stands_at: 3 })
+    );
     p.detach(LIFE);
-    assert_eq!(p.check_outcome(LIFE, 3, 5), Err(OutcomeRefused::NotAttached));
+    assert_eq!(
+        p.check_outcome(LIFE, 3, 5),
+        Err(OutcomeRefused::NotAttached)
+    );
     assert_eq!(p.attach(LIFE, StartAt::Latest), Ok(3));
 }
 
@@ -232,11 +290,17 @@ fn x4_receiver_takes_only_the_successor_of_the_last_sequence() {
         incarnation: LIFE,
         input: input(),
     };
-    assert_eq!(p.check_receive(sender, 2, 1), Err(ReceiveError::Gap { last: 0 }));
+    assert_eq!(
+        p.check_receive(sender, 2, 1),
+        Err(ReceiveError::Gap { last: 0 })
+    );
     assert_eq!(p.check_receive(sender, 1, 0), Ok(true));
     p.received(sender, 1);
     assert_eq!(p.check_receive(sender, 1, 0), Ok(false));
-    assert_eq!(p.check_receive(sender, 3, 2), Err(ReceiveError::Gap { last: 1 }));
+    assert_eq!(
+        p.check_receive(sender, 3, 2),
+        Err(ReceiveError::Gap { last: 1 })
+    );
     assert_eq!(p.check_receive(sender, 2, 1), Ok(true));
 }
 
@@ -246,7 +310,9 @@ fn x7_sender_and_receiver_state_stay_until_retired() {
     p.attach(LIFE, StartAt::Earliest).expect("attached");
     let first = p.next_outgoing(LIFE, input()).map(|o| o.sequence);
     p.detach(LIFE);
-    let second = p.next_outgoing(LIFE, input()).map(|o| (o.sequence, o.previous));
+    let second = p
+        .next_outgoing(LIFE, input())
+        .map(|o| (o.sequence, o.previous));
     assert_eq!((first, second), (Some(1), Some((2, 1))));
     let sender = SenderId {
         incarnation: LIFE,
@@ -261,7 +327,12 @@ fn x7_sender_and_receiver_state_stay_until_retired() {
 #[derive(Debug, Clone)]
 enum Step {
     Plain(i32),
-    Idempotent { id: i64, epoch: i16, sequence: i32, records: i32 },
+    Idempotent {
+        id: i64,
+        epoch: i16,
+        sequence: i32,
+        records: i32,
+    },
     Repeat(usize),
     Attach(u64),
     Advance(u64, i64),
@@ -272,11 +343,13 @@ enum Step {
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         (1..4).prop_map(Step::Plain),
-        (0..3i64, 0..2i16, 0..12i32, 1..4i32).prop_map(|(id, epoch, sequence, records)| Step::Idempotent {
-            id,
-            epoch,
-            sequence,
-            records
+        (0..3i64, 0..2i16, 0..12i32, 1..4i32).prop_map(|(id, epoch, sequence, records)| {
+            Step::Idempotent {
+                id,
+                epoch,
+                sequence,
+                records,
+            }
         }),
         (0..8usize).prop_map(Step::Repeat),
         (0..3u64).prop_map(Step::Attach),
@@ -303,7 +376,12 @@ fn run(state: &mut PartitionState, model: &mut Model, step: &Step) {
             assert_eq!(at, Ok(model.end));
             model.end += i64::from(*records);
         }
-        Step::Idempotent { id, epoch, sequence, records } => {
+        Step::Idempotent {
+            id,
+            epoch,
+            sequence,
+            records,
+        } => {
             let (h, b) = batch(by(*id, *epoch, *sequence), *records, model.now);
             let admitted = state.check_append(&h, b.len(), model.now);
             if admitted == Ok(Admission::New) {
@@ -313,26 +391,43 @@ fn run(state: &mut PartitionState, model: &mut Model, step: &Step) {
             }
         }
         Step::Repeat(back) => {
-            let Some(at) = model.sent.len().checked_sub(back + 1) else { return };
+            let Some(at) = model.sent.len().checked_sub(back + 1) else {
+                return;
+            };
             let (h, b, offset) = model.sent[at].clone();
             // A duplicate is answered with where some batch of that very producer and sequence is, or refused, or
             // (where it was forgotten) new; it is never put a second time while it is remembered.
-            if let Ok(Admission::Duplicate { base_offset, .. }) = state.check_append(&h, b.len(), model.now) {
-                assert!(base_offset >= offset, "an offset that was never given to it");
+            if let Ok(Admission::Duplicate { base_offset, .. }) =
+                state.check_append(&h, b.len(), model.now)
+            {
+                assert!(
+                    base_offset >= offset,
+                    "an offset that was never given to it"
+                );
             }
         }
         Step::Attach(i) => {
             let stands = state.progress(Incarnation(*i));
-            let got = state.attach(Incarnation(*i), StartAt::Latest).expect("few are attached");
+            let got = state
+                .attach(Incarnation(*i), StartAt::Latest)
+                .expect("few are attached");
             assert_eq!(got, stands.unwrap_or(model.end));
         }
         Step::Advance(i, n) => {
-            let Some(first) = state.progress(Incarnation(*i)) else { return };
-            let allowed = state.check_outcome(Incarnation(*i), first, first + n).is_ok();
+            let Some(first) = state.progress(Incarnation(*i)) else {
+                return;
+            };
+            let allowed = state
+                .check_outcome(Incarnation(*i), first, first + n)
+                .is_ok();
             assert_eq!(allowed, first + n <= model.end);
             if allowed {
                 state.advance(Incarnation(*i), first + n);
-                assert!(state.check_outcome(Incarnation(*i), first, first + n).is_err());
+                assert!(
+                    state
+                        .check_outcome(Incarnation(*i), first, first + n)
+                        .is_err()
+                );
             }
         }
         Step::Receive(i, sequence) => {

@@ -90,18 +90,25 @@ impl PartitionState {
     ///
     /// # Errors
     /// [`AttachError`].
-    pub fn attach(&mut self, incarnation: Incarnation, start: StartAt) -> Result<Offset, AttachError> {
+    pub fn attach(
+        &mut self,
+        incarnation: Incarnation,
+        start: StartAt,
+    ) -> Result<Offset, AttachError> {
         self.check_attach(incarnation)?;
         let progress = match start {
             StartAt::Earliest => self.log_start,
             StartAt::Latest => self.last_stable_offset(),
             StartAt::Offset(o) => o.clamp(self.log_start, self.last_stable_offset()),
         };
-        let attachment = self.transforms.entry(incarnation).or_insert_with(|| Attachment {
-            progress,
-            detached: false,
-            sent: BTreeMap::new(),
-        });
+        let attachment = self
+            .transforms
+            .entry(incarnation)
+            .or_insert_with(|| Attachment {
+                progress,
+                detached: false,
+                sent: BTreeMap::new(),
+            });
         attachment.detached = false;
         Ok(attachment.progress)
     }
@@ -140,8 +147,15 @@ impl PartitionState {
     ///
     /// # Errors
     /// [`OutcomeRefused`].
-    pub fn check_outcome(&self, incarnation: Incarnation, first: Offset, next: Offset) -> Result<(), OutcomeRefused> {
-        let stands_at = self.progress(incarnation).ok_or(OutcomeRefused::NotAttached)?;
+    pub fn check_outcome(
+        &self,
+        incarnation: Incarnation,
+        first: Offset,
+        next: Offset,
+    ) -> Result<(), OutcomeRefused> {
+        let stands_at = self
+            .progress(incarnation)
+            .ok_or(OutcomeRefused::NotAttached)?;
         if first != stands_at {
             return Err(OutcomeRefused::Stale { stands_at });
         }
@@ -160,7 +174,12 @@ impl PartitionState {
 
     /// Gives the next sequence of a transform for output partition `to`.
     pub fn next_outgoing(&mut self, incarnation: Incarnation, to: PartitionId) -> Option<Outgoing> {
-        let last = self.transforms.get_mut(&incarnation)?.sent.entry(to).or_insert(0);
+        let last = self
+            .transforms
+            .get_mut(&incarnation)?
+            .sent
+            .entry(to)
+            .or_insert(0);
         let previous = *last;
         *last += 1;
         Some(Outgoing {
@@ -173,7 +192,12 @@ impl PartitionState {
     ///
     /// # Errors
     /// [`ReceiveError`].
-    pub fn check_receive(&self, sender: SenderId, sequence: u64, previous: u64) -> Result<bool, ReceiveError> {
+    pub fn check_receive(
+        &self,
+        sender: SenderId,
+        sequence: u64,
+        previous: u64,
+    ) -> Result<bool, ReceiveError> {
         let last = self.receivers.get(&sender).copied().unwrap_or(0);
         if sequence <= last {
             return Ok(false);
@@ -197,6 +221,7 @@ impl PartitionState {
     /// Forgets everything about a life of a transform that is over (rule X7).
     pub fn retire(&mut self, incarnation: Incarnation) {
         self.transforms.remove(&incarnation);
-        self.receivers.retain(|sender, _| sender.incarnation != incarnation);
+        self.receivers
+            .retain(|sender, _| sender.incarnation != incarnation);
     }
 }

@@ -25,7 +25,11 @@ impl Ring {
     ///
     /// # Errors
     /// [`RingError`] when checkpoint or log cannot be used.
-    pub async fn open(config: RingConfig, log: ShardLog, recovered: RecoveredRing) -> Result<Ring, RingError> {
+    pub async fn open(
+        config: RingConfig,
+        log: ShardLog,
+        recovered: RecoveredRing,
+    ) -> Result<Ring, RingError> {
         let partitions_dir = config.shard_dir.join("partitions");
         prepare_folders(&config).await?;
         let wake = Wake {
@@ -85,7 +89,9 @@ async fn load(config: &RingConfig, machine: &mut Machine) -> Result<Option<Bytes
         path: path.clone(),
         message: e.to_string(),
     })?;
-    let Some(content) = content else { return Ok(None) };
+    let Some(content) = content else {
+        return Ok(None);
+    };
     let point = checkpoint::load(&content, machine);
     point.map(Some).map_err(|source| RingError::Decode {
         ring: config.ring,

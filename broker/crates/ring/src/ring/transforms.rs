@@ -10,7 +10,7 @@ use tidemill_rt::chan::notify::Notify;
 use tidemill_rt::time;
 
 use super::{Ring, only};
-use crate::command::{Body, Entry, Op, OPS_MAX, WHOLE_RING};
+use crate::command::{Body, Entry, OPS_MAX, Op, WHOLE_RING};
 use crate::error::{AttachFailed, ChangeError, DeliverError, OutcomeError};
 use crate::outbox::OutboxItem;
 use crate::room::OutboxRoom;
@@ -70,7 +70,10 @@ fn bodies<E>(batches: Vec<Bytes>, bad: impl Fn(Refused) -> E) -> Result<Vec<Body
 }
 
 fn cost(batches: &[Body]) -> u64 {
-    batches.iter().map(|b| b.bytes.len() as u64 + BATCH_OVERHEAD_BYTES).sum()
+    batches
+        .iter()
+        .map(|b| b.bytes.len() as u64 + BATCH_OVERHEAD_BYTES)
+        .sum()
 }
 
 impl Ring {
@@ -95,8 +98,14 @@ impl Ring {
     ///
     /// # Errors
     /// [`ChangeError`].
-    pub async fn detach(&self, id: PartitionId, incarnation: Incarnation) -> Result<(), ChangeError> {
-        self.change(id, Op::Detach { incarnation }).await.map(|_| ())
+    pub async fn detach(
+        &self,
+        id: PartitionId,
+        incarnation: Incarnation,
+    ) -> Result<(), ChangeError> {
+        self.change(id, Op::Detach { incarnation })
+            .await
+            .map(|_| ())
     }
 
     /// Where an attached transform stands.
@@ -109,7 +118,9 @@ impl Ring {
     pub fn attached(&self, id: PartitionId) -> Vec<(Incarnation, Offset)> {
         let machine = self.0.machine.borrow();
         let partition = machine.state.partitions().get(&id);
-        partition.map(|p| p.attached().collect()).unwrap_or_default()
+        partition
+            .map(|p| p.attached().collect())
+            .unwrap_or_default()
     }
 
     /// Proposes what a transform made of a range. Queued at this call; waits for memory like an append.
@@ -120,7 +131,9 @@ impl Ring {
         &self,
         outcome: Outcome,
     ) -> impl Future<Output = Result<OutcomeApplied, OutcomeError>> + use<> {
-        let submitted = self.outcome_entry(outcome).map(|(entry, bytes)| self.submit(entry, bytes));
+        let submitted = self
+            .outcome_entry(outcome)
+            .map(|(entry, bytes)| self.submit(entry, bytes));
         async move {
             match only(submitted?.await?) {
                 Done::Outcome { appended, outboxed } => Ok(OutcomeApplied { appended, outboxed }),
@@ -167,9 +180,14 @@ impl Ring {
     ///
     /// # Errors
     /// [`ChangeError`]; it may then be recorded again.
-    pub async fn outbox_arrived(&self, arrived: Vec<(PartitionId, u64)>) -> Result<(), ChangeError> {
+    pub async fn outbox_arrived(
+        &self,
+        arrived: Vec<(PartitionId, u64)>,
+    ) -> Result<(), ChangeError> {
         for some in arrived.chunks(OPS_MAX) {
-            let ops = some.iter().map(|(to, ticket)| (*to, Op::OutboxArrived { ticket: *ticket }));
+            let ops = some
+                .iter()
+                .map(|(to, ticket)| (*to, Op::OutboxArrived { ticket: *ticket }));
             let entry = Entry {
                 now_ms: time::unix_ms(),
                 ops: ops.collect(),
@@ -207,10 +225,12 @@ impl Ring {
         to: PartitionId,
         delivery: Delivery,
     ) -> impl Future<Output = Result<Delivered, DeliverError>> + use<> {
-        let proposed = self.delivery_entry(to, delivery).and_then(|(entry, bytes)| {
-            let reservation = self.0.config.memory.try_reserve_delivery(bytes);
-            Ok(self.propose(entry, Some(reservation.ok_or(DeliverError::Busy)?)))
-        });
+        let proposed = self
+            .delivery_entry(to, delivery)
+            .and_then(|(entry, bytes)| {
+                let reservation = self.0.config.memory.try_reserve_delivery(bytes);
+                Ok(self.propose(entry, Some(reservation.ok_or(DeliverError::Busy)?)))
+            });
         async move {
             match only(proposed?.await?) {
                 Done::Delivered { duplicate: true } => Ok(Delivered::Duplicate),
@@ -220,14 +240,26 @@ impl Ring {
         }
     }
 
-    fn delivery_entry(&self, to: PartitionId, delivery: Delivery) -> Result<(Entry, u64), DeliverError> {
-        let Delivery { sender, sequence, previous, batches } = delivery;
+    fn delivery_entry(
+        &self,
+        to: PartitionId,
+        delivery: Delivery,
+    ) -> Result<(Entry, u64), DeliverError> {
+        let Delivery {
+            sender,
+            sequence,
+            previous,
+            batches,
+        } = delivery;
         let malformed = |_| tidemill_partition::state::AppendRefused::Malformed;
         for batch in &batches {
             let checked = BatchHeader::validate(batch).map_err(malformed);
             checked.map_err(|e| DeliverError::Malformed(e.into()))?;
         }
-        let batches = bodies(batches.into_iter().map(compact).collect(), DeliverError::Malformed)?;
+        let batches = bodies(
+            batches.into_iter().map(compact).collect(),
+            DeliverError::Malformed,
+        )?;
         let bytes = cost(&batches);
         let op = Op::Deliver {
             sender,

@@ -2,7 +2,9 @@
 
 use tidemill_model::{Offset, PartitionId};
 use tidemill_partition::log::Bounds;
-use tidemill_partition::{Isolation, PartitionConfig, PartitionLog, PartitionState, Read, ReadError};
+use tidemill_partition::{
+    Isolation, PartitionConfig, PartitionLog, PartitionState, Read, ReadError,
+};
 use tidemill_rt::chan::notify::Notify;
 use tidemill_rt::chan::watch;
 
@@ -91,7 +93,9 @@ impl Ring {
     /// A file that is missing because its partition went away meanwhile is no damage.
     fn unless_gone<T>(&self, id: PartitionId, read: Result<T, ReadError>) -> Result<T, ReadError> {
         match read {
-            Err(ReadError::Segment(_)) if self.changed(id).is_none() => Err(ReadError::UnknownPartition),
+            Err(ReadError::Segment(_)) if self.changed(id).is_none() => {
+                Err(ReadError::UnknownPartition)
+            }
             other => other,
         }
     }
@@ -118,7 +122,11 @@ impl Ring {
         let (bounds, log) = self.log(id)?;
         let max = {
             let machine = self.0.machine.borrow();
-            machine.state.partitions().get(&id).and_then(PartitionState::max_timestamp)
+            machine
+                .state
+                .partitions()
+                .get(&id)
+                .and_then(PartitionState::max_timestamp)
         };
         let Some(max) = max else { return Ok(None) };
         let found = log.max_timestamp(bounds, max).await;

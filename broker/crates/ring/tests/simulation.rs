@@ -1,0 +1,377 @@
+//! Two rings on one simulated machine that crashes: nothing acknowledged is lost, nothing is doubled, every outcome
+//! takes effect exactly once, the outbox is delivered exactly once and in order.
+//!
+//! `TIDEMILL_SEED=n` runs one seed, `TIDEMILL_SEEDS=n` that many.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tidemill_model::batch::HEADER_BYTES;
+use tidemill_model::record::{BatchBuilder, NewRecord, Producer, Records};
+use tidemill_model::{Batch, BatchHeader, Incarnation, NodeId, PartitionId, RingId, TopicId};
+use tidemill_ring::{
+    Delivery, Isolation, MemoryConfig, Outcome, OutcomeError, PartitionConfig, Ring, RingConfig,
+    ShardMemory, StartAt,
+};
+use tidemill_rt::sim::{Sim, Stopped};
+use tidemill_rt::task::{self, Queue};
+use tidemill_rt::{rand, time};
+use tidemill_shardlog::{LogConfig, RecoveredRing, ShardLog};
+
+const LIFE: Incarnation = Incarnation(3);
+const RECORDS_PER_SESSION: u64 = 24;
+
+fn id(topic: u8) -> PartitionId {
+    PartitionId {
+        topic: TopicId([topic; 16]),
+        index: 0,
+    }
+}
+
+/// The input, an output beside it, an output in the other ring.
+const TOPICS: (u8, u8, u8) = (1, 2, 3);
+
+/// What the clients know; it survives crashes.
+#[derive(Default)]
+struct World {
+    next_value: u64,
+    /// Offsets of acknowledged values.
+    acked: BTreeMap<u64, i64>,
+    next_sequence: i32,
+    /// A batch of the idempotent producer without an answer: sent again until it has one.
+    pending: Option<u64>,
+}
+
+fn value(number: u64) -> Vec<u8> {
+    let mut v = vec![number as u8; 8 + (number as usize * 7919) % 9000];
+    v[..8].copy_from_slice(&number.to_be_bytes());
+    v
+}
+
+fn batch(values: &[Vec<u8>], producer: Option<Producer>) -> Bytes {
+    let mut builder = BatchBuilder::new();
+    if let Some(producer) = producer {
+        builder = builder.producer(producer);
+    }
+    for v in values {
+        builder.append(NewRecord {
+            timestamp: 0,
+            key: None,
+            value: Some(v),
+            headers: &[],
+        });
+    }
+    builder.build()
+}
+
+fn values(batches: &[Batch]) -> Vec<Vec<u8>> {
+    let mut out = Vec::new();
+    for b in batches {
+        for record in Records::new(&b.bytes[HEADER_BYTES..], b.header.record_count) {
+            out.push(
+                record
+                    .expect("written by this test")
+                    .value
+                    .expect("has a value")
+                    .to_vec(),
+            );
+        }
+    }
+    out
+}
+
+struct Node {
+    log: ShardLog,
+    here: Ring,
+    there: Ring,
+}
+
+async fn start() -> Node {
+    let dir = PathBuf::from("/data/shard-0");
+    let config = LogConfig {
+        file_bytes: 256 * 1024,
+        ..LogConfig::new(dir.join("log"), Rc::new(|e| panic!("{e}")))
+    };
+    let (log, mut recovered) = ShardLog::open(config).await.expect("the log is sound");
+    let memory = ShardMemory::new(MemoryConfig {
+        unflushed_bytes: 96 * 1024,
+        delivery_bytes: 32 * 1024,
+        cache_bytes: 16 * 1024,
+    });
+    let mut rings = Vec::new();
+    for ring in [RingId(1), RingId(2)] {
+        let config = RingConfig {
+            flush_bytes: 80 * 1024,
+            flush_interval: Duration::from_millis(50),
+            outbox_bytes: 256 * 1024,
+            ..RingConfig::new(
+                ring,
+                NodeId(1),
+                dir.clone(),
+                memory.clone(),
+                Rc::new(|e| panic!("{e}")),
+            )
+        };
+        let found: RecoveredRing = recovered.remove(&ring).unwrap_or_default();
+        rings.push(
+            Ring::open(config, log.clone(), found)
+                .await
+                .expect("the ring is sound"),
+        );
+    }
+    let there = rings.pop().expect("two");
+    let here = rings.pop().expect("two");
+    let config = PartitionConfig {
+        segment_bytes: 40_000,
+        ..PartitionConfig::default()
+    };
+    for (ring, topic) in [(&here, TOPICS.0), (&here, TOPICS.1), (&there, TOPICS.2)] {
+        ring.open_partition(id(topic), config, 0)
+            .await
+            .expect("opens");
+    }
+    there.register_sender(LIFE).await.expect("registered");
+    here.attach(id(TOPICS.0), LIFE, StartAt::Earliest)
+        .await
+        .expect("attached");
+    Node { log, here, there }
+}
+
+async fn produce(ring: Ring, world: Rc<RefCell<World>>, idempotent: bool) {
+    for _ in 0..RECORDS_PER_SESSION / 2 {
+        let (number, producer) = {
+            let mut w = world.borrow_mut();
+            let again = w.pending.filter(|_| idempotent);
+            let number = again.unwrap_or_else(|| {
+                w.next_value += 1;
+                w.next_value
+            });
+            let producer = Producer {
+                id: 9,
+                epoch: 0,
+                base_sequence: w.next_sequence,
+            };
+            if idempotent {
+                w.pending = Some(number);
+            }
+            (number, idempotent.then_some(producer))
+        };
+        let bytes = batch(&[value(number)], producer);
+        let header = BatchHeader::validate(&bytes).expect("well formed");
+        let appended = ring
+            .append(id(TOPICS.0), header, bytes, time::unix_ms())
+            .await;
+        let appended = appended.expect("nothing is refused here");
+        let mut w = world.borrow_mut();
+        w.acked.insert(number, appended.base_offset);
+        if idempotent {
+            w.pending = None;
+            w.next_sequence += 1;
+        }
+        drop(w);
+        time::sleep(Duration::from_millis(rand::below(8))).await;
+    }
+}
+
+/// Copies input to both outputs until `end` is reached.
+async fn process(ring: &Ring, end: impl Fn() -> Option<i64>) {
+    loop {
+        let first = ring.progress(id(TOPICS.0), LIFE).expect("attached");
+        if end() == Some(first) {
+            return;
+        }
+        let max = rand::below(30_000) as usize;
+        let read = ring
+            .read(id(TOPICS.0), first, max, Isolation::ReadCommitted)
+            .await
+            .expect("readable");
+        let Some(last) = read.batches.last() else {
+            time::sleep(Duration::from_millis(1)).await;
+            continue;
+        };
+        let next = last.header.next_offset();
+        let output = batch(&values(&read.batches), None);
+        let _room = ring.outbox_room(output.len() as u64 + 4096).await;
+        let outcome = || Outcome {
+            input: id(TOPICS.0),
+            incarnation: LIFE,
+            version: 1,
+            first,
+            next,
+            outputs: vec![
+                (id(TOPICS.1), output.clone()),
+                (id(TOPICS.2), output.clone()),
+            ],
+        };
+        let done = ring.propose_outcome(outcome());
+        // A second processor that decides the same range must come to nothing.
+        let rival = (rand::below(4) == 0).then(|| ring.propose_outcome(outcome()));
+        done.await.expect("it stands there");
+        if let Some(rival) = rival {
+            assert_eq!(rival.await, Err(OutcomeError::Stale { stands_at: next }));
+        }
+    }
+}
+
+async fn deliver(here: Ring, there: Ring) {
+    loop {
+        let changed = here.outbox_changed().notified();
+        for (to, items) in here.outbox_heads(3) {
+            let mut arrived = None;
+            for item in items {
+                let delivery = Delivery {
+                    sender: item.sender,
+                    sequence: item.sequence,
+                    previous: item.previous,
+                    batches: item.batches,
+                };
+                match there.deliver(to, delivery).await {
+                    Ok(_) => arrived = Some((to, item.ticket)),
+                    Err(tidemill_ring::DeliverError::Busy) => break,
+                    Err(e) => panic!("{e}"),
+                }
+            }
+            // Now and then the news is lost, and everything is delivered once more.
+            if rand::below(4) > 0 {
+                let _ = here.outbox_arrived(arrived.into_iter().collect()).await;
+            }
+        }
+        let _ = time::timeout(Duration::from_millis(5), changed).await;
+    }
+}
+
+async fn session(world: Rc<RefCell<World>>) {
+    let node = start().await;
+    task::spawn(
+        Queue::Background,
+        deliver(node.here.clone(), node.there.clone()),
+    );
+    let plain = task::spawn(
+        Queue::Kafka,
+        produce(node.here.clone(), world.clone(), false),
+    );
+    let idempotent = task::spawn(Queue::Kafka, produce(node.here.clone(), world, true));
+    let (done, ring) = (Rc::new(RefCell::new(false)), node.here.clone());
+    let flag = done.clone();
+    let end = {
+        let ring = ring.clone();
+        move || {
+            flag.borrow()
+                .then(|| ring.view(id(TOPICS.0)).expect("open").high_watermark)
+        }
+    };
+    let processing = task::spawn(Queue::Kafka, async move { process(&ring, end).await });
+    plain.await.expect("no panic");
+    idempotent.await.expect("no panic");
+    *done.borrow_mut() = true;
+    processing.await.expect("no panic");
+    while node.here.stats().outbox_items > 0 {
+        time::sleep(Duration::from_millis(1)).await;
+    }
+    if rand::below(2) == 0 {
+        node.here.shutdown().await;
+        node.there.shutdown().await;
+        node.log.close().await;
+    }
+}
+
+async fn read_all(ring: &Ring, id: PartitionId) -> Vec<Vec<u8>> {
+    let (mut from, mut out) = (0, Vec::new());
+    while from < ring.view(id).expect("open").high_watermark {
+        let max = rand::below(50_000) as usize;
+        let read = ring
+            .read(id, from, max, Isolation::ReadUncommitted)
+            .await
+            .expect("readable");
+        for b in &read.batches {
+            assert_eq!(b.header.base_offset, from, "offsets are dense");
+            from = b.header.next_offset();
+        }
+        out.extend(values(&read.batches));
+    }
+    out
+}
+
+async fn verify(world: Rc<RefCell<World>>) {
+    let node = start().await;
+    task::spawn(
+        Queue::Background,
+        deliver(node.here.clone(), node.there.clone()),
+    );
+    let ring = node.here.clone();
+    let end = node.here.view(id(TOPICS.0)).expect("open").high_watermark;
+    process(&ring, || Some(end)).await;
+    while node.here.stats().outbox_items > 0 {
+        time::sleep(Duration::from_millis(1)).await;
+    }
+    let input = read_all(&node.here, id(TOPICS.0)).await;
+    let mut found = BTreeMap::new();
+    for (offset, v) in input.iter().enumerate() {
+        let number = u64::from_be_bytes(v[..8].try_into().expect("8 bytes"));
+        assert_eq!(v, &value(number), "the record is whole");
+        assert_eq!(
+            found.insert(number, offset as i64),
+            None,
+            "{number} is there twice"
+        );
+    }
+    for (number, offset) in &world.borrow().acked {
+        assert_eq!(
+            found.get(number),
+            Some(offset),
+            "acknowledged {number} is where it was said to be"
+        );
+    }
+    let near = read_all(&node.here, id(TOPICS.1)).await;
+    let far = read_all(&node.there, id(TOPICS.2)).await;
+    assert!(
+        near == input,
+        "output in the same ring: {} records of {}",
+        near.len(),
+        input.len()
+    );
+    assert!(
+        far == input,
+        "output in the other ring: {} records of {}",
+        far.len(),
+        input.len()
+    );
+}
+
+fn run(seed: u64) {
+    let sim = Sim::new(seed);
+    let world = Rc::new(RefCell::new(World::default()));
+    for _ in 0..1 + sim.below(3) {
+        match sim.run_until_crash(6000, session(world.clone())) {
+            Ok(()) => sim.kill(),
+            Err(Stopped::Crashed { .. }) => {}
+            Err(e) => panic!("{e}"),
+        }
+    }
+    sim.block_on(verify(world))
+        .unwrap_or_else(|e| panic!("{e}"));
+}
+
+#[test]
+fn s4_s5_x2_x3_x4_crashes_lose_nothing_and_double_nothing() {
+    let number = |name| {
+        std::env::var(name)
+            .ok()
+            .and_then(|v: String| v.parse::<u64>().ok())
+    };
+    let seeds = match number("TIDEMILL_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("TIDEMILL_SEEDS").unwrap_or(1000),
+    };
+    for seed in seeds {
+        let outcome = std::panic::catch_unwind(|| run(seed));
+        if let Err(panic) = outcome {
+            eprintln!("replay: TIDEMILL_SEED={seed} cargo test -p tidemill-ring --test simulation");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
