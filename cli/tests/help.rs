@@ -65,8 +65,10 @@ fn every_verb_and_option_says_what_it_does() {
         let lines: Vec<&str> = text.lines().collect();
         for (number, line) in lines.iter().enumerate() {
             let indent = |line: &str| line.len() - line.trim_start().len();
-            let is_entry = line.starts_with("  ")
-                && (line.contains("--") || line.trim_start().starts_with('<'));
+            let entry = line.trim_start();
+            let is_option =
+                entry.starts_with("--") || entry.starts_with('-') && entry.contains(", --");
+            let is_entry = line.starts_with("  ") && (is_option || entry.starts_with('<'));
             let said_beside = line.trim_start().split_once("  ").is_some();
             let said_below = lines
                 .get(number + 1)
