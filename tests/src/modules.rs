@@ -10,18 +10,27 @@ use std::sync::OnceLock;
 /// When the command line cannot make or build it.
 pub fn mask() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(build).clone()
+    BUILT.get_or_init(|| build("masked", None)).clone()
 }
 
-fn build() -> PathBuf {
-    // Beside the brokers' folders and kept after the run: other tests of this run use the file.
-    let folder = crate::build_folder().join("e2e").join("mask-project");
-    let _ = std::fs::remove_dir_all(&folder);
+/// Makes a project with `transform init`, with another `src/lib.rs` if one is given, and builds it.
+///
+/// It lies beside the brokers' folders and stays after the run, since several tests use the file.
+///
+/// # Panics
+/// When the command line cannot make or build it.
+#[must_use]
+pub fn build(name: &str, source: Option<&str>) -> PathBuf {
+    let folder = crate::build_folder().join("e2e").join("projects");
+    let project = folder.join(name);
+    let _ = std::fs::remove_dir_all(&project);
     std::fs::create_dir_all(&folder)
         .unwrap_or_else(|error| panic!("cannot make {}: {error}", folder.display()));
     let cli = Cli::offline(&folder);
-    cli.ok(&["init", "masked", "--language", "rust"]);
-    let project = folder.join("masked");
+    cli.ok(&["init", name, "--language", "rust"]);
+    if let Some(source) = source {
+        std::fs::write(project.join("src/lib.rs"), source).expect("the new project can be written");
+    }
     cli.within(&project).ok(&["build"]);
     built_in(&project)
 }

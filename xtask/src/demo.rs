@@ -18,6 +18,8 @@ const KAFKA_PORT: u16 = 9092;
 const ADMIN_PORT: u16 = 9644;
 /// How long the broker may take until it answers.
 const START_LIMIT: Duration = Duration::from_secs(30);
+/// How long the output may take.
+const OUTPUT_LIMIT: Duration = Duration::from_secs(30);
 const EVENTS: usize = 12;
 const PARTITIONS: &str = "3";
 const INPUT: &str = "customers";
@@ -160,16 +162,24 @@ impl Demo {
         Ok(())
     }
 
-    /// The first records of a topic, from its beginning, as (key, value); waits for as many as were produced.
+    /// All records of a topic as (key, value), once there are as many as were produced.
     fn consume(&self, topic: &str) -> Result<Vec<(String, String)>, String> {
-        let max = EVENTS.to_string();
+        let there = || {
+            self.records_in(topic)
+                .is_ok_and(|count| count >= EVENTS as i64)
+        };
+        if !process::wait_until(OUTPUT_LIMIT, there, || self.stop.load(Ordering::Relaxed)) {
+            let count = self.records_in(topic)?;
+            return Err(format!(
+                "{count} of {EVENTS} records are in {topic}; `transform list` and the broker's log say why"
+            ));
+        }
         let args = [
             "consume",
             topic,
             "--from",
             "earliest",
-            "--max",
-            &max,
+            "--exit-at-end",
             "--output-format",
             "json",
         ];
@@ -182,18 +192,38 @@ impl Demo {
         Ok(records)
     }
 
-    fn cli(&self, folder: &Path, args: &[&str]) -> Result<String, String> {
-        if self.stop.load(Ordering::Relaxed) {
-            return Err("stopped".to_owned());
-        }
+    /// The sum of the partitions' high watermarks.
+    fn records_in(&self, topic: &str) -> Result<i64, String> {
+        let args = ["topic", "describe", topic, "--output-format", "json"];
+        let text = process::output(&mut self.command(&root(), &args))?;
+        let described: Value =
+            serde_json::from_str(&text).map_err(|error| format!("topic describe: {error}"))?;
+        let partitions = described["partitions"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        Ok(partitions
+            .iter()
+            .filter_map(|partition| partition["high_watermark"].as_i64())
+            .sum())
+    }
+
+    fn command(&self, folder: &Path, args: &[&str]) -> Command {
         let mut command = Command::new(target_dir().join("debug/transform"));
         command
             .args(args)
             .current_dir(folder)
             .env_remove("CARGO_TARGET_DIR");
         command.env("TIDEMILL_ADMIN", format!("127.0.0.1:{ADMIN_PORT}"));
+        command
+    }
+
+    fn cli(&self, folder: &Path, args: &[&str]) -> Result<String, String> {
+        if self.stop.load(Ordering::Relaxed) {
+            return Err("stopped".to_owned());
+        }
         println!("$ transform {}", args.join(" ").replace('\t', "\\t"));
-        process::output(&mut command)
+        process::output(&mut self.command(folder, args))
     }
 
     /// Leaves the broker running until Ctrl-C, and says what to try.

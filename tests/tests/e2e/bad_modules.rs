@@ -1,1 +1,169 @@
-//! Modules that misbehave (placeholder until the guests are there).
+//! Modules that misbehave: the user sees why, and the broker and the other transforms go on.
+
+use std::path::PathBuf;
+use std::time::Duration;
+use tidemill_tests::cli::Cli;
+use tidemill_tests::{Broker, Engine, modules, on_both_engines, wait};
+
+on_both_engines!(
+    file_that_is_not_wasm_is_refused_at_deployment,
+    component_without_the_export_is_refused_at_deployment,
+    module_that_loops_forever_is_ended_and_moves_nobody_else,
+    module_that_eats_memory_is_ended_and_moves_nobody_else,
+    module_that_returns_garbage_is_reported_and_moves_nobody_else,
+    trap_on_one_record_fails_that_record_alone,
+);
+
+/// How long a misbehaving module may take to be reported on a loaded machine.
+const REPORT_LIMIT: Duration = Duration::from_secs(60);
+/// How much the broker may grow while a module eats memory, in bytes: its limit, and room for the rest.
+const GROWTH_BYTES: u64 = 256 << 20;
+
+fn refused(engine: Engine, bytes: &[u8]) -> String {
+    let mut broker = Broker::start(engine);
+    let cli = Cli::new(&broker);
+    cli.create_topic("in", 1);
+    let file = broker.folder().join("bad.wasm");
+    std::fs::write(&file, bytes).expect("the test folder can be written");
+    let file = file.to_string_lossy();
+    let said = cli.refused(&[
+        "deploy", "--module", &file, "--name", "bad", "--input", "in", "--output", "out",
+    ]);
+    assert!(
+        !cli.ok(&["list"]).contains("bad"),
+        "a refused module is not deployed"
+    );
+    assert!(broker.running());
+    said
+}
+
+fn file_that_is_not_wasm_is_refused_at_deployment(engine: Engine) {
+    let said = refused(engine, b"#!/bin/sh\necho not a module\n").to_lowercase();
+    assert!(
+        said.contains("wasm") || said.contains("webassembly") || said.contains("module"),
+        "{said}"
+    );
+}
+
+fn component_without_the_export_is_refused_at_deployment(engine: Engine) {
+    // The preamble of a component with nothing in it (Component Model, binary format, layer 1).
+    let said = refused(engine, b"\0asm\x0d\0\x01\0").to_lowercase();
+    assert!(
+        said.contains("export") || said.contains("processor"),
+        "the missing export is named: {said}"
+    );
+}
+
+/// The misbehaving module, built once per run.
+fn misbehaving() -> PathBuf {
+    static BUILT: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
+    let build = || {
+        let source = tidemill_tests::root().join("tests/modules/misbehaves.rs");
+        let source = std::fs::read_to_string(&source).expect("the module's source is there");
+        modules::build("misbehaves", Some(&source))
+    };
+    BUILT.get_or_init(build).clone()
+}
+
+/// A broker with a good transform and a misbehaving one on the same input.
+fn with_bad_neighbour(engine: Engine, mode: &str) -> (Broker, Cli) {
+    let bad = misbehaving();
+    let broker = Broker::start(engine);
+    let cli = Cli::new(&broker);
+    cli.create_topic("in", 1);
+    cli.deploy(&modules::mask(), "good", "in", "good-out");
+    let bad = bad.to_string_lossy();
+    let mode = format!("MODE={mode}");
+    cli.ok(&[
+        "deploy", "--module", &bad, "--name", "bad", "--input", "in", "--output", "bad-out",
+        "--env", &mode,
+    ]);
+    (broker, cli)
+}
+
+fn produce(cli: &Cli, lines: &str) {
+    let ran = cli.run_with_input(&["produce", "in"], lines);
+    assert!(ran.ok, "{}", ran.text());
+}
+
+fn records_in(cli: &Cli, topic: &str) -> i64 {
+    let described = cli.json(&["topic", "describe", topic]);
+    let partitions = described["partitions"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    partitions
+        .iter()
+        .filter_map(|partition| partition["high_watermark"].as_i64())
+        .sum()
+}
+
+/// What `transform describe` says of its last error, once it says anything.
+fn last_error(cli: &Cli) -> String {
+    let error = || {
+        cli.json(&["describe", "bad"])["last_error"]
+            .as_str()
+            .map(str::to_owned)
+    };
+    let reported = wait::until(REPORT_LIMIT, || error().is_some());
+    assert!(
+        reported,
+        "no error is reported: {}",
+        cli.ok(&["describe", "bad"])
+    );
+    error().expect("an error was reported").to_lowercase()
+}
+
+/// The good transform has done its work, the bad one has put nothing out, and new input still flows.
+fn assert_neighbour_unmoved(broker: &mut Broker, cli: &Cli, before: i64) {
+    assert!(wait::until(REPORT_LIMIT, || records_in(cli, "good-out") == before));
+    produce(cli, "{\"email\":\"after@example.com\"}\n");
+    assert!(wait::until(REPORT_LIMIT, || records_in(cli, "good-out") == before + 1));
+    assert_eq!(records_in(cli, "bad-out"), 0);
+    assert!(broker.running() && broker.healthy());
+}
+
+fn module_that_loops_forever_is_ended_and_moves_nobody_else(engine: Engine) {
+    let (mut broker, cli) = with_bad_neighbour(engine, "loop");
+    produce(&cli, "{\"id\":1}\n");
+    let error = last_error(&cli);
+    assert!(error.contains("time") || error.contains("cpu"), "{error}");
+    assert_neighbour_unmoved(&mut broker, &cli, 1);
+}
+
+fn module_that_eats_memory_is_ended_and_moves_nobody_else(engine: Engine) {
+    let (mut broker, cli) = with_bad_neighbour(engine, "memory");
+    let before = broker.resident_bytes();
+    produce(&cli, "{\"id\":1}\n");
+    let error = last_error(&cli);
+    assert!(error.contains("memory"), "{error}");
+    let after = broker.resident_bytes();
+    assert!(
+        after < before + GROWTH_BYTES,
+        "memory went from {before} to {after} bytes"
+    );
+    assert_neighbour_unmoved(&mut broker, &cli, 1);
+}
+
+fn module_that_returns_garbage_is_reported_and_moves_nobody_else(engine: Engine) {
+    let (mut broker, cli) = with_bad_neighbour(engine, "garbage");
+    produce(&cli, "{\"id\":1}\n");
+    assert!(!last_error(&cli).is_empty());
+    assert_neighbour_unmoved(&mut broker, &cli, 1);
+}
+
+fn trap_on_one_record_fails_that_record_alone(engine: Engine) {
+    let (mut broker, cli) = with_bad_neighbour(engine, "trap");
+    produce(&cli, "\"one\"\n\"two\"\ntrap\n\"three\"\n");
+    let error = last_error(&cli);
+    assert!(!error.is_empty());
+    // The default policy stops at the record, with those before it through and those behind it waiting.
+    assert!(
+        wait::until(REPORT_LIMIT, || records_in(&cli, "bad-out") == 2),
+        "{}",
+        cli.ok(&["describe", "bad"])
+    );
+    let described = cli.json(&["describe", "bad"]);
+    assert_eq!(described["partitions"][0]["position"], 2, "{described}");
+    assert!(broker.running() && broker.healthy());
+}

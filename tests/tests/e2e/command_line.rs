@@ -31,13 +31,32 @@ fn produce(cli: &Cli, topic: &str, range: std::ops::Range<usize>) {
     assert!(ran.ok, "{}", ran.text());
 }
 
-/// Exactly the first `max` records of a topic, which must come in time.
+/// The first `max` records of a topic, once so many are there.
 fn consume(cli: &Cli, topic: &str, max: usize) -> Vec<Value> {
-    let max_text = max.to_string();
-    match cli.json(&["consume", topic, "--from", "earliest", "--max", &max_text]) {
+    let there = wait::until(OUTPUT_LIMIT, || records_in(cli, topic) >= max as i64);
+    assert!(
+        there,
+        "{topic}: {} of {max} records",
+        records_in(cli, topic)
+    );
+    let max = max.to_string();
+    match cli.json(&["consume", topic, "--from", "earliest", "--max", &max]) {
         Value::Array(records) => records,
         one => vec![one],
     }
+}
+
+/// Records in a topic that loses none: the sum of its partitions' high watermarks.
+fn records_in(cli: &Cli, topic: &str) -> i64 {
+    let described = cli.json(&["topic", "describe", topic]);
+    let partitions = described["partitions"]
+        .as_array()
+        .cloned()
+        .unwrap_or_default();
+    partitions
+        .iter()
+        .filter_map(|partition| partition["high_watermark"].as_i64())
+        .sum()
 }
 
 fn newcomer_goes_from_init_to_delete(engine: Engine) {
@@ -114,32 +133,15 @@ fn paused_transform_takes_up_where_it_stood(engine: Engine) {
             .contains("paused"),
         "a pause survives a restart"
     );
-    assert_eq!(high_watermarks(&broker, "out", 2), COUNT as i64);
+    assert_eq!(records_in(&cli, "out"), COUNT as i64);
     cli.ok(&["resume", "mask"]);
-    let caught_up = wait::until(OUTPUT_LIMIT, || {
-        high_watermarks(&broker, "out", 2) == 2 * COUNT as i64
-    });
+    let caught_up = wait::until(OUTPUT_LIMIT, || records_in(&cli, "out") == 2 * COUNT as i64);
     assert!(
         caught_up,
         "{} of {} records",
-        high_watermarks(&broker, "out", 2),
+        records_in(&cli, "out"),
         2 * COUNT
     );
-}
-
-/// Sum of the partitions' high watermarks: the number of records in a topic that loses none.
-fn high_watermarks(broker: &Broker, topic: &str, partitions: i32) -> i64 {
-    use tidemill_tests::raw::{self, Connection};
-    let mut connection = Connection::open(&broker.kafka()).expect("the broker listens");
-    let mut of = |partition| {
-        let answer = connection
-            .call(&raw::fetch(topic, partition, 0, 0, 1))
-            .expect("fetch is answered");
-        raw::fetched(&answer)
-            .expect("a fetch answer")
-            .high_watermark
-    };
-    (0..partitions).map(&mut of).sum()
 }
 
 fn errors_say_what_to_do(engine: Engine) {
