@@ -209,7 +209,9 @@ impl ShardLog {
     /// Waits until everything appended before the call is durable. Never ends after a failure.
     pub async fn barrier(&self) {
         let (tx, rx) = oneshot::channel();
-        let done = move || drop(tx.send(()));
+        let done = move || {
+            let _ = tx.send(());
+        };
         self.append(RingId(0), Vec::new(), Box::new(done));
         if rx.await.is_err() {
             std::future::pending::<()>().await;
@@ -586,11 +588,11 @@ async fn make_dir(dir: &Path) -> Result<(), LogError> {
     fs::create_dir_all(dir)
         .await
         .map_err(LogError::io("make", dir))?;
-    for above in dir.ancestors().take(3) {
-        if !above.as_os_str().is_empty() {
-            fs::sync_dir(above)
-                .await
-                .map_err(LogError::io("sync", above))?;
+    for above in dir.ancestors().filter(|d| !d.as_os_str().is_empty()) {
+        match fs::sync_dir(above).await {
+            // What this user may not open was not made by this user.
+            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied && above != dir => break,
+            result => result.map_err(LogError::io("sync", above))?,
         }
     }
     Ok(())

@@ -39,7 +39,8 @@ impl Tail {
     }
 
     pub(crate) fn purge(&mut self, upto: u64) {
-        self.0 = Some(self.0.map_or(upto, |last| last.max(upto)));
+        // Unknown stays unknown: entries up to a later purge may have gone with a removed file.
+        self.0 = self.0.map(|last| last.max(upto));
     }
 }
 

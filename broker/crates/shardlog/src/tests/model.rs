@@ -1,21 +1,10 @@
 //! What frames mean, written a second time and as plainly as possible, to hold recovery against.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
-use tidemill_model::RingId;
 
 use crate::{Frame, RecoveredRing};
 
-/// The rings after `frames`.
-pub(crate) fn replay(frames: &[(RingId, Frame)]) -> BTreeMap<RingId, RecoveredRing> {
-    let mut rings: BTreeMap<RingId, RecoveredRing> = BTreeMap::new();
-    for (ring, frame) in frames {
-        step(rings.entry(*ring).or_default(), frame);
-    }
-    rings
-}
-
+/// Takes one frame.
 pub(crate) fn step(ring: &mut RecoveredRing, frame: &Frame) {
     match frame {
         Frame::Entry { index, data } => {

@@ -180,7 +180,7 @@ fn s10_failed_sync_is_fatal_once_and_runs_no_callback() {
             let log = open(&config).await;
             log.append(RING, vec![entry(1, 10)], count(&done));
             log.barrier().await;
-            sim.disk().fail_next(op, ".log", 1, ErrorKind::Other);
+            sim.disk().fail_next(op, "shard-0/log", 1, ErrorKind::Other);
             for index in 2..10 {
                 log.append(RING, vec![entry(index, 5_000)], count(&done));
             }
