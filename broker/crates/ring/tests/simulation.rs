@@ -375,3 +375,128 @@ fn s4_s5_x2_x3_x4_crashes_lose_nothing_and_double_nothing() {
         }
     }
 }
+
+fn write(ring: &Ring, number: u64, sequence: i32) -> impl Future<Output = i64> + use<> {
+    let producer = Producer {
+        id: 9,
+        epoch: 0,
+        base_sequence: sequence,
+    };
+    let bytes = batch(&[value(number)], Some(producer));
+    let header = BatchHeader::validate(&bytes).expect("well formed");
+    let appended = ring.append(id(TOPICS.0), header, bytes, time::unix_ms());
+    async move { appended.await.expect("appended").base_offset }
+}
+
+#[test]
+fn s5_small_tail_lives_in_the_checkpoint_and_needs_no_segment() {
+    for seed in 0..20 {
+        let sim = Sim::new(seed);
+        sim.block_on(async {
+            let node = start().await;
+            for i in 0..3 {
+                assert_eq!(write(&node.here, 1000, i).await, i64::from(i));
+            }
+            assert!(node.here.checkpoint_now().await);
+            assert_eq!(node.here.stats().memory.unflushed_bytes, 0);
+        })
+        .expect("ends");
+        let files = sim.disk().files();
+        assert!(
+            !files
+                .iter()
+                .any(|f| f.extension().is_some_and(|e| e == "segment"))
+        );
+        sim.crash();
+        sim.block_on(async {
+            let node = start().await;
+            assert_eq!(
+                read_all(&node.here, id(TOPICS.0)).await,
+                vec![value(1000); 3]
+            );
+            // The producer's memory is in the checkpoint, too.
+            assert_eq!(write(&node.here, 1000, 2).await, 2);
+            assert_eq!(write(&node.here, 1000, 3).await, 3);
+        })
+        .expect("ends");
+    }
+}
+
+#[test]
+fn appends_keep_call_order_while_they_wait_for_memory() {
+    for seed in 0..20 {
+        Sim::new(seed)
+            .block_on(async {
+                let node = start().await;
+                let all: Vec<_> = (0..80)
+                    .map(|i| write(&node.here, 1 + i as u64, i))
+                    .collect();
+                assert!(node.here.stats().writes_waiting > 0);
+                for (i, appended) in all.into_iter().enumerate() {
+                    assert_eq!(appended.await, i as i64);
+                }
+                assert!(
+                    node.here.stats().checkpoints_total > 0,
+                    "memory came back by flushing"
+                );
+            })
+            .expect("ends");
+    }
+}
+
+#[test]
+fn x8_outbox_room_is_bounded_and_first_come_first_served() {
+    Sim::new(1)
+        .block_on(async {
+            let node = start().await;
+            let first = node.here.outbox_room(200 * 1024).await;
+            let ring = node.here.clone();
+            let second = task::spawn(
+                Queue::Kafka,
+                async move { ring.outbox_room(100 * 1024).await },
+            );
+            task::yield_now().await;
+            let wait = Duration::from_millis(10);
+            assert!(
+                time::timeout(wait, node.here.outbox_room(1)).await.is_err(),
+                "nobody overtakes"
+            );
+            drop(first);
+            let second = second.await.expect("no panic");
+            assert_eq!(node.here.stats().outbox_waits_total, 2);
+            drop(second);
+        })
+        .expect("ends");
+}
+
+#[test]
+fn dropped_partition_is_gone_after_a_restart_and_its_folder_too() {
+    for seed in 0..20 {
+        let sim = Sim::new(seed);
+        sim.block_on(async {
+            let node = start().await;
+            for i in 0..30 {
+                write(&node.here, 1 + i as u64, i).await;
+            }
+            node.here.checkpoint_now().await;
+            node.here
+                .drop_partition(id(TOPICS.0))
+                .await
+                .expect("dropped");
+            node.here.checkpoint_now().await;
+        })
+        .expect("ends");
+        let folder = format!("/data/shard-0/partitions/{}-0", id(TOPICS.0).topic);
+        assert!(!sim.disk().files().iter().any(|f| f.starts_with(&folder)));
+        sim.crash();
+        sim.block_on(async {
+            let node = start().await;
+            assert_eq!(
+                node.here.view(id(TOPICS.0)).map(|v| v.high_watermark),
+                Some(0),
+                "opened anew"
+            );
+        })
+        .expect("ends");
+    }
+}
