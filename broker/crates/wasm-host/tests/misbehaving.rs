@@ -1,0 +1,257 @@
+//! Modules that misbehave: each with the error its user sees, the neighbours unmoved.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use bytes::Bytes;
+use tidemill_model::record::{BatchBuilder, NewRecord, Records};
+use tidemill_rt::runtime::{EngineChoice, block_on};
+use tidemill_wasm_host::{
+    CallError, CallOutput, Factory, Guest, GuestConfig, HostConfig, InputBatch, Limits,
+    LocalRunner, Module, ModuleError, TransformKey, guest_env,
+};
+
+const LIMITS: Limits = Limits {
+    time_ms: 200,
+    memory_bytes: 32 << 20,
+};
+const BATCH_BYTES_MAX: usize = 1 << 20;
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..")
+}
+
+/// The bytes of the misbehaving module, built once.
+fn wasm() -> &'static [u8] {
+    static BUILT: OnceLock<Vec<u8>> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let target = root().join("target/guests");
+        let status = Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--release", "--target", "wasm32-wasip2"])
+            .env("CARGO_TARGET_DIR", &target)
+            .current_dir(root().join("tests/guests"))
+            .status()
+            .unwrap();
+        assert!(status.success(), "tests/guests does not build");
+        std::fs::read(target.join("wasm32-wasip2/release/misbehaving.wasm")).unwrap()
+    })
+}
+
+fn module() -> Module {
+    static MADE: OnceLock<Module> = OnceLock::new();
+    let factory = Factory::new(HostConfig::default());
+    MADE.get_or_init(|| factory.load_here(wasm()).unwrap())
+        .clone()
+}
+
+fn env(mode: &str) -> Vec<(String, String)> {
+    guest_env("t", "in", &["out".into()], &[("MODE".into(), mode.into())])
+}
+
+fn input(values: &[&str]) -> InputBatch {
+    let mut builder = BatchBuilder::new();
+    for value in values {
+        builder.append(NewRecord {
+            timestamp: 5,
+            value: Some(value.as_bytes()),
+            ..NewRecord::default()
+        });
+    }
+    InputBatch {
+        base_offset: 100,
+        base_timestamp: 5,
+        record_count: values.len() as u32,
+        records: builder.build().slice(61..),
+    }
+}
+
+fn run(mode: &str, values: &[&str]) -> Result<CallOutput, CallError> {
+    let mut runner = LocalRunner::new(&module(), env(mode), LIMITS, vec![BATCH_BYTES_MAX]).unwrap();
+    runner.call(&[input(values)])
+}
+
+fn values(output: &CallOutput) -> Vec<String> {
+    let mut all = Vec::new();
+    for batch in &output.outputs {
+        for record in Records::new(&batch.batch[61..], batch.records as i32) {
+            all.push(String::from_utf8(record.unwrap().value.unwrap().to_vec()).unwrap());
+        }
+    }
+    all
+}
+
+#[test]
+fn good_records_come_out_in_a_valid_batch() {
+    let output = run("", &["a", "b"]).unwrap();
+    assert_eq!(values(&output), ["a", "b"]);
+    let header = tidemill_model::BatchHeader::validate(&output.outputs[0].batch).unwrap();
+    assert_eq!((header.max_timestamp, header.record_count), (5, 2));
+}
+
+#[test]
+fn endless_loop_ends_when_its_budget_is_gone() {
+    assert_eq!(
+        run("loop", &["a"]).unwrap_err(),
+        CallError::Timeout { limit_ms: 200 }
+    );
+}
+
+#[test]
+fn eater_of_memory_is_told_its_limit() {
+    let error = run("memory", &["a"]).unwrap_err();
+    assert!(
+        matches!(error, CallError::Memory { limit_bytes, .. } if limit_bytes == LIMITS.memory_bytes),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn panic_is_reported_with_its_message_and_the_next_call_works() {
+    let mut runner =
+        LocalRunner::new(&module(), env("poison"), LIMITS, vec![BATCH_BYTES_MAX]).unwrap();
+    let error = runner.call(&[input(&["a", "poison"])]).unwrap_err();
+    assert!(
+        matches!(&error, CallError::Trap(m) if m.contains("poisoned at offset 101")),
+        "{error:?}"
+    );
+    assert!(
+        runner
+            .take_logs()
+            .iter()
+            .any(|l| l.message.contains("poisoned"))
+    );
+    assert_eq!(values(&runner.call(&[input(&["a"])]).unwrap()), ["a"]);
+}
+
+#[test]
+fn deep_recursion_and_sleep_are_traps() {
+    for (mode, reason) in [("deep", "stack"), ("sleep", "may not wait")] {
+        let error = run(mode, &["a"]).unwrap_err();
+        assert!(
+            matches!(&error, CallError::Trap(m) if m.contains(reason)),
+            "{mode}: {error:?}"
+        );
+    }
+}
+
+#[test]
+fn garbage_is_refused_whatever_is_wrong() {
+    for (mode, reason) in [
+        ("garbage", "malformed"),
+        ("count", "malformed"),
+        ("timestamp", "timestamp"),
+        ("index", "output 7"),
+    ] {
+        let error = run(mode, &["a"]).unwrap_err();
+        assert!(
+            matches!(&error, CallError::Garbage(m) if m.contains(reason)),
+            "{mode}: {error:?}"
+        );
+    }
+}
+
+#[test]
+fn unknown_output_and_files_are_errors_of_the_record() {
+    for (mode, reason) in [("unknown-output", "nowhere"), ("file", "")] {
+        let output = run(mode, &["a"]).unwrap();
+        assert_eq!(output.failures[0].offset, 100);
+        assert!(
+            output.failures[0].message.contains(reason),
+            "{:?}",
+            output.failures
+        );
+    }
+}
+
+#[test]
+fn record_too_large_for_its_topic_says_so() {
+    let mut runner = LocalRunner::new(&module(), env(""), LIMITS, vec![200]).unwrap();
+    let split = runner
+        .call(&[input(&[&"a".repeat(100), &"b".repeat(100)])])
+        .unwrap();
+    assert_eq!(split.outputs.len(), 2);
+    let error = runner.call(&[input(&[&"a".repeat(300)])]).unwrap_err();
+    assert!(matches!(error, CallError::TooLarge(_)), "{error:?}");
+}
+
+#[test]
+fn what_is_no_transform_is_refused_with_the_reason() {
+    let factory = Factory::new(HostConfig::default());
+    let load = |bytes: &[u8]| factory.load_here(bytes).unwrap_err();
+    assert_eq!(load(b"hello"), ModuleError::NotWasm);
+    assert_eq!(load(b"\0asm\x01\0\0\0"), ModuleError::CoreModule);
+    assert_eq!(load(b"\0asm\x0d\0\x01\0"), ModuleError::NoExport);
+    assert!(matches!(load(&wasm()[..1000]), ModuleError::Malformed(_)));
+}
+
+#[test]
+fn damaged_code_on_disk_is_compiled_anew() {
+    let dir = std::env::temp_dir().join(format!("tidemill-code-{}", std::process::id()));
+    let config = HostConfig {
+        cache_dir: Some(dir.clone()),
+    };
+    let factory = Factory::new(config);
+    factory.load_here(wasm()).unwrap();
+    let file = std::fs::read_dir(&dir)
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+        .path();
+    let good = std::fs::read(&file).unwrap();
+    std::fs::write(&file, &good[..good.len() / 2]).unwrap();
+    let module = factory.load_here(wasm()).unwrap();
+    assert_eq!(std::fs::read(&file).unwrap().len(), good.len());
+    let mut runner = LocalRunner::new(&module, env(""), LIMITS, vec![BATCH_BYTES_MAX]).unwrap();
+    assert_eq!(values(&runner.call(&[input(&["a"])]).unwrap()), ["a"]);
+    std::fs::remove_dir_all(&dir).unwrap();
+}
+
+#[test]
+fn bad_neighbours_move_nobody_on_the_same_guest_thread() {
+    block_on(EngineChoice::Epoll, || async {
+        let factory = Factory::new(HostConfig::default());
+        let module = factory
+            .load(Bytes::from_static(wasm()))
+            .recv()
+            .await
+            .unwrap()
+            .unwrap();
+        let config = GuestConfig {
+            name: "guest-test".into(),
+            cpus: vec![],
+            memory_bytes: 256 << 20,
+        };
+        let guest = Guest::start(&factory, config);
+        assert!(!guest.is_running());
+        let modes = ["", "loop", "memory", "poison", "garbage"];
+        for (key, mode) in (0..).zip(modes) {
+            guest.register(
+                TransformKey(key),
+                module.clone(),
+                env(mode),
+                LIMITS,
+                vec![BATCH_BYTES_MAX],
+            );
+        }
+        for _ in 0..3 {
+            let calls: Vec<_> = (0..5)
+                .map(|key| guest.call(TransformKey(key), vec![input(&["poison"])]))
+                .collect();
+            let mut results = Vec::new();
+            for call in calls {
+                results.push(call.await);
+            }
+            assert_eq!(values(results[0].as_ref().unwrap()), ["poison"]);
+            assert!(results[1..].iter().all(Result::is_err), "{results:?}");
+        }
+        (0..5).for_each(|key| guest.unregister(TransformKey(key)));
+        let gone = guest.call(TransformKey(0), vec![input(&["a"])]).await;
+        assert_eq!(gone.unwrap_err(), CallError::Stopped);
+        while guest.is_running() {
+            tidemill_rt::task::yield_now().await;
+        }
+    })
+    .unwrap();
+}

@@ -1,0 +1,62 @@
+//! A module that does what modules must not, as its environment variable `MODE` says. One project, so that the tests of the host
+//! build one module.
+
+use tidemill_sdk::guest::{self, Guest, InputBatch, Outcome};
+use tidemill_sdk::{Output, Record, Result};
+
+fn transform(record: Record<'_>, output: &mut Output) -> Result<()> {
+    match mode().as_str() {
+        "loop" => loop {
+            std::hint::black_box(());
+        },
+        "memory" => {
+            let mut eaten = Vec::new();
+            loop {
+                eaten.push(std::hint::black_box(vec![1_u8; 1 << 20]));
+            }
+        }
+        "poison" if record.value() == Some(b"poison") => {
+            panic!("poisoned at offset {}", record.offset())
+        }
+        "deep" => {
+            tidemill_sdk::log::info!("{}", deep(1));
+        }
+        "sleep" => std::thread::sleep(std::time::Duration::from_secs(3600)),
+        "unknown-output" => return output.to("nowhere")?.forward(&record),
+        "file" => {
+            std::fs::read("/etc/hostname")?;
+        }
+        _ => {}
+    }
+    output.forward(&record)
+}
+
+#[allow(unconditional_recursion, reason = "that is the point")]
+fn deep(n: u64) -> u64 {
+    let room = std::hint::black_box([n; 64]);
+    deep(n + 1) + room[(n % 64) as usize]
+}
+
+fn mode() -> String {
+    std::env::var("MODE").unwrap_or_default()
+}
+
+struct Module;
+
+impl Guest for Module {
+    fn process(batches: Vec<InputBatch>) -> std::result::Result<Outcome, String> {
+        let mut outcome = guest::process(transform, &batches)?;
+        for section in &mut outcome.outputs {
+            match mode().as_str() {
+                "garbage" => section.records.fill(0xff),
+                "count" => section.record_count += 1,
+                "timestamp" => section.max_timestamp += 1,
+                "index" => section.output = 7,
+                _ => {}
+            }
+        }
+        Ok(outcome)
+    }
+}
+
+guest::export!(Module with_types_in tidemill_sdk::guest);
