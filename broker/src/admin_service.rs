@@ -290,11 +290,20 @@ impl Shard {
         plain("tidemill_request_memory_waits_total", memory.waits_total());
         for (_, ring) in self.rings() {
             let stats = ring.stats();
-            plain("tidemill_unflushed_bytes", stats.unflushed_bytes);
-            plain("tidemill_unflushed_waits_total", stats.unflushed_waits_total);
-            plain("tidemill_cache_bytes", stats.cache_bytes);
             plain("tidemill_outbox_bytes", stats.outbox_bytes);
             plain("tidemill_outbox_waits_total", stats.outbox_waits_total);
+            plain("tidemill_checkpoints_total", stats.checkpoints_total);
+            plain("tidemill_checkpoint_failures_total", stats.checkpoint_failures_total);
+            plain("tidemill_producers_evicted_total", stats.producers_evicted_total);
+            plain("tidemill_partitions", stats.partitions as u64);
+        }
+        if let Some((_, ring)) = self.rings().next() {
+            // The rings of a shard share its budgets.
+            let memory = ring.stats().memory;
+            plain("tidemill_unflushed_bytes", memory.unflushed_bytes);
+            plain("tidemill_unflushed_waits_total", memory.waits_total);
+            plain("tidemill_deliveries_refused_total", memory.deliveries_refused_total);
+            plain("tidemill_cache_bytes", memory.cached_bytes);
         }
         let image = self.image();
         for (_, ring) in self.rings() {

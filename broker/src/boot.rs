@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use tidemill_consensus::GroupConfig;
 use tidemill_controller::{Controller, ControllerConfig, placement};
 use tidemill_model::{NodeId, RingId, ShardId};
-use tidemill_ring::{Ring, RingConfig};
+use tidemill_ring::{MemoryConfig, Ring, RingConfig, RingError, ShardMemory};
 use tidemill_rt::chan::semaphore::Semaphore;
 use tidemill_rt::mailbox;
 use tidemill_rt::runtime::{self, EngineChoice, RuntimeConfig, StartError};
@@ -122,7 +122,7 @@ pub(crate) fn run(config: BrokerConfig) -> Result<(), BootError> {
         async move { shard_main(&context, ShardId(shard)).await }
     })?;
     let service = Arc::new(Service::new(handle.clone(), info.clone(), factory));
-    let guard = admin::Guard::new(config.admin_addr);
+    let guard = admin::Guard::new(config.admin_addr.ip(), []);
     let admin =
         admin::start(admin_listener, guard, service).map_err(|source| BootError::Setup {
             what: "the admin server",
@@ -172,7 +172,7 @@ fn open_data_dir(config: &BrokerConfig) -> Result<DataDir, BootError> {
 fn node_info(config: &BrokerConfig, data: &DataDir, engine: EngineKind) -> NodeInfo {
     NodeInfo {
         node: NODE,
-        cluster_id: data.identity().cluster_id.clone(),
+        cluster_id: data.identity().cluster.to_string(),
         advertised: config.advertised.clone(),
         shards: data.identity().shards,
         engine: engine.name(),
@@ -261,10 +261,7 @@ async fn serve(context: &Arc<Context>, shard: &Rc<Shard>) -> Result<(), String> 
 
 async fn open_shard(context: &Context, id: ShardId) -> Result<(Rc<Shard>, ShardLog), String> {
     let dir = context.data.join(format!("shard-{}", id.0));
-    let config = LogConfig {
-        fatal: Rc::new(|e| fatal(&format!("write-ahead log: {e}"))),
-        ..LogConfig::new(dir.join("log"))
-    };
+    let config = LogConfig::new(dir.join("log"), Rc::new(|e| fatal(&format!("write-ahead log: {e}"))));
     let (log, mut recovered) = ShardLog::open(config).await.map_err(|e| e.to_string())?;
     let controller = async {
         if RingId::CONTROLLER.shard(context.info.shards) != id {
@@ -307,12 +304,14 @@ async fn open_rings(
     recovered: &mut BTreeMap<RingId, RecoveredRing>,
 ) -> Result<BTreeMap<RingId, Ring>, String> {
     let mut rings = BTreeMap::new();
+    let memory = ShardMemory::new(MemoryConfig::default());
     for ring in placement::data_rings(context.info.shards) {
         if ring.shard(context.info.shards) != id {
             continue;
         }
         let dir = context.data.join(format!("shard-{}", id.0));
-        let config = RingConfig::new(ring, context.info.node, dir);
+        let broken: Rc<dyn Fn(&RingError)> = Rc::new(|e| fatal(&e.to_string()));
+        let config = RingConfig::new(ring, context.info.node, dir, memory.clone(), broken);
         let from = recovered.remove(&ring).unwrap_or_default();
         let opened = Ring::open(config, log.clone(), from)
             .await

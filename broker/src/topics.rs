@@ -8,7 +8,7 @@ use tidemill_controller::{
     ControllerCommand, ControllerError, Image, Refusal, Topic, configs, placement,
 };
 use tidemill_model::{PartitionId, RingId, ShardId, TopicId, topic_name};
-use tidemill_partition::PartitionConfig;
+use tidemill_ring::{PartitionConfig, TimestampType};
 use tidemill_rt::{rand, time};
 
 use crate::shard::{Shard, ShardGone};
@@ -19,6 +19,8 @@ pub(crate) const PARTITIONS_DEFAULT: i32 = 1;
 pub(crate) const PARTITIONS_MAX: i32 = 100_000;
 /// Replication factor of a topic that is made without saying which.
 pub(crate) const REPLICAS_DEFAULT: i16 = 1;
+/// What leader epochs of a new partition count from (rule R10).
+const EPOCH_BASE: i32 = 0;
 /// The shard that runs the controller.
 pub(crate) const CONTROLLER_SHARD: ShardId = ShardId(0);
 
@@ -90,9 +92,12 @@ impl TopicError {
 /// What a partition of `topic` is opened with.
 pub(crate) fn partition_config(topic: &Topic) -> PartitionConfig {
     PartitionConfig {
-        segment_bytes: configs::integer(&topic.configs, "segment.bytes") as u64,
-        log_append_time: configs::value(&topic.configs, "message.timestamp.type")
-            == "LogAppendTime",
+        timestamp_type: match configs::value(&topic.configs, "message.timestamp.type") {
+            "LogAppendTime" => TimestampType::LogAppendTime,
+            _ => TimestampType::CreateTime,
+        },
+        segment_bytes: configs::integer(&topic.configs, "segment.bytes") as u32,
+        max_message_bytes: configs::integer(&topic.configs, "max.message.bytes") as u32,
     }
 }
 
@@ -193,7 +198,7 @@ impl Shard {
         let mut pending = Vec::new();
         for (index, ring) in topic.rings.iter().enumerate() {
             if let Some(ring) = self.ring(RingId(*ring)) {
-                pending.push(ring.open_partition(topic.partition(index as i32), config.clone()));
+                pending.push(ring.open_partition(topic.partition(index as i32), config, EPOCH_BASE));
             }
         }
         for opened in futures_util::future::join_all(pending).await {
@@ -265,7 +270,7 @@ impl Shard {
             }
             for (partition, topic) in missing(&image, *id, &here) {
                 let config = partition_config(&topic);
-                ring.open_partition(partition, config)
+                ring.open_partition(partition, config, EPOCH_BASE)
                     .await
                     .map_err(|e| e.to_string())?;
             }

@@ -1,11 +1,10 @@
 //! The outbox's way to other rings: in order for each output partition, repeated until it has arrived (rules X4 to X6).
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
 use tidemill_model::{PartitionId, RingId};
-use tidemill_ring::{Delivered, DeliverError, Delivery, OutboxHead, Ring};
+use tidemill_ring::{Delivered, DeliverError, Delivery, OutboxItem, Ring};
 use tidemill_rt::task::{self, Queue};
 use tidemill_rt::time;
 
@@ -13,6 +12,9 @@ use crate::shard::{Shard, ShardGone};
 
 /// Wait before a delivery that was not taken is tried again.
 const RETRY: Duration = Duration::from_millis(50);
+
+/// Items of one output partition that a round delivers.
+const ITEMS_MAX: usize = 64;
 
 /// What became of a delivery.
 enum Fate {
@@ -37,7 +39,7 @@ impl Shard {
 async fn deliver_all(shard: &Rc<Shard>, ring: &Ring) {
     while !shard.is_stopping() {
         let changed = ring.outbox_changed().notified();
-        let heads = ring.outbox_heads();
+        let heads = ring.outbox_heads(ITEMS_MAX);
         if heads.is_empty() {
             changed.await;
             continue;
@@ -49,51 +51,36 @@ async fn deliver_all(shard: &Rc<Shard>, ring: &Ring) {
     }
 }
 
+/// What became of everything that waited for one output partition.
+struct Lane {
+    output: PartitionId,
+    /// Ticket of the last item that arrived.
+    arrived: Option<u64>,
+    /// Its topic is gone.
+    dead: bool,
+    /// Nothing has to be tried again.
+    whole: bool,
+}
+
 /// One round: what waits for each output partition, partitions side by side, each in order.
-async fn deliver_heads(shard: &Rc<Shard>, ring: &Ring, heads: Vec<OutboxHead>) -> bool {
-    let mut by_partition: BTreeMap<PartitionId, Vec<OutboxHead>> = BTreeMap::new();
-    for head in heads {
-        by_partition.entry(head.output).or_default().push(head);
-    }
-    let lanes = by_partition.into_iter().map(|(output, heads)| async move {
-        let mut arrived = Vec::new();
-        let mut dead = false;
-        let mut whole = true;
-        for head in heads {
-            match deliver(shard, &head).await {
-                Ok(Fate::Arrived) => arrived.push(head),
-                Ok(Fate::TopicDeleted) => {
-                    dead = true;
-                    break;
-                }
-                Ok(Fate::Later) | Err(ShardGone) => {
-                    whole = false;
-                    break;
-                }
-            }
-        }
-        (output, arrived, dead, whole)
-    });
-    let (mut arrived, mut dead, mut whole) = (Vec::new(), BTreeSet::new(), true);
-    for (output, done, is_dead, is_whole) in futures_util::future::join_all(lanes).await {
-        arrived.extend(done);
-        whole &= is_whole;
-        if is_dead {
-            dead.insert(output);
-        }
-    }
+async fn deliver_heads(shard: &Rc<Shard>, ring: &Ring, heads: Vec<(PartitionId, Vec<OutboxItem>)>) -> bool {
+    let lanes = heads.into_iter().map(|(output, items)| deliver_lane(shard, output, items));
+    let lanes = futures_util::future::join_all(lanes).await;
+    let mut whole = lanes.iter().all(|lane| lane.whole);
+    let arrived: Vec<(PartitionId, u64)> =
+        lanes.iter().filter_map(|lane| Some((lane.output, lane.arrived?))).collect();
     if !arrived.is_empty()
-        && let Err(error) = ring.outbox_arrived(&arrived).await
+        && let Err(error) = ring.outbox_arrived(arrived).await
     {
         // They stay in the outbox and are delivered again; the receiver drops repetitions.
         tracing::warn!(%error, "cannot record what was delivered");
         return false;
     }
-    for output in dead {
-        match ring.drop_outbox_for(output).await {
+    for lane in lanes.iter().filter(|lane| lane.dead) {
+        match ring.drop_outbox_for(lane.output).await {
             Ok(dropped) => shard.metrics.outbox_dropped.add(dropped),
             Err(error) => {
-                tracing::warn!(%error, %output, "cannot drop output of a deleted topic");
+                tracing::warn!(%error, output = %lane.output, "cannot drop output of a deleted topic");
                 whole = false;
             }
         }
@@ -101,12 +88,40 @@ async fn deliver_heads(shard: &Rc<Shard>, ring: &Ring, heads: Vec<OutboxHead>) -
     whole
 }
 
-async fn deliver(shard: &Rc<Shard>, head: &OutboxHead) -> Result<Fate, ShardGone> {
-    let Some((ring, target)) = shard.locate(head.output) else {
-        // The image of this shard may be older than the outcome; only the controller's newest says "deleted".
-        return deleted_for_good(shard, head.output).await;
+async fn deliver_lane(shard: &Rc<Shard>, output: PartitionId, items: Vec<OutboxItem>) -> Lane {
+    let mut lane = Lane {
+        output,
+        arrived: None,
+        dead: false,
+        whole: true,
     };
-    let (output, delivery) = (head.output, head.delivery.clone());
+    for item in items {
+        match deliver(shard, output, &item).await {
+            Ok(Fate::Arrived) => lane.arrived = Some(item.ticket),
+            Ok(Fate::TopicDeleted) => {
+                lane.dead = true;
+                break;
+            }
+            Ok(Fate::Later) | Err(ShardGone) => {
+                lane.whole = false;
+                break;
+            }
+        }
+    }
+    lane
+}
+
+async fn deliver(shard: &Rc<Shard>, output: PartitionId, item: &OutboxItem) -> Result<Fate, ShardGone> {
+    let Some((ring, target)) = shard.locate(output) else {
+        // The image of this shard may be older than the outcome; only the controller's newest says "deleted".
+        return deleted_for_good(shard, output).await;
+    };
+    let delivery = Delivery {
+        sender: item.sender,
+        sequence: item.sequence,
+        previous: item.previous,
+        batches: item.batches.clone(),
+    };
     shard.on(target, move |shard| async move { deliver_here(&shard, ring, output, delivery).await }).await
 }
 
@@ -122,7 +137,7 @@ async fn deliver_here(shard: &Rc<Shard>, ring: RingId, output: PartitionId, deli
         return Fate::Later;
     };
     match ring.deliver(output, delivery).await {
-        Ok(Delivered::Appended { .. } | Delivered::Duplicate) => Fate::Arrived,
+        Ok(Delivered::Taken | Delivered::Duplicate) => Fate::Arrived,
         Err(DeliverError::Busy) => Fate::Later,
         Err(error) => {
             tracing::debug!(%error, %output, "a delivery was not taken yet");

@@ -101,7 +101,6 @@ pub(crate) struct PartitionObserver {
 impl Observer for PartitionObserver {
     fn guest_line(&self, line: &GuestLine) {
         let level = match line.level {
-            tidemill_wasm_host::LogLevel::Trace => LogLevel::Trace,
             tidemill_wasm_host::LogLevel::Debug => LogLevel::Debug,
             tidemill_wasm_host::LogLevel::Info => LogLevel::Info,
             tidemill_wasm_host::LogLevel::Warn => LogLevel::Warn,

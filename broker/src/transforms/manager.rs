@@ -23,6 +23,8 @@ use crate::admin::types::LogLevel;
 use crate::metrics::Histogram;
 use crate::shard::Shard;
 
+/// Memory that the instances on a shard share, in bytes. Taken as they use it.
+const GUEST_MEMORY_BYTES: usize = 1 << 30;
 /// Wait before a module that could not be loaded is tried again.
 const LOAD_RETRY: std::time::Duration = std::time::Duration::from_secs(5);
 
@@ -74,18 +76,18 @@ impl TransformManager {
     }
 
     /// The shard's guest thread, started when the first transform needs it.
-    fn guest(&self) -> Result<Guest, String> {
+    fn guest(&self) -> Guest {
         if let Some(guest) = &*self.guest.borrow() {
-            return Ok(guest.clone());
+            return guest.clone();
         }
         let config = GuestConfig {
             name: format!("guest-{}", self.shard.0),
             cpus: tidemill_rt::runtime::allowed_cpus(),
-            ..GuestConfig::default()
+            memory_bytes: GUEST_MEMORY_BYTES,
         };
-        let guest = Guest::start(self.factory.clone(), config).map_err(|e| e.to_string())?;
+        let guest = Guest::start(&self.factory, config);
         *self.guest.borrow_mut() = Some(guest.clone());
-        Ok(guest)
+        guest
     }
 }
 
@@ -234,7 +236,7 @@ impl Shard {
 
     async fn load(self: &Rc<Shard>, image: &Image, spec: &TransformSpec) -> Result<TransformKey, String> {
         let module = modules::load(&self.info.modules_dir, &spec.module, &self.transforms.factory).await?;
-        let guest = self.transforms.guest()?;
+        let guest = self.transforms.guest();
         let key = TransformKey(self.transforms.next_key.get());
         self.transforms.next_key.set(key.0 + 1);
         let limit = |topic| {
@@ -243,14 +245,14 @@ impl Shard {
         };
         let declared = &spec.outputs[..spec.declared_outputs as usize];
         let outputs: Vec<String> = declared.iter().map(|o| o.name.clone()).collect();
-        let mut env: Vec<(String, String)> = spec.env.clone().into_iter().collect();
-        env.extend(tidemill_wasm_host::standard_env(&spec.name, &spec.input.name, &outputs));
+        let user: Vec<(String, String)> = spec.env.clone().into_iter().collect();
+        let env = tidemill_wasm_host::guest_env(&spec.name, &spec.input.name, &outputs, &user);
         let limits = Limits {
             time_ms: spec.time_ms,
             memory_bytes: spec.memory_bytes as usize,
         };
         let output_max = declared.iter().map(|o| limit(o.id)).collect();
-        guest.register(key, module, env, limits, output_max).await.map_err(|e| e.to_string())?;
+        guest.register(key, module, env, limits, output_max);
         Ok(key)
     }
 

@@ -25,7 +25,7 @@ impl RingSource {
         let read = self.ring.read(self.partition, from, max_bytes, Isolation::ReadCommitted).await;
         let read = match read {
             Ok(read) => read,
-            Err(ReadError::OutOfRange { log_start_offset, .. }) if log_start_offset > from => {
+            Err(ReadError::OffsetOutOfRange { log_start_offset, .. }) if log_start_offset > from => {
                 return Err(SourceError::Deleted { log_start_offset });
             }
             Err(ReadError::UnknownPartition) => return Err(SourceError::Gone),
@@ -105,7 +105,7 @@ impl Sink for RingSink {
 
     fn room(&self, bytes: usize) -> LocalFuture<'_, Box<dyn Any>> {
         Box::pin(async move {
-            let room: Box<dyn Any> = Box::new(self.ring.outbox_room(bytes).await);
+            let room: Box<dyn Any> = Box::new(self.ring.outbox_room(bytes as u64).await);
             room
         })
     }
@@ -120,7 +120,7 @@ impl Sink for RingSink {
             match proposed.await {
                 Ok(_) => Ok(()),
                 Err(OutcomeError::Stale { stands_at }) => Err(SinkError::Stale { stands_at }),
-                Err(OutcomeError::NotAttached | OutcomeError::UnknownPartition) => Err(SinkError::Detached),
+                Err(OutcomeError::NotAttached) => Err(SinkError::Detached),
                 Err(e) => Err(SinkError::Unavailable(e.to_string())),
             }
         })

@@ -91,7 +91,7 @@ pub const CONFIGS: &[ConfigDef] = &[
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
     /// No such setting.
-    #[error("unknown topic config '{0}'; known are: {}", known())]
+    #[error("unknown topic config '{name}'; known are: {known}", name = .0, known = known())]
     Unknown(String),
     /// A value it cannot take.
     #[error("topic config '{name}' cannot be '{value}': it takes {wants}")]

@@ -41,7 +41,7 @@ async fn answer(request: Request, body: CreateTopicsRequest) -> Answer {
     let mut results = Vec::new();
     for topic in body.topics {
         let name = topic.name.clone();
-        let made = if twice.contains(&*name) {
+        let made = if twice.contains(name.as_str()) {
             Err((
                 code::INVALID_REQUEST,
                 "the topic is named twice in this request".to_owned(),
