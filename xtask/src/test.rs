@@ -75,7 +75,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
         return Err("there is no step with that name".to_owned());
     }
     steps.summary();
-    println!("\nall tests passed");
+    println!("\nevery step passed");
     Ok(())
 }
 
