@@ -4,6 +4,9 @@ use tidemill_model::Offset;
 use tidemill_model::record::{BatchBuilder, NewRecord, RecordRef};
 use tidemill_wasm_host::OutputBatch;
 
+/// Largest record or unreadable batch that is handed on, in bytes: a quarter of what the outbox of a ring holds.
+pub const HANDED_ON_BYTES_MAX: usize = 16 << 20;
+
 /// Who says that a record is dead, and where it came from.
 #[derive(Debug, Clone, Copy)]
 pub struct Origin<'a> {
@@ -29,36 +32,72 @@ fn single(output: u32, record: NewRecord<'_>) -> OutputBatch {
     }
 }
 
-fn headers<'a>(record: &RecordRef<'a>) -> Vec<(&'a [u8], Option<&'a [u8]>)> {
-    record.headers.filter_map(Result::ok).collect()
+type Headers<'a> = Vec<(&'a [u8], Option<&'a [u8]>)>;
+
+/// The headers of a record, and whether that is all of them: those after a malformed one cannot be read.
+fn headers<'a>(record: &RecordRef<'a>) -> (Headers<'a>, bool) {
+    let mut all = Vec::new();
+    for header in record.headers {
+        match header {
+            Ok(header) => all.push(header),
+            Err(_) => return (all, false),
+        }
+    }
+    (all, true)
 }
 
-/// The record as it came, for `output`.
-pub fn pass_through(output: u32, record: &RecordRef<'_>, timestamp: i64) -> OutputBatch {
-    single(
-        output,
-        NewRecord {
-            timestamp,
-            key: record.key,
-            value: record.value,
-            headers: &headers(record),
-        },
-    )
+/// The record as it came, for `output`. `None` when that cannot be done: its headers are malformed, or it is larger than
+/// [`HANDED_ON_BYTES_MAX`].
+pub fn pass_through(output: u32, record: &RecordRef<'_>, timestamp: i64) -> Option<OutputBatch> {
+    let (headers, true) = headers(record) else {
+        return None;
+    };
+    if bytes(record) > HANDED_ON_BYTES_MAX {
+        return None;
+    }
+    let record = NewRecord {
+        timestamp,
+        key: record.key,
+        value: record.value,
+        headers: &headers,
+    };
+    Some(single(output, record))
 }
 
-/// The record with headers that say what happened: key, value and headers are kept, the new ones come last.
+/// What died.
+#[derive(Debug, Clone, Copy)]
+pub enum Dead<'a> {
+    /// A record.
+    Record(&'a RecordRef<'a>),
+    /// What stands after the header of a batch whose records cannot be told apart.
+    Batch(&'a [u8]),
+}
+
+/// The record with headers that say what happened: key, value and headers are kept, the new ones come last. Of something
+/// larger than [`HANDED_ON_BYTES_MAX`] only the new headers are kept, and the error says so.
 pub fn dead_letter(
     output: u32,
-    record: Option<&RecordRef<'_>>,
-    raw: &[u8],
+    dead: Dead<'_>,
     timestamp: i64,
     origin: Origin<'_>,
     error: &str,
 ) -> OutputBatch {
+    let (key, value, size, (mut all, all_headers)) = match dead {
+        Dead::Record(record) => (record.key, record.value, bytes(record), headers(record)),
+        Dead::Batch(raw) => (None, Some(raw), raw.len(), (Vec::new(), true)),
+    };
+    let mut error = error.to_owned();
+    if !all_headers {
+        error.push_str(" (its headers are malformed; those after the fault are left out)");
+    }
+    let too_large = size > HANDED_ON_BYTES_MAX;
+    if too_large {
+        error.push_str(&format!(" (its {size} bytes are too many to be kept)"));
+        all.clear();
+    }
     let version = origin.version.to_string();
     let partition = origin.partition.to_string();
     let offset = origin.offset.to_string();
-    let mut all = record.map(headers).unwrap_or_default();
     all.extend([
         (&b"tidemill.error"[..], Some(error.as_bytes())),
         (b"tidemill.transform", Some(origin.transform.as_bytes())),
@@ -67,13 +106,16 @@ pub fn dead_letter(
         (b"tidemill.input.partition", Some(partition.as_bytes())),
         (b"tidemill.input.offset", Some(offset.as_bytes())),
     ]);
-    single(
-        output,
-        NewRecord {
-            timestamp,
-            key: record.and_then(|r| r.key),
-            value: record.map_or(Some(raw), |r| r.value),
-            headers: &all,
-        },
-    )
+    let record = NewRecord {
+        timestamp,
+        key: key.filter(|_| !too_large),
+        value: value.filter(|_| !too_large),
+        headers: &all,
+    };
+    single(output, record)
+}
+
+fn bytes(record: &RecordRef<'_>) -> usize {
+    let len = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
+    len(record.key) + len(record.value) + record.headers.raw().len()
 }

@@ -49,7 +49,7 @@ pub trait Source {
 }
 
 /// What a run of input came to: decided once, by one entry.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Outcome {
     /// First input offset it decides; must be where the transform stands.
     pub first: Offset,

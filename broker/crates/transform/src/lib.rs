@@ -15,6 +15,8 @@ pub mod io;
 pub mod processor;
 pub mod run;
 pub mod stats;
+#[cfg(test)]
+mod tests;
 
 pub use io::{InputRun, Observer, Outcome, Runner, Sink, SinkError, Source, SourceError};
 pub use processor::{Control, Processor, ProcessorConfig, Stopped};

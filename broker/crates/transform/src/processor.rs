@@ -3,22 +3,23 @@
 use std::any::Any;
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
 use tidemill_model::Offset;
 use tidemill_rt::chan::watch;
+use tidemill_rt::task::{self, JoinHandle, Queue};
 use tidemill_rt::time::{self, Instant};
+use tidemill_wasm_host::OutputBatch;
 
 use crate::input::{Unpacked, unpack};
-use crate::io::{
-    InputRun, LocalFuture, Observer, Outcome, Runner, Sink, SinkError, Source, SourceError,
-};
-use crate::run::{End, Gathered, OnError, PolicyCounts, Stretch};
-use crate::stats::{ProcessorState, ProcessorStats};
+use crate::io::{InputRun, Observer, Outcome, Runner, Sink, SinkError, Source, SourceError};
+use crate::run::{End, Gathered, OnError, Stretch};
+use crate::stats::{ProcessorState, ProcessorStats, Tally};
 
-/// Bytes of input a call carries, about; one batch may be more.
+/// Uncompressed bytes of input a call carries, about; one batch may be more.
 pub const CALL_BYTES: usize = 1 << 20;
 /// Outcomes under way at once.
 const IN_FLIGHT_MAX: usize = 4;
@@ -68,11 +69,14 @@ pub struct ProcessorConfig {
     pub attempts: u32,
 }
 
-type InFlight = LocalFuture<'static, Result<(), SinkError>>;
+/// An outcome under way: a task, so that it gives its room back whatever the processor is waiting for meanwhile.
+type InFlight = JoinHandle<Result<(), SinkError>>;
 
 /// What woke the processor.
 enum Event {
     Control,
+    /// Nobody is left who could tell it anything.
+    Abandoned,
     Input(Result<InputRun, SourceError>),
     Settled(Result<(), SinkError>),
     GatheredLongEnough,
@@ -92,6 +96,10 @@ pub struct Processor<S, K, R> {
     /// First offset not read; above `proposed` while progress without output is gathered.
     position: Offset,
     gathering_since: Option<Instant>,
+    /// What was decided from `proposed` to `position`.
+    tally: Tally,
+    /// Input at `position` that was read and is more than one call carries.
+    rest: Option<InputRun>,
     in_flight: VecDeque<InFlight>,
     backoff: Duration,
 }
@@ -126,6 +134,8 @@ impl<S: Source, K: Sink, R: Runner> Processor<S, K, R> {
             proposed: 0,
             position: 0,
             gathering_since: None,
+            tally: Tally::default(),
+            rest: None,
             in_flight: VecDeque::new(),
             backoff: BACKOFF_MIN,
         }
@@ -144,11 +154,15 @@ impl<S: Source, K: Sink, R: Runner> Processor<S, K, R> {
             self.stats.state.set(ProcessorState::Running);
             let result = match self.next_event().await {
                 Event::Control => Ok(()),
+                Event::Abandoned => {
+                    self.settle_all().await;
+                    return Stopped::Told;
+                }
                 Event::Input(Ok(run)) => self.handle(run).await,
                 Event::Input(Err(e)) => self.without_input(e).await,
-                Event::Settled(result) => result,
+                Event::Settled(result) => self.settled(result),
                 Event::GatheredLongEnough => {
-                    self.propose(Gathered::default(), Instant::now());
+                    self.flush();
                     Ok(())
                 }
             };
@@ -193,19 +207,36 @@ impl<S: Source, K: Sink, R: Runner> Processor<S, K, R> {
 
     /// Records progress gathered so far and waits for everything under way, whatever comes of it.
     async fn settle_all(&mut self) {
-        if self.position > self.proposed {
-            self.propose(Gathered::default(), Instant::now());
-        }
+        self.flush();
         while let Some(outcome) = self.in_flight.pop_front() {
-            if let Err(e) = outcome.await {
-                self.stats.error(e.to_string(), None);
+            match joined(outcome.await) {
+                Ok(()) | Err(SinkError::Stale { .. }) => {}
+                Err(e) => self.stats.error(e.to_string(), None),
             }
         }
+    }
+
+    /// Waits for everything under way, as long as it is taken.
+    async fn settle(&mut self) -> Result<(), SinkError> {
+        while let Some(outcome) = self.in_flight.pop_front() {
+            let result = joined(outcome.await);
+            self.settled(result)?;
+        }
+        Ok(())
+    }
+
+    /// Progress is what ends a series of failures, so the back-off begins anew.
+    fn settled(&mut self, result: Result<(), SinkError>) -> Result<(), SinkError> {
+        result?;
+        self.backoff = BACKOFF_MIN;
+        Ok(())
     }
 
     fn restart_at(&mut self, stands_at: Offset) {
         self.in_flight.clear();
         self.gathering_since = None;
+        self.tally = Tally::default();
+        self.rest = None;
         self.proposed = stands_at;
         self.position = stands_at;
     }
@@ -216,7 +247,10 @@ impl<S: Source, K: Sink, R: Runner> Processor<S, K, R> {
                 .in_flight
                 .pop_front()
                 .expect("its length was just checked");
-            return Event::Settled(oldest.await);
+            return Event::Settled(joined(oldest.await));
+        }
+        if let Some(rest) = self.rest.take() {
+            return Event::Input(Ok(rest));
         }
         let mut read = self.source.read(self.position, CALL_BYTES);
         let mut changed = Box::pin(self.control.changed());
@@ -225,17 +259,19 @@ impl<S: Source, K: Sink, R: Runner> Processor<S, K, R> {
             .map(|since| time::sleep_until(since + GATHER_TIME_MAX));
         let in_flight = &mut self.in_flight;
         poll_fn(move |cx| {
-            if changed.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Event::Control);
+            match changed.as_mut().poll(cx) {
+                Poll::Ready(Ok(())) => return Poll::Ready(Event::Control),
+                Poll::Ready(Err(watch::Closed)) => return Poll::Ready(Event::Abandoned),
+                Poll::Pending => {}
             }
             if let Some(oldest) = in_flight.front_mut()
-                && let Poll::Ready(result) = oldest.as_mut().poll(cx)
+                && let Poll::Ready(result) = Pin::new(oldest).poll(cx)
             {
                 in_flight.pop_front();
-                return Poll::Ready(Event::Settled(result));
+                return Poll::Ready(Event::Settled(joined(result)));
             }
             if let Some(timer) = &mut timer
-                && std::pin::Pin::new(timer).poll(cx).is_ready()
+                && Pin::new(timer).poll(cx).is_ready()
             {
                 return Poll::Ready(Event::GatheredLongEnough);
             }
@@ -247,105 +283,150 @@ impl<S: Source, K: Sink, R: Runner> Processor<S, K, R> {
     /// Runs one stretch of input and proposes what came of it.
     async fn handle(&mut self, run: InputRun) -> Result<(), SinkError> {
         let began = Instant::now();
-        let bytes: usize = run.batches.iter().map(tidemill_model::Batch::len).sum();
-        let mut sections: Vec<Unpacked> = Vec::with_capacity(run.batches.len());
-        for batch in &run.batches {
-            sections.push(unpack(batch, self.position).await);
-        }
+        let (sections, next, rest) = self.unpack(run).await;
         // Room for the output is taken before the run (rule X10). Outputs are about as large as inputs; what is larger
         // overdraws by one run.
-        let room = self.sink.room(bytes).await;
+        let Some(room) = self.room(sections.iter().map(bytes_of).sum()).await else {
+            return Ok(());
+        };
         let mut gathered = Gathered::default();
         let end = {
             let stretch = Stretch {
                 runner: &self.runner,
                 config: &self.config,
+                control: &self.control,
                 stats: &self.stats,
                 observer: &self.observer,
+                first: self.position,
+                began,
             };
             stretch.run(&sections, &mut gathered).await
         };
-        let (decided, stuck) = match end {
+        let decided = match &end {
             End::Stopped => return Err(SinkError::Detached),
-            End::Whole => (run.next, None),
-            End::StuckAt { offset, message } => (offset, Some((offset, message))),
+            End::Whole => next,
+            End::Enough { decided } | End::Unavailable { decided, .. } => *decided,
+            End::StuckAt { offset, .. } => *offset,
         };
-        let counted = sections
-            .iter()
-            .map(|s| count_below(s, decided))
-            .sum::<u64>();
-        ProcessorStats::add(&self.stats.records_in, counted);
-        ProcessorStats::add(&self.stats.bytes_in, bytes as u64);
+        for section in &sections {
+            count_below(section, decided, &mut gathered.tally);
+        }
         self.position = decided;
         self.propose_or_gather(gathered, room, began);
-        match stuck {
-            None => {
-                self.backoff = BACKOFF_MIN;
+        match end {
+            End::StuckAt { offset, message } => {
+                let what = format!("stopped at offset {offset} ({message})");
+                let hint = ". To go on without such records, deploy with --on-error skip or --dead-letter TOPIC";
+                self.hold(&what, hint).await
+            }
+            End::Unavailable { message, .. } => {
+                self.stats.error(message.clone(), Some(decided));
+                self.hold(&message, "").await
+            }
+            End::Whole => {
+                self.rest = rest;
                 Ok(())
             }
-            Some((offset, message)) => self.wait_at(offset, &message).await,
+            End::Enough { .. } | End::Stopped => Ok(()),
         }
+    }
+
+    /// As much of `run` as one call carries, the offset after it, and what is left over. Compressed input may be a hundred
+    /// times as large as it looks, so it is what comes out that counts.
+    async fn unpack(&self, run: InputRun) -> (Vec<Unpacked>, Offset, Option<InputRun>) {
+        let mut batches = run.batches.into_iter();
+        let mut sections = Vec::with_capacity(batches.len());
+        let (mut bytes, mut next) = (0, self.position);
+        while bytes < CALL_BYTES
+            && let Some(batch) = batches.next()
+        {
+            next = batch.header.next_offset();
+            let section = unpack(&batch, self.position).await;
+            bytes += bytes_of(&section);
+            sections.push(section);
+        }
+        if batches.len() == 0 {
+            return (sections, run.next, None);
+        }
+        let rest = InputRun {
+            batches: batches.collect(),
+            next: run.next,
+        };
+        (sections, next, Some(rest))
+    }
+
+    /// Room for `bytes` of output; `None` when the control changed before there was any, since the wait may be long.
+    async fn room(&self, bytes: usize) -> Option<Box<dyn Any>> {
+        // A clone: the change itself is looked at by `obey`.
+        let mut control = self.control.clone();
+        let mut changed = Box::pin(control.changed());
+        let mut room = self.sink.room(bytes);
+        poll_fn(|cx| {
+            if let Poll::Ready(room) = room.as_mut().poll(cx) {
+                return Poll::Ready(Some(room));
+            }
+            changed.as_mut().poll(cx).map(|_| None)
+        })
+        .await
     }
 
     fn propose_or_gather(&mut self, gathered: Gathered, room: Box<dyn Any>, began: Instant) {
-        self.count(gathered.counts);
-        let gathered_records = self.position - self.proposed;
-        if gathered.outputs.is_empty() && gathered_records < GATHER_RECORDS_MAX {
-            self.gathering_since.get_or_insert(began);
+        self.tally += gathered.tally;
+        let since = *self.gathering_since.get_or_insert(began);
+        let little = self.position - self.proposed < GATHER_RECORDS_MAX;
+        if gathered.outputs.is_empty() && little && since.elapsed() < GATHER_TIME_MAX {
             return;
         }
-        self.propose(gathered, began);
-        drop(room);
+        self.propose(gathered.outputs, Some(room), began);
     }
 
-    fn count(&self, counts: PolicyCounts) {
-        ProcessorStats::add(&self.stats.skipped, counts.skipped);
-        ProcessorStats::add(&self.stats.dead_lettered, counts.dead_lettered);
-        ProcessorStats::add(&self.stats.passed_through, counts.passed_through);
+    /// Proposes progress gathered without output.
+    fn flush(&mut self) {
+        self.propose(Vec::new(), None, Instant::now());
     }
 
-    /// Proposes everything from `proposed` to `position` with `gathered`'s output.
-    fn propose(&mut self, gathered: Gathered, began: Instant) {
+    /// Proposes everything from `proposed` to `position` with its output. The room is kept until it is decided.
+    fn propose(&mut self, outputs: Vec<OutputBatch>, room: Option<Box<dyn Any>>, began: Instant) {
         self.gathering_since = None;
         if self.position <= self.proposed {
             return;
         }
-        let written: Vec<(u32, u64, u64)> = gathered
-            .outputs
+        let written: Vec<(u32, u64, u64)> = outputs
             .iter()
             .map(|o| (o.output, u64::from(o.records), o.batch.len() as u64))
             .collect();
         let outcome = Outcome {
             first: self.proposed,
             next: self.position,
-            outputs: gathered.outputs,
+            outputs,
         };
         self.proposed = self.position;
+        let tally = std::mem::take(&mut self.tally);
         let (committed, stats) = (self.sink.propose(outcome), self.stats.clone());
-        self.in_flight.push_back(Box::pin(async move {
-            committed.await?;
-            stats.latency(began.elapsed());
+        let under_way = async move {
+            let committed = committed.await;
+            drop(room);
+            committed?;
+            stats.decided(tally);
+            if !written.is_empty() {
+                stats.latency(began.elapsed());
+            }
             for (output, records, bytes) in written {
                 stats.wrote(output, records, bytes);
             }
             Ok(())
-        }));
+        };
+        self.in_flight
+            .push_back(task::spawn(Queue::Kafka, under_way));
     }
 
-    /// Stuck at a record: what came before it is decided, then it is tried again after a wait.
-    async fn wait_at(&mut self, offset: Offset, message: &str) -> Result<(), SinkError> {
-        if self.position > self.proposed {
-            self.propose(Gathered::default(), Instant::now());
-        }
-        while let Some(outcome) = self.in_flight.pop_front() {
-            outcome.await?;
-        }
-        let wait = self.backoff;
-        self.observer.event(&format!(
-            "stopped at offset {offset} ({message}); trying again in {} ms. To go on without such records, deploy with \
-             --on-error skip or --dead-letter TOPIC",
-            wait.as_millis()
-        ));
+    /// Stands still for the back-off; what was decided before is recorded first, and room is given back.
+    async fn hold(&mut self, what: &str, hint: &str) -> Result<(), SinkError> {
+        self.flush();
+        self.settle().await?;
+        let wait = self.backoff.as_millis();
+        self.observer
+            .event(&format!("{what}; trying again in {wait} ms{hint}"));
         self.pause_for_backoff().await;
         Ok(())
     }
@@ -353,33 +434,32 @@ impl<S: Source, K: Sink, R: Runner> Processor<S, K, R> {
     async fn without_input(&mut self, e: SourceError) -> Result<(), SinkError> {
         match e {
             SourceError::Gone => Err(SinkError::Detached),
-            SourceError::Deleted { log_start_offset } => {
-                let missed = (log_start_offset - self.position).max(0) as u64;
-                ProcessorStats::add(&self.stats.missed, missed);
+            SourceError::Deleted { log_start_offset } if log_start_offset > self.position => {
+                let missed = (log_start_offset - self.position) as u64;
+                self.tally.missed += missed;
                 self.observer
                     .event(&format!("{e}: {missed} records were missed"));
                 self.position = log_start_offset;
-                self.propose(Gathered::default(), Instant::now());
+                self.flush();
                 Ok(())
             }
-            SourceError::Unavailable(_) => {
-                self.stats.error(e.to_string(), None);
-                self.pause_for_backoff().await;
-                Ok(())
+            SourceError::Deleted { .. } | SourceError::Unavailable(_) => {
+                self.stats.error(e.to_string(), Some(self.position));
+                self.hold(&e.to_string(), "").await
             }
         }
     }
 
     /// After an outcome that was not taken: everything under way falls, and the sink says where to begin again.
     async fn recover(&mut self, e: SinkError) -> Option<()> {
-        if !matches!(e, SinkError::Stale { .. }) {
-            self.stats.error(e.to_string(), Some(self.proposed));
-            self.observer.event(&e.to_string());
-            self.pause_for_backoff().await;
-        }
         // What is still under way may yet be taken; the position is asked for when all of it is decided.
         while let Some(outcome) = self.in_flight.pop_front() {
             let _ = outcome.await;
+        }
+        if !matches!(e, SinkError::Stale { .. }) {
+            self.stats.error(e.to_string(), self.sink.position());
+            self.observer.event(&e.to_string());
+            self.pause_for_backoff().await;
         }
         let stands_at = self.sink.position()?;
         self.restart_at(stands_at);
@@ -397,12 +477,27 @@ impl<S: Source, K: Sink, R: Runner> Processor<S, K, R> {
     }
 }
 
-fn count_below(section: &Unpacked, decided: Offset) -> u64 {
+fn joined(result: Result<Result<(), SinkError>, task::JoinError>) -> Result<(), SinkError> {
+    result.unwrap_or_else(|e| Err(SinkError::Unavailable(e.to_string())))
+}
+
+fn bytes_of(section: &Unpacked) -> usize {
     match section {
-        Ok(section) => section.count_below(decided),
-        Err(unreadable) if unreadable.next <= decided => {
-            (unreadable.next - unreadable.base_offset).max(0) as u64
+        Ok(section) => section.bytes(),
+        Err(unreadable) => unreadable.raw.len(),
+    }
+}
+
+fn count_below(section: &Unpacked, decided: Offset, tally: &mut Tally) {
+    let (records, next) = match section {
+        Ok(section) => (section.count_below(decided), section.next()),
+        Err(batch) if batch.next <= decided => {
+            ((batch.next - batch.base_offset).max(0) as u64, batch.next)
         }
-        Err(_) => 0,
+        Err(batch) => (0, batch.next),
+    };
+    tally.records_in += records;
+    if next <= decided {
+        tally.bytes_in += bytes_of(section) as u64;
     }
 }

@@ -30,6 +30,29 @@ pub struct LastError {
     pub at_ms: i64,
 }
 
+/// What an outcome decides, counted when it is committed, so that nothing that is run again is counted twice. (Of an
+/// outcome whose fate was not known nothing is counted.)
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tally {
+    pub(crate) records_in: u64,
+    pub(crate) bytes_in: u64,
+    pub(crate) missed: u64,
+    pub(crate) skipped: u64,
+    pub(crate) dead_lettered: u64,
+    pub(crate) passed_through: u64,
+}
+
+impl std::ops::AddAssign for Tally {
+    fn add_assign(&mut self, other: Tally) {
+        self.records_in += other.records_in;
+        self.bytes_in += other.bytes_in;
+        self.missed += other.missed;
+        self.skipped += other.skipped;
+        self.dead_lettered += other.dead_lettered;
+        self.passed_through += other.passed_through;
+    }
+}
+
 /// Counters of one processor.
 #[derive(Debug, Default)]
 pub struct ProcessorStats {
@@ -37,7 +60,7 @@ pub struct ProcessorStats {
     pub state: Cell<ProcessorState>,
     /// Input records decided.
     pub records_in: Cell<u64>,
-    /// Bytes of input batches decided.
+    /// Uncompressed bytes of the input batches decided to their end.
     pub bytes_in: Cell<u64>,
     /// Output records and bytes committed, by output index.
     pub out: RefCell<Vec<(u64, u64)>>,
@@ -59,7 +82,8 @@ pub struct ProcessorStats {
     pub memory_bytes: Cell<u64>,
     /// The last thing that went wrong.
     pub last_error: RefCell<Option<LastError>>,
-    /// Durations from reading a run to its outcome being committed, not yet collected.
+    /// Durations from reading a run to its outcome with output being committed, not yet collected. Progress without output
+    /// has none: it is gathered on purpose.
     pub latencies: RefCell<Vec<Duration>>,
 }
 
@@ -69,6 +93,15 @@ const LATENCIES_MAX: usize = 4096;
 impl ProcessorStats {
     pub(crate) fn add(cell: &Cell<u64>, n: u64) {
         cell.set(cell.get() + n);
+    }
+
+    pub(crate) fn decided(&self, tally: Tally) {
+        Self::add(&self.records_in, tally.records_in);
+        Self::add(&self.bytes_in, tally.bytes_in);
+        Self::add(&self.missed, tally.missed);
+        Self::add(&self.skipped, tally.skipped);
+        Self::add(&self.dead_lettered, tally.dead_lettered);
+        Self::add(&self.passed_through, tally.passed_through);
     }
 
     pub(crate) fn wrote(&self, output: u32, records: u64, bytes: u64) {
