@@ -30,6 +30,10 @@ use crate::transforms::TransformManager;
 const NODE: NodeId = NodeId(1);
 /// Memory of a shard for requests that are being read or handled, in bytes.
 const REQUEST_MEMORY_BYTES: u64 = 128 << 20;
+/// How long a port that is in use is tried again ...
+const BIND_RETRY_MAX: std::time::Duration = std::time::Duration::from_secs(3);
+/// ... and how often.
+const BIND_RETRY: std::time::Duration = std::time::Duration::from_millis(10);
 /// How long a clean shutdown may take before the process ends without a last checkpoint; no data is lost then, the
 /// next start replays more.
 const SHUTDOWN_MAX: std::time::Duration = std::time::Duration::from_secs(20);
@@ -144,17 +148,31 @@ pub(crate) fn run(config: BrokerConfig) -> Result<(), BootError> {
     Ok(())
 }
 
+/// Binds `addr`. A port in use is tried again for a while: the kernel closes the sockets of a process that used io_uring
+/// and was killed only some ms after its end.
 fn bind(
     addr: SocketAddr,
     what: &'static str,
     flag: &'static str,
 ) -> Result<TcpListener, BootError> {
-    net::bind(addr).map_err(|source| BootError::Bind {
-        addr,
-        what,
-        flag,
-        source,
-    })
+    let deadline = time::Instant::now() + BIND_RETRY_MAX;
+    loop {
+        match net::bind(addr) {
+            Ok(listener) => return Ok(listener),
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse && time::Instant::now() < deadline => {
+                #[allow(clippy::disallowed_methods, reason = "the main thread, before any runtime exists")]
+                std::thread::sleep(BIND_RETRY);
+            }
+            Err(source) => {
+                return Err(BootError::Bind {
+                    addr,
+                    what,
+                    flag,
+                    source,
+                });
+            }
+        }
+    }
 }
 
 fn open_data_dir(config: &BrokerConfig) -> Result<DataDir, BootError> {
@@ -254,6 +272,7 @@ async fn serve(context: &Arc<Context>, shard: &Rc<Shard>) -> Result<(), String> 
         result?;
     }
     shard.publish().await.map_err(|e| e.to_string())?;
+    shard.resume_deletions();
     shard.mark_ready();
     let listener = take(&context.listener, Option::take);
     kafka::listen(shard, listener).map_err(|e| format!("cannot accept Kafka connections: {e}"))

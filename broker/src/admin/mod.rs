@@ -12,5 +12,5 @@ pub(crate) mod service;
 pub(crate) mod types;
 
 pub(crate) use guard::Guard;
-pub(crate) use server::{AdminServer, start};
+pub(crate) use server::start;
 pub(crate) use service::{AdminService, Answer, ApiError, BoxFuture};
