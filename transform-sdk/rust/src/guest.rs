@@ -4,8 +4,11 @@
     unsafe_code,
     missing_debug_implementations,
     unreachable_pub,
-    reason = "the canonical ABI is raw pointers; its code is made by wit-bindgen"
+    reason = "the canonical ABI is raw pointers; its code is made by a program"
 )]
+
+mod bindings;
+mod rt;
 
 use std::cell::RefCell;
 
@@ -13,14 +16,7 @@ use crate::TransformFn;
 use crate::output::Output;
 use crate::section::InputSection;
 
-wit_bindgen::generate!({
-    path: "wit",
-    world: "batch-transform",
-    pub_export_macro: true,
-    export_macro_name: "export",
-    default_bindings_module: "tidemill_sdk::guest",
-});
-
+pub use bindings::{export, exports};
 pub use exports::tidemill::transform::processor::{
     Guest, InputBatch, Outcome, OutputSection, RecordFailure,
 };
@@ -79,7 +75,7 @@ fn declared_outputs() -> Result<Output, String> {
 
 /// Hands one line to the broker.
 pub(crate) fn log(level: crate::log::Level, message: &str) {
-    use tidemill::transform::log::{Level, write};
+    use bindings::tidemill::transform::log::{Level, write};
     let level = match level {
         crate::log::Level::Debug => Level::Debug,
         crate::log::Level::Info => Level::Info,

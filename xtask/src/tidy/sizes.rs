@@ -9,6 +9,9 @@ const FUNCTION_LINES: usize = 70;
 /// Lines a file may have.
 const FILE_LINES: usize = 1_000;
 
+/// Files that a program made: their functions are as long as it makes them, and nobody edits them. Each says how to make it anew.
+const MADE: [&str; 1] = ["transform-sdk/rust/src/guest/bindings.rs"];
+
 /// Findings in every Rust file, less what is waived, plus waivers that nothing needs.
 pub(super) fn check(files: &[PathBuf]) -> Result<Vec<String>, String> {
     let mut waivers = Waivers::load()?;
@@ -26,6 +29,9 @@ pub(super) fn check(files: &[PathBuf]) -> Result<Vec<String>, String> {
             findings.push(format!(
                 "{path}: {lines} lines, {FILE_LINES} are allowed; split it"
             ));
+        }
+        if MADE.contains(&path.as_ref()) {
+            continue;
         }
         for function in scan::functions(&source) {
             if function.body_lines > FUNCTION_LINES

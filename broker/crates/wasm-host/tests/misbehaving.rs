@@ -126,10 +126,15 @@ fn panic_is_reported_with_its_message_and_the_next_call_works() {
 
 #[test]
 fn deep_recursion_and_sleep_are_traps() {
-    for (mode, reason) in [("deep", "stack"), ("sleep", "may not wait")] {
+    // Which of a module's two stacks ends first, the engine's or the one in its memory, depends on its frames.
+    let reasons = [
+        ("deep", ["stack exhausted", "out of bounds"].as_slice()),
+        ("sleep", &["may not wait"]),
+    ];
+    for (mode, reasons) in reasons {
         let error = run(mode, &["a"]).unwrap_err();
         assert!(
-            matches!(&error, CallError::Trap(m) if m.contains(reason)),
+            matches!(&error, CallError::Trap(m) if reasons.iter().any(|r| m.contains(r))),
             "{mode}: {error:?}"
         );
     }

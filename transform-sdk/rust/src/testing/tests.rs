@@ -154,3 +154,23 @@ fn contract_in_the_crate_is_the_one_of_the_repository() {
         );
     }
 }
+
+#[test]
+fn made_bindings_are_of_this_contract() {
+    let wit = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("wit");
+    let mut files: Vec<_> = std::fs::read_dir(wit)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    files.sort();
+    // FNV-1a, 64 bits (draft-eastlake-fnv).
+    let mut fingerprint = 0xcbf2_9ce4_8422_2325_u64;
+    for byte in files.iter().flat_map(|file| std::fs::read(file).unwrap()) {
+        fingerprint = (fingerprint ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+    }
+    let bindings = include_str!("../guest/bindings.rs");
+    assert!(
+        bindings.contains(&format!("//! `wit {fingerprint:016x}`")),
+        "wit/ has changed: make src/guest/bindings.rs anew, as it says there; its line is now `wit {fingerprint:016x}`"
+    );
+}
