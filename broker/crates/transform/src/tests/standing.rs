@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use tidemill_rt::time;
 
-use super::world::{Faults, Hand, MAIN, World, config, simulate, start};
-use crate::io::Sink;
+use super::world::{Faults, MAIN, World, config, simulate, simulate_with_room, start};
 use crate::{Control, OnError, ProcessorState, Stopped};
 
 async fn ms(ms: u64) {
@@ -52,11 +51,8 @@ fn x10_room_is_kept_until_the_outcome_is_decided() {
 
 #[test]
 fn x10_processor_does_not_wait_for_room_that_it_holds_itself() {
-    simulate(3, |world| async move {
-        // Room for about one run at a time.
-        let _taken = Hand(world.clone())
-            .room(world.room.total() as usize - 20)
-            .await;
+    // A request above the whole is cut to it, so one run at a time has room.
+    simulate_with_room(3, 30, |world| async move {
         let running = start(&world, config(OnError::Fail));
         for n in 0..20 {
             world.append(&[&n.to_string()]);

@@ -104,14 +104,26 @@ pub(super) struct World {
     pub(super) events: RefCell<Vec<(time::Instant, String)>>,
 }
 
-/// Runs `test` in a simulation, with nothing left over at its end.
+/// Room for output in bytes, unless a test wants less.
+const ROOM_BYTES: u64 = 64 << 20;
+
+/// Runs `test` in a simulation.
 pub(super) fn simulate<T, F: Future<Output = T>>(
     seed: u64,
     test: impl FnOnce(Rc<World>) -> F,
 ) -> T {
+    simulate_with_room(seed, ROOM_BYTES, test)
+}
+
+/// The same with so many bytes of room for output.
+pub(super) fn simulate_with_room<T, F: Future<Output = T>>(
+    seed: u64,
+    room: u64,
+    test: impl FnOnce(Rc<World>) -> F,
+) -> T {
     let sim = Sim::new(seed);
     sim.block_on(async {
-        let world = World::new();
+        let world = World::new(room);
         let applied = world.clone();
         drop(task::spawn(Queue::Raft, async move {
             applied.decide_outcomes().await
@@ -126,7 +138,7 @@ pub(super) fn chance(per_mille: u64) -> bool {
 }
 
 impl World {
-    fn new() -> Rc<World> {
+    fn new(room: u64) -> Rc<World> {
         Rc::new(World {
             log: Log::default(),
             faults: Cell::default(),
@@ -139,7 +151,7 @@ impl World {
             queued: Notify::new(),
             frozen: Cell::default(),
             output_gone: Cell::default(),
-            room: Semaphore::new(64 << 20),
+            room: Semaphore::new(room),
             calls: RefCell::default(),
             call_bytes: RefCell::default(),
             called: Notify::new(),
