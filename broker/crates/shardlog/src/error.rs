@@ -18,6 +18,20 @@ pub enum LogError {
         /// What the operating system said.
         source: io::Error,
     },
+    /// There is no room for the next file.
+    #[error(
+        "the disk is full: the next write-ahead log file in {} needs {bytes} bytes ({source}); \
+         free that much, then start again; nothing acknowledged is lost",
+        dir.display()
+    )]
+    Full {
+        /// The directory of the log.
+        dir: PathBuf,
+        /// Bytes of the file.
+        bytes: u64,
+        /// What the operating system said.
+        source: io::Error,
+    },
     /// Bytes that were durable are damaged.
     #[error(
         "write-ahead log is corrupt: {} at position {position}: {what}; the data behind it was acknowledged, \

@@ -14,6 +14,37 @@ use crate::format::{FILE_HEADER_BYTES, FileHeader, Frame};
 /// Name of the file that is prepared to become the next one.
 const SPARE_NAME: &str = "spare.tmp";
 
+/// Makes the log's directory and makes its name durable, with those of all directories above it.
+pub(crate) async fn make_dir(dir: &Path) -> Result<(), LogError> {
+    fs::create_dir_all(dir)
+        .await
+        .map_err(LogError::io("make", dir))?;
+    for above in dir.ancestors() {
+        // The last ancestor of a relative path is the working directory.
+        let above = match above.as_os_str().is_empty() {
+            true => Path::new("."),
+            false => above,
+        };
+        match fs::sync_dir(above).await {
+            Err(e) if above != dir && is_foreign(&e) => break,
+            result => result.map_err(LogError::io("sync", above))?,
+        }
+    }
+    Ok(())
+}
+
+/// Whether a directory refuses to be synced in a way that says it was not made by this user on this file system:
+/// not readable, read-only, or of a file system that has nothing to sync.
+fn is_foreign(e: &io::Error) -> bool {
+    matches!(
+        e.kind(),
+        io::ErrorKind::PermissionDenied
+            | io::ErrorKind::ReadOnlyFilesystem
+            | io::ErrorKind::InvalidInput
+            | io::ErrorKind::Unsupported
+    )
+}
+
 /// The path of file `sequence`.
 pub(crate) fn path_of(dir: &Path, sequence: u64) -> PathBuf {
     dir.join(format!("{sequence:016x}.log"))
@@ -52,7 +83,14 @@ pub(crate) async fn make_spare(dir: &Path, bytes: u64) -> Result<Spare, LogError
         .map_err(LogError::io("make", &path))?;
     file.preallocate(bytes)
         .await
-        .map_err(LogError::io("reserve disk for", &path))?;
+        .map_err(|source| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => LogError::Full {
+                dir: dir.to_owned(),
+                bytes,
+                source,
+            },
+            _ => LogError::io("reserve disk for", &path)(source),
+        })?;
     file.sync_data()
         .await
         .map_err(LogError::io("sync", &path))?;

@@ -109,6 +109,8 @@ struct State {
     purges: BTreeMap<RingId, (u64, Bytes)>,
     catalog: Catalog,
     spare: Option<Spare>,
+    /// The file during which a spare could not be made; it is not tried again for every group.
+    spare_failed_at: Option<u64>,
     next_group: u64,
 }
 
@@ -120,6 +122,8 @@ struct Inner {
     failed: Cell<bool>,
     making_spare: Cell<bool>,
     removing: Cell<bool>,
+    /// Set for good by [`ShardLog::close`]: nothing begins in the background any more.
+    closing: Cell<bool>,
     /// Notified when a background task of the log ends.
     idle: Notify,
 }
@@ -143,7 +147,7 @@ impl ShardLog {
     pub async fn open(
         config: LogConfig,
     ) -> Result<(ShardLog, BTreeMap<RingId, RecoveredRing>), LogError> {
-        make_dir(&config.dir).await?;
+        files::make_dir(&config.dir).await?;
         files::remove_spare(&config.dir).await?;
         let recovered = recover(&config.dir).await?;
         let (newest, end) = recovered.end.unwrap_or((0, 0));
@@ -167,7 +171,10 @@ impl ShardLog {
             if let Some(purged) = &replay.ring.purged {
                 state.purges.insert(ring, purged.clone());
             }
-            rings.insert(ring, replay.ring);
+            // A ring of which nothing is left is none: the file with its last frame may go at any time.
+            if replay.ring != RecoveredRing::default() {
+                rings.insert(ring, replay.ring);
+            }
         }
         let log = ShardLog(Rc::new(Inner {
             config,
@@ -177,6 +184,7 @@ impl ShardLog {
             failed: Cell::new(false),
             making_spare: Cell::new(false),
             removing: Cell::new(false),
+            closing: Cell::new(false),
             idle: Notify::new(),
         }));
         log.remove_files();
@@ -248,6 +256,9 @@ impl ShardLog {
             marks: Vec::new(),
             done: Vec::new(),
         };
+        if self.0.closing.replace(true) {
+            return;
+        }
         self.0.writing.set(true);
         if let Err(e) = self.write_group(&empty).await {
             self.0.fail(&e);
@@ -320,10 +331,11 @@ impl ShardLog {
         for (ring, mark) in &group.marks {
             state.catalog.note(sequence, *ring, *mark);
         }
-        let wants_spare = half_full && state.spare.is_none();
+        let wants_spare =
+            half_full && state.spare.is_none() && state.spare_failed_at != Some(sequence);
         drop(state);
         if wants_spare {
-            self.prepare_spare();
+            self.prepare_spare(sequence);
         }
         Ok(())
     }
@@ -353,8 +365,8 @@ impl ShardLog {
     }
 
     /// Reserves disk for the next file beside the writing of this one.
-    fn prepare_spare(&self) {
-        if self.0.making_spare.replace(true) {
+    fn prepare_spare(&self, current: u64) {
+        if self.0.closing.get() || self.0.making_spare.replace(true) {
             return;
         }
         let log = self.clone();
@@ -363,7 +375,13 @@ impl ShardLog {
             match files::make_spare(&config.dir, config.file_bytes).await {
                 Ok(spare) => log.0.state.borrow_mut().spare = Some(spare),
                 // The group that needs the file tries again, and fails aloud if it must.
-                Err(error) => tracing::warn!(%error, "the next log file could not be prepared"),
+                Err(error) => {
+                    tracing::warn!(%error, "the next log file could not be prepared");
+                    log.0.state.borrow_mut().spare_failed_at = Some(current);
+                    if let Err(error) = files::remove_spare(&config.dir).await {
+                        tracing::warn!(%error, "its half-made file stays until the next start");
+                    }
+                }
             }
             log.0.making_spare.set(false);
             log.0.idle.notify_all();
@@ -373,8 +391,8 @@ impl ShardLog {
 
     /// Removes the oldest files as far as nothing in them is needed, carrying votes and purges forward.
     fn remove_files(&self) {
-        if self.0.state.borrow().catalog.oldest() == Oldest::Needed || self.0.removing.replace(true)
-        {
+        let needed = self.0.state.borrow().catalog.oldest() == Oldest::Needed;
+        if needed || self.0.closing.get() || self.0.removing.replace(true) {
             return;
         }
         let log = self.clone();
@@ -581,19 +599,4 @@ async fn cut(dir: &Path, sequence: u64, end: u64) -> Result<(), LogError> {
         .await
         .map_err(LogError::io("open", &path))?;
     file.set_len(end).await.map_err(LogError::io("cut", &path))
-}
-
-/// Makes the log's directory and makes its name durable.
-async fn make_dir(dir: &Path) -> Result<(), LogError> {
-    fs::create_dir_all(dir)
-        .await
-        .map_err(LogError::io("make", dir))?;
-    for above in dir.ancestors().filter(|d| !d.as_os_str().is_empty()) {
-        match fs::sync_dir(above).await {
-            // What this user may not open was not made by this user.
-            Err(e) if e.kind() == std::io::ErrorKind::PermissionDenied && above != dir => break,
-            result => result.map_err(LogError::io("sync", above))?,
-        }
-    }
-    Ok(())
 }

@@ -1,6 +1,7 @@
 //! Reading the log at start: what is there, where it ends, and whether what is missing at the end may be missing.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -260,6 +261,12 @@ impl Reader {
             let piece = self.file.read_at(at, want).await;
             self.piece = piece.map_err(LogError::io("read", &self.path))?.into();
             self.piece_at = at;
+            // Anything short of the measured length would pass for a torn tail.
+            let end = at + self.piece.len() as u64;
+            if end < (at + want as u64).min(self.bytes) {
+                let short = io::ErrorKind::UnexpectedEof.into();
+                return Err(LogError::io("read all of", &self.path)(short));
+            }
         }
         let from = (at - self.piece_at) as usize;
         let end = (from + len).min(self.piece.len());

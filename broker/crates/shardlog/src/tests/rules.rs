@@ -307,3 +307,32 @@ fn entry_out_of_order_is_fatal_and_not_written() {
     .expect("it ends");
     assert_eq!(failures.borrow().len(), 1);
 }
+
+#[test]
+fn full_disk_is_fatal_once_says_what_is_needed_and_loses_nothing_acknowledged() {
+    let sim = Sim::new(11);
+    let (config, failures) = small_config(64 << 10);
+    let done = Rc::new(Cell::new(0));
+    sim.disk().set_capacity(Some(100 << 10));
+    sim.block_on(async {
+        let log = open(&config).await;
+        for index in 1..=60 {
+            log.append(RING, vec![entry(index, 3_000)], count(&done));
+            let barrier = time::timeout(std::time::Duration::from_secs(10), log.barrier());
+            if barrier.await.is_err() {
+                break;
+            }
+        }
+    })
+    .expect("it ends");
+    let said = failures.borrow().clone();
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(said[0].contains("disk is full") && said[0].contains("65536 bytes"));
+    assert!(done.get() > 10);
+    sim.crash();
+    let refused = entries_of(&sim, &config);
+    assert!(matches!(refused, Err(LogError::Full { .. })), "{refused:?}");
+    sim.disk().set_capacity(None);
+    let found = entries_of(&sim, &config).expect("it opens");
+    assert!(found.len() >= done.get());
+}
