@@ -66,12 +66,19 @@ async fn measure(group: &Group, writers: usize) {
     println!("{writers:4} writers: {}/s", count.get() / RUN.as_secs());
     let point = group.checkpoint_point();
     group.durable(point.index).await;
-    group.checkpoint_written(point).await.expect("the log is purged");
+    group
+        .checkpoint_written(point)
+        .await
+        .expect("the log is purged");
 }
 
 fn main() {
     let mut arguments = std::env::args().skip(1);
-    let dir = PathBuf::from(arguments.next().expect("usage: proposals DIR [epoll|uring]"));
+    let dir = PathBuf::from(
+        arguments
+            .next()
+            .expect("usage: proposals DIR [epoll|uring]"),
+    );
     let engine = match arguments.next().as_deref() {
         Some("uring") => EngineChoice::Uring,
         _ => EngineChoice::Epoll,

@@ -253,8 +253,8 @@ fn r1_a_restarted_leader_has_a_new_term_and_never_reuses_a_log_id() {
                 assert!(now.leading && now.term > term);
                 term = now.term;
                 write(&group, round * 10..round * 10 + 10).await;
-                let applied = applied.borrow();
-                for (at, _) in applied.0.iter().filter(|(at, _)| at.term == term) {
+                let applied = applied.borrow().0.clone();
+                for (at, _) in applied.iter().filter(|(at, _)| at.term == term) {
                     assert!(seen.insert((at.index, at.term)), "{at:?} was used before");
                 }
                 close(group, log).await;
