@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -20,7 +20,7 @@ use wasmtime::component::Component;
 use crate::bindings::BatchTransformPre;
 use crate::cache::{Cache, hex, path_of};
 use crate::scan::scan;
-use crate::{engine, sys};
+use crate::{engine, shape, sys};
 
 /// Threads that compile, at most; they end when there is nothing to do.
 const COMPILE_THREADS: usize = 2;
@@ -30,6 +30,13 @@ const COMPILE_QUEUE_MAX: usize = 64;
 const COMPILE_NICE: i32 = 19;
 /// Bytes of a compile thread's stack; the compiler recurses by the nesting of blocks.
 const COMPILE_STACK_BYTES: usize = 16 << 20;
+
+/// What modules are checked against.
+const CONTRACT: [&str; 3] = [
+    include_str!("../../../../wit/log.wit"),
+    include_str!("../../../../wit/processor.wit"),
+    include_str!("../../../../wit/world.wit"),
+];
 
 /// How the factory works.
 #[derive(Debug, Clone, Default)]
@@ -224,54 +231,64 @@ fn compile_all(shared: &Shared) {
     drop(leaving);
 }
 
+/// What lies in the cache was checked before it came there, so that a load from it needs neither compiler nor engine.
 fn make(wasm: &[u8], cache: Option<&Cache>) -> Result<Module, ModuleError> {
     scan(wasm)?;
-    let unavailable = |e: String| ModuleError::Unavailable(e);
-    let engine = engine::engine().map_err(|e| unavailable(format!("{e:#}")))?;
+    let uncached = |e: std::io::Error| ModuleError::Unavailable(format!("the code cache: {e}"));
     let sha256: [u8; 32] = Sha256::digest(wasm).into();
-    let key = key(&sha256, &engine);
-    if let Some(cache) = cache {
-        let found = cache
-            .get(&key)
-            .map_err(|e| unavailable(format!("the code cache: {e}")))?;
-        if let Some(file) = found {
-            let module = Module {
-                sha256,
-                code: Code::File(Arc::new(file)),
-            };
-            return Ok(module);
-        }
+    let key = format!("{}-{:016x}", hex(&sha256), host_hash()?);
+    if let Some(cache) = cache
+        && let Some(file) = cache.get(&key).map_err(uncached)?
+    {
+        let code = Code::File(Arc::new(file));
+        return Ok(Module { sha256, code });
     }
-    let code = engine
-        .precompile_component(wasm)
-        .map_err(|e| ModuleError::Refused(format!("{e:#}")))?;
-    let code = match cache {
-        Some(cache) => {
-            let file = cache
-                .put(&key, &code)
-                .map_err(|e| unavailable(format!("the code cache: {e}")))?;
-            Code::File(Arc::new(file))
-        }
-        None => Code::Memory(code.into()),
+    let engine = new_engine()?;
+    let code = engine.precompile_component(wasm).map_err(refused)?;
+    let module = Module {
+        sha256,
+        code: Code::Memory(code.into()),
     };
-    let module = Module { sha256, code };
     check_types(&module, &engine)?;
-    Ok(module)
+    match (cache, &module.code) {
+        (Some(cache), Code::Memory(code)) => {
+            let file = cache.put(&key, code).map_err(uncached)?;
+            let code = Code::File(Arc::new(file));
+            Ok(Module { sha256, code })
+        }
+        _ => Ok(module),
+    }
 }
 
 /// Whether imports and exports have the right types.
 fn check_types(module: &Module, engine: &Engine) -> Result<(), ModuleError> {
-    let refused = |e: wasmtime::Error| ModuleError::Refused(format!("{e:#}"));
     let component = module.component(engine).map_err(refused)?;
+    shape::check(&component, engine)?;
     let linker = engine::linker(engine).map_err(refused)?;
     let pre = linker.instantiate_pre(&component).map_err(refused)?;
     BatchTransformPre::new(pre).map_err(refused)?;
     Ok(())
 }
 
-/// Content, engine and configuration. The hasher's keys are fixed; that it may change with the compiler only costs a compilation.
-fn key(sha256: &[u8; 32], engine: &Engine) -> String {
+fn refused(error: wasmtime::Error) -> ModuleError {
+    ModuleError::Refused(format!("{error:#}"))
+}
+
+fn new_engine() -> Result<Engine, ModuleError> {
+    engine::engine().map_err(|e| ModuleError::Unavailable(format!("{e:#}")))
+}
+
+/// Of the engine, its configuration, and what it gives to modules: code checked and compiled under another hash is not used. An engine is
+/// made once in the process to know it. The hasher's keys are fixed; that it may change with the compiler only costs a compilation.
+fn host_hash() -> Result<u64, ModuleError> {
+    static KNOWN: OnceLock<u64> = OnceLock::new();
+    if let Some(known) = KNOWN.get() {
+        return Ok(*known);
+    }
+    let engine = new_engine()?;
     let mut hasher = DefaultHasher::new();
     engine.precompile_compatibility_hash().hash(&mut hasher);
-    format!("{}-{:016x}", hex(sha256), hasher.finish())
+    env!("CARGO_PKG_VERSION").hash(&mut hasher);
+    CONTRACT.hash(&mut hasher);
+    Ok(*KNOWN.get_or_init(|| hasher.finish()))
 }

@@ -22,6 +22,7 @@ mod guest;
 mod instance;
 mod local;
 mod scan;
+mod shape;
 mod sys;
 mod ticker;
 mod types;

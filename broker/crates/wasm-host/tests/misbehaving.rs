@@ -191,6 +191,27 @@ fn what_is_no_transform_is_refused_with_the_reason() {
 }
 
 #[test]
+fn module_of_another_contract_is_refused_each_time() {
+    // The export has the right name, and a record in its type a field of another.
+    let found = |at: &usize| wasm()[*at..].starts_with(b"record-count");
+    let mut other = wasm().to_vec();
+    let places: Vec<usize> = (0..other.len()).filter(found).collect();
+    assert!(!places.is_empty());
+    for at in places {
+        other[at..at + 12].copy_from_slice(b"record-kount");
+    }
+    let dir = std::env::temp_dir().join(format!("tidemill-refused-{}", std::process::id()));
+    let factory = Factory::new(HostConfig {
+        cache_dir: Some(dir.clone()),
+    });
+    for _ in 0..2 {
+        let refused = factory.load_here(&other).unwrap_err();
+        assert!(matches!(refused, ModuleError::Refused(_)), "{refused:?}");
+    }
+    assert!(!dir.exists(), "nothing refused is kept");
+}
+
+#[test]
 fn damaged_code_on_disk_is_compiled_anew() {
     let dir = std::env::temp_dir().join(format!("tidemill-code-{}", std::process::id()));
     let config = HostConfig {

@@ -43,7 +43,12 @@ pub(super) fn run(shared: &Shared, config: &GuestConfig) {
             };
             serve(shared, guests);
         }
-        Err(error) => shared.lock().refuse_all(&error),
+        Err(error) => {
+            let mut state = shared.lock();
+            state.refuse_all(&error);
+            // The next call tries again.
+            state.thread_runs = false;
+        }
     }
 }
 
