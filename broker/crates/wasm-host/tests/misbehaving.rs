@@ -1,5 +1,7 @@
 //! Modules that misbehave: each with the error its user sees, the neighbours unmoved.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
