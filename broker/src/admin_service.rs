@@ -13,9 +13,9 @@ use tidemill_wasm_host::Factory;
 
 use crate::admin::records::{NewRecord, ReadQuery, ReadRecords};
 use crate::admin::types::{
-    ClusterInfo, CreateTopic, DeployRequest, Deployed, LogLines, LogQuery, ModuleStored, PartitionDetail,
-    Produced, TopicDetail, TopicList, TopicSummary, TransformDetail, TransformList, TransformState,
-    TransformStateChanged,
+    ClusterInfo, CreateTopic, DeployRequest, Deployed, LogLines, LogQuery, ModuleStored,
+    PartitionDetail, Produced, TopicDetail, TopicList, TopicSummary, TransformDetail,
+    TransformList, TransformState, TransformStateChanged,
 };
 use crate::admin::{AdminService, Answer, ApiError, BoxFuture};
 use crate::metrics::{self, Sample};
@@ -66,7 +66,11 @@ fn summary(topic: &Topic) -> TopicSummary {
 }
 
 async fn topic_detail(shard: Rc<Shard>, name: String) -> Result<TopicDetail, ApiError> {
-    let topic = shard.image().topic(&name).cloned().ok_or_else(|| topic_not_found(&name))?;
+    let topic = shard
+        .image()
+        .topic(&name)
+        .cloned()
+        .ok_or_else(|| topic_not_found(&name))?;
     let mut partitions = Vec::new();
     for (index, ring) in topic.rings.iter().enumerate() {
         let partition = topic.partition(index as i32);
@@ -83,7 +87,10 @@ async fn topic_detail(shard: Rc<Shard>, name: String) -> Result<TopicDetail, Api
     }
     let all = configs::CONFIGS.iter();
     let effective = |d: &configs::ConfigDef| {
-        (d.name.to_owned(), configs::value(&topic.configs, d.name).to_owned())
+        (
+            d.name.to_owned(),
+            configs::value(&topic.configs, d.name).to_owned(),
+        )
     };
     Ok(TopicDetail {
         name,
@@ -137,7 +144,11 @@ impl AdminService for Service {
 
     fn delete_topic(&self, name: String) -> Answer<'_, ()> {
         Box::pin(self.ask(move |shard| async move {
-            let topic = shard.image().topic(&name).cloned().ok_or_else(|| topic_not_found(&name))?;
+            let topic = shard
+                .image()
+                .topic(&name)
+                .cloned()
+                .ok_or_else(|| topic_not_found(&name))?;
             shard.delete_topic(topic.id).await.map_err(api_error)
         }))
     }
@@ -159,10 +170,17 @@ impl AdminService for Service {
             match self.factory.load(wasm.clone()).recv().await {
                 Some(Ok(_)) => {}
                 Some(Err(e)) => return Err(ApiError::module_refused(e.to_string())),
-                None => return Err(ApiError::unavailable("shutting_down", "the broker is shutting down")),
+                None => {
+                    return Err(ApiError::unavailable(
+                        "shutting_down",
+                        "the broker is shutting down",
+                    ));
+                }
             }
             let compiled_ms = began.elapsed().as_millis() as u64;
-            let stored = self.ask(move |shard| async move { modules::store(&shard.info.modules_dir, wasm).await });
+            let stored = self.ask(move |shard| async move {
+                modules::store(&shard.info.modules_dir, wasm).await
+            });
             let cached = stored.await?;
             Ok(ModuleStored {
                 hash,
@@ -211,17 +229,25 @@ impl AdminService for Service {
     fn logs(&self, name: String, query: LogQuery) -> Answer<'_, LogLines> {
         Box::pin(async move {
             let known = name.clone();
-            self.ask(move |shard| async move { shard.transform_detail(&known).await.map(drop) }).await?;
+            self.ask(move |shard| async move { shard.transform_detail(&known).await.map(drop) })
+                .await?;
             let deadline = Instant::now() + Duration::from_millis(query.wait_ms);
             loop {
                 let wanted = name.clone();
                 let parts = self.handle.on_all(move |shard| {
-                    let lines = shard.transforms.logs.read(&wanted, query.after, query.limit);
+                    let lines = shard
+                        .transforms
+                        .logs
+                        .read(&wanted, query.after, query.limit);
                     async move { lines }
                 });
                 let mut lines: Vec<_> = parts.await.map_err(gone)?.into_iter().flatten().collect();
                 lines.sort_by_key(|l| l.seq);
-                let skip = if query.after == 0 { lines.len().saturating_sub(query.limit) } else { 0 };
+                let skip = if query.after == 0 {
+                    lines.len().saturating_sub(query.limit)
+                } else {
+                    0
+                };
                 lines.drain(..skip);
                 lines.truncate(query.limit);
                 if !lines.is_empty() || Instant::now() >= deadline {
@@ -240,21 +266,32 @@ impl AdminService for Service {
                 shard.collect(&mut samples);
                 async move { samples }
             });
-            let mut samples: Vec<Sample> = parts.await.unwrap_or_default().into_iter().flatten().collect();
+            let mut samples: Vec<Sample> = parts
+                .await
+                .unwrap_or_default()
+                .into_iter()
+                .flatten()
+                .collect();
             let labels = vec![
                 ("runtime", self.info.engine.to_owned()),
                 ("version", env!("CARGO_PKG_VERSION").to_owned()),
             ];
             samples.push(Sample::plain("tidemill_build_info", labels, 1.0));
             let resident = resident_bytes().unwrap_or(0);
-            samples.push(Sample::plain("tidemill_process_resident_bytes", Vec::new(), resident as f64));
+            samples.push(Sample::plain(
+                "tidemill_process_resident_bytes",
+                Vec::new(),
+                resident as f64,
+            ));
             metrics::render(samples)
         })
     }
 
     fn health(&self) -> BoxFuture<'_, Result<(), String>> {
         Box::pin(async move {
-            let ready = self.handle.on(CONTROLLER_SHARD, |shard| async move { shard.is_ready() });
+            let ready = self
+                .handle
+                .on(CONTROLLER_SHARD, |shard| async move { shard.is_ready() });
             match ready.await {
                 Ok(true) => Ok(()),
                 Ok(false) => Err("starting: partitions are being opened".to_owned()),
@@ -264,12 +301,15 @@ impl AdminService for Service {
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "procfs does not block, and this is the control thread")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "procfs does not block, and this is the control thread"
+)]
 fn resident_bytes() -> Option<u64> {
     let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
-    // SAFETY: sysconf reads a constant of the system.
     #[allow(unsafe_code, reason = "std does not tell the page size")]
+    // SAFETY: sysconf reads a constant of the system.
     let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
     Some(pages * u64::try_from(page).ok()?)
 }
@@ -279,22 +319,32 @@ impl Shard {
     pub(crate) fn collect(&self, out: &mut Vec<Sample>) {
         self.metrics.collect(out);
         self.collect_transforms(out);
-        let mut plain = |family, value: u64| out.push(Sample::plain(family, Vec::new(), value as f64));
+        let mut plain =
+            |family, value: u64| out.push(Sample::plain(family, Vec::new(), value as f64));
         let log = self.log().stats();
         plain("tidemill_log_bytes", log.disk_bytes);
         plain("tidemill_log_appended_bytes_total", log.appended_bytes);
         plain("tidemill_log_syncs_total", log.syncs);
         plain("tidemill_log_queued_bytes", log.queued_bytes);
         let memory = &self.request_memory;
-        plain("tidemill_request_memory_bytes", memory.total() - memory.available());
+        plain(
+            "tidemill_request_memory_bytes",
+            memory.total() - memory.available(),
+        );
         plain("tidemill_request_memory_waits_total", memory.waits_total());
         for (_, ring) in self.rings() {
             let stats = ring.stats();
             plain("tidemill_outbox_bytes", stats.outbox_bytes);
             plain("tidemill_outbox_waits_total", stats.outbox_waits_total);
             plain("tidemill_checkpoints_total", stats.checkpoints_total);
-            plain("tidemill_checkpoint_failures_total", stats.checkpoint_failures_total);
-            plain("tidemill_producers_evicted_total", stats.producers_evicted_total);
+            plain(
+                "tidemill_checkpoint_failures_total",
+                stats.checkpoint_failures_total,
+            );
+            plain(
+                "tidemill_producers_evicted_total",
+                stats.producers_evicted_total,
+            );
             plain("tidemill_partitions", stats.partitions as u64);
         }
         if let Some((_, ring)) = self.rings().next() {
@@ -302,7 +352,10 @@ impl Shard {
             let memory = ring.stats().memory;
             plain("tidemill_unflushed_bytes", memory.unflushed_bytes);
             plain("tidemill_unflushed_waits_total", memory.waits_total);
-            plain("tidemill_deliveries_refused_total", memory.deliveries_refused_total);
+            plain(
+                "tidemill_deliveries_refused_total",
+                memory.deliveries_refused_total,
+            );
             plain("tidemill_cache_bytes", memory.cached_bytes);
         }
         let image = self.image();
@@ -311,7 +364,11 @@ impl Shard {
                 let topic = image.topic_by_id(partition.topic);
                 if let (Some(topic), Some(view)) = (topic, ring.view(partition)) {
                     let labels = vec![("topic", topic.name.clone())];
-                    out.push(Sample::plain("tidemill_topic_bytes", labels, view.bytes as f64));
+                    out.push(Sample::plain(
+                        "tidemill_topic_bytes",
+                        labels,
+                        view.bytes as f64,
+                    ));
                 }
             }
         }

@@ -160,7 +160,10 @@ fn bind(
         match net::bind(addr) {
             Ok(listener) => return Ok(listener),
             Err(e) if e.kind() == io::ErrorKind::AddrInUse && time::Instant::now() < deadline => {
-                #[allow(clippy::disallowed_methods, reason = "the main thread, before any runtime exists")]
+                #[allow(
+                    clippy::disallowed_methods,
+                    reason = "the main thread, before any runtime exists"
+                )]
                 std::thread::sleep(BIND_RETRY);
             }
             Err(source) => {
@@ -280,7 +283,10 @@ async fn serve(context: &Arc<Context>, shard: &Rc<Shard>) -> Result<(), String> 
 
 async fn open_shard(context: &Context, id: ShardId) -> Result<(Rc<Shard>, ShardLog), String> {
     let dir = context.data.join(format!("shard-{}", id.0));
-    let config = LogConfig::new(dir.join("log"), Rc::new(|e| fatal(&format!("write-ahead log: {e}"))));
+    let config = LogConfig::new(
+        dir.join("log"),
+        Rc::new(|e| fatal(&format!("write-ahead log: {e}"))),
+    );
     let (log, mut recovered) = ShardLog::open(config).await.map_err(|e| e.to_string())?;
     let controller = async {
         if RingId::CONTROLLER.shard(context.info.shards) != id {

@@ -20,9 +20,14 @@ use crate::config::StartArgs;
 
 /// A Kafka-compatible broker that runs your functions beside the data.
 #[derive(Debug, Parser)]
-#[command(name = "tidemill", version, about, after_help = "\
+#[command(
+    name = "tidemill",
+    version,
+    about,
+    after_help = "\
 Environment: TIDEMILL_LOG sets the log filter (default: info), for example TIDEMILL_LOG=debug.
-Deploy functions with the 'transform' command; see 'transform --help'.")]
+Deploy functions with the 'transform' command; see 'transform --help'."
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -38,7 +43,10 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     init_logs();
     let Command::Start(args) = cli.command;
-    let result = args.resolve().map_err(boot::BootError::from).and_then(boot::run);
+    let result = args
+        .resolve()
+        .map_err(boot::BootError::from)
+        .and_then(boot::run);
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

@@ -199,7 +199,11 @@ impl Shard {
         });
         let read = match read.await.map_err(gone)? {
             Ok(read) => read,
-            Err(ReadError::OffsetOutOfRange { log_start_offset, high_watermark, .. }) => {
+            Err(ReadError::OffsetOutOfRange {
+                log_start_offset,
+                high_watermark,
+                ..
+            }) => {
                 let next = from.clamp(log_start_offset, high_watermark);
                 return Ok(Run {
                     records: Vec::new(),

@@ -198,7 +198,11 @@ impl Shard {
         let mut pending = Vec::new();
         for (index, ring) in topic.rings.iter().enumerate() {
             if let Some(ring) = self.ring(RingId(*ring)) {
-                pending.push(ring.open_partition(topic.partition(index as i32), config, EPOCH_BASE));
+                pending.push(ring.open_partition(
+                    topic.partition(index as i32),
+                    config,
+                    EPOCH_BASE,
+                ));
             }
         }
         for opened in futures_util::future::join_all(pending).await {

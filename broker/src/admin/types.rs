@@ -315,8 +315,6 @@ pub(crate) struct TransformStateChanged {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum LogLevel {
-    /// Trace.
-    Trace,
     /// Debug.
     Debug,
     /// Information.

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tidemill_model::{PartitionId, RingId};
-use tidemill_ring::{Delivered, DeliverError, Delivery, OutboxItem, Ring};
+use tidemill_ring::{DeliverError, Delivered, Delivery, OutboxItem, Ring};
 use tidemill_rt::task::{self, Queue};
 use tidemill_rt::time;
 
@@ -31,7 +31,9 @@ impl Shard {
     pub(crate) fn start_delivery(self: &Rc<Shard>) {
         for (_, ring) in self.rings() {
             let (shard, ring) = (self.clone(), ring.clone());
-            drop(task::spawn(Queue::Kafka, async move { deliver_all(&shard, &ring).await }));
+            drop(task::spawn(Queue::Kafka, async move {
+                deliver_all(&shard, &ring).await
+            }));
         }
     }
 }
@@ -63,12 +65,20 @@ struct Lane {
 }
 
 /// One round: what waits for each output partition, partitions side by side, each in order.
-async fn deliver_heads(shard: &Rc<Shard>, ring: &Ring, heads: Vec<(PartitionId, Vec<OutboxItem>)>) -> bool {
-    let lanes = heads.into_iter().map(|(output, items)| deliver_lane(shard, output, items));
+async fn deliver_heads(
+    shard: &Rc<Shard>,
+    ring: &Ring,
+    heads: Vec<(PartitionId, Vec<OutboxItem>)>,
+) -> bool {
+    let lanes = heads
+        .into_iter()
+        .map(|(output, items)| deliver_lane(shard, output, items));
     let lanes = futures_util::future::join_all(lanes).await;
     let mut whole = lanes.iter().all(|lane| lane.whole);
-    let arrived: Vec<(PartitionId, u64)> =
-        lanes.iter().filter_map(|lane| Some((lane.output, lane.arrived?))).collect();
+    let arrived: Vec<(PartitionId, u64)> = lanes
+        .iter()
+        .filter_map(|lane| Some((lane.output, lane.arrived?)))
+        .collect();
     if !arrived.is_empty()
         && let Err(error) = ring.outbox_arrived(arrived).await
     {
@@ -111,7 +121,11 @@ async fn deliver_lane(shard: &Rc<Shard>, output: PartitionId, items: Vec<OutboxI
     lane
 }
 
-async fn deliver(shard: &Rc<Shard>, output: PartitionId, item: &OutboxItem) -> Result<Fate, ShardGone> {
+async fn deliver(
+    shard: &Rc<Shard>,
+    output: PartitionId,
+    item: &OutboxItem,
+) -> Result<Fate, ShardGone> {
     let Some((ring, target)) = shard.locate(output) else {
         // The image of this shard may be older than the outcome; only the controller's newest says "deleted".
         return deleted_for_good(shard, output).await;
@@ -122,17 +136,30 @@ async fn deliver(shard: &Rc<Shard>, output: PartitionId, item: &OutboxItem) -> R
         previous: item.previous,
         batches: item.batches.clone(),
     };
-    shard.on(target, move |shard| async move { deliver_here(&shard, ring, output, delivery).await }).await
+    shard
+        .on(target, move |shard| async move {
+            deliver_here(&shard, ring, output, delivery).await
+        })
+        .await
 }
 
 async fn deleted_for_good(shard: &Rc<Shard>, output: PartitionId) -> Result<Fate, ShardGone> {
     let exists = shard.on(crate::topics::CONTROLLER_SHARD, move |shard| async move {
         shard.controller_here().image().ring_of(output).is_some()
     });
-    Ok(if exists.await? { Fate::Later } else { Fate::TopicDeleted })
+    Ok(if exists.await? {
+        Fate::Later
+    } else {
+        Fate::TopicDeleted
+    })
 }
 
-async fn deliver_here(shard: &Rc<Shard>, ring: RingId, output: PartitionId, delivery: Delivery) -> Fate {
+async fn deliver_here(
+    shard: &Rc<Shard>,
+    ring: RingId,
+    output: PartitionId,
+    delivery: Delivery,
+) -> Fate {
     let Some(ring) = shard.ring(ring) else {
         return Fate::Later;
     };

@@ -5,7 +5,9 @@ use std::rc::Rc;
 
 use tidemill_controller::command::Deploy;
 use tidemill_controller::image::ErrorPolicy;
-use tidemill_controller::{ControllerCommand, ControllerReply, StartPosition, TransformSpec, TransformStatus};
+use tidemill_controller::{
+    ControllerCommand, ControllerReply, StartPosition, TransformSpec, TransformStatus,
+};
 use tidemill_rt::task::{self, Queue};
 use tidemill_rt::time;
 
@@ -39,20 +41,35 @@ const DRAIN_LOOK: std::time::Duration = std::time::Duration::from_millis(20);
 
 impl Shard {
     /// Deploys a transform; when this returns, its place in every input partition is fixed (rule X1).
-    pub(crate) async fn deploy(self: &Rc<Shard>, name: String, request: DeployRequest) -> Result<Deployed, ApiError> {
+    pub(crate) async fn deploy(
+        self: &Rc<Shard>,
+        name: String,
+        request: DeployRequest,
+    ) -> Result<Deployed, ApiError> {
         let deployed = self.on(CONTROLLER_SHARD, move |shard| async move {
             shard.deploy_here(name, request).await
         });
         deployed.await.map_err(gone)?
     }
 
-    async fn deploy_here(self: &Rc<Shard>, name: String, request: DeployRequest) -> Result<Deployed, ApiError> {
+    async fn deploy_here(
+        self: &Rc<Shard>,
+        name: String,
+        request: DeployRequest,
+    ) -> Result<Deployed, ApiError> {
         let mut deploy = checked(name.clone(), request)?;
-        modules::load(&self.info.modules_dir, &deploy.module, &self.transforms.factory)
-            .await
-            .map_err(ApiError::module_refused)?;
+        modules::load(
+            &self.info.modules_dir,
+            &deploy.module,
+            &self.transforms.factory,
+        )
+        .await
+        .map_err(ApiError::module_refused)?;
         let image = self.controller_here().image();
-        let input = image.topic(&deploy.input).cloned().ok_or_else(|| topic_not_found(&deploy.input))?;
+        let input = image
+            .topic(&deploy.input)
+            .cloned()
+            .ok_or_else(|| topic_not_found(&deploy.input))?;
         if let Some(current) = image.transform(&name) {
             deploy.from = current.from;
         }
@@ -76,10 +93,21 @@ impl Shard {
             }
         }
         let command = ControllerCommand::DeployTransform(Box::new(deploy));
-        let reply = self.controller_here().execute(&command).await.map_err(|e| api_error(e.into()))?;
+        let reply = self
+            .controller_here()
+            .execute(&command)
+            .await
+            .map_err(|e| api_error(e.into()))?;
         self.publish().await.map_err(gone)?;
-        let ControllerReply::Deployed { incarnation, version, .. } = reply else {
-            return Err(ApiError::internal("the controller gave another answer than asked for"));
+        let ControllerReply::Deployed {
+            incarnation,
+            version,
+            ..
+        } = reply
+        else {
+            return Err(ApiError::internal(
+                "the controller gave another answer than asked for",
+            ));
         };
         Ok(Deployed {
             name,
@@ -90,14 +118,23 @@ impl Shard {
     }
 
     /// Pauses or resumes a transform.
-    pub(crate) async fn set_paused(self: &Rc<Shard>, name: String, paused: bool) -> Result<(), ApiError> {
+    pub(crate) async fn set_paused(
+        self: &Rc<Shard>,
+        name: String,
+        paused: bool,
+    ) -> Result<(), ApiError> {
         let command = ControllerCommand::SetPaused { name, paused };
-        let done = self.on(CONTROLLER_SHARD, move |shard| async move { shard.decide(command).await });
+        let done = self.on(CONTROLLER_SHARD, move |shard| async move {
+            shard.decide(command).await
+        });
         done.await.map_err(gone)?
     }
 
     async fn decide(self: &Rc<Shard>, command: ControllerCommand) -> Result<(), ApiError> {
-        self.controller_here().execute(&command).await.map_err(|e| api_error(e.into()))?;
+        self.controller_here()
+            .execute(&command)
+            .await
+            .map_err(|e| api_error(e.into()))?;
         self.publish().await.map_err(gone)
     }
 
@@ -106,7 +143,9 @@ impl Shard {
         let done = self.on(CONTROLLER_SHARD, move |shard| async move {
             let image = shard.controller_here().image();
             let spec = image.transform(&name).cloned();
-            shard.decide(ControllerCommand::DeleteTransform { name }).await?;
+            shard
+                .decide(ControllerCommand::DeleteTransform { name })
+                .await?;
             if let Some(spec) = spec {
                 let draining = shard.retire(TransformSpec::clone(&spec));
                 // Whether it ends in time or not, it goes on.
@@ -132,7 +171,9 @@ impl Shard {
             while !shard.is_stopping() {
                 match shard.retire_once(&spec).await {
                     Ok(()) => return,
-                    Err(error) => tracing::warn!(transform = %spec.name, %error, "deletion goes on"),
+                    Err(error) => {
+                        tracing::warn!(transform = %spec.name, %error, "deletion goes on")
+                    }
                 }
                 time::sleep(std::time::Duration::from_secs(1)).await;
             }
@@ -150,18 +191,27 @@ impl Shard {
                     shard.stop_transform(&spec.name).await;
                     let image = shard.image();
                     for (ring, partition) in shard.inputs_here(&image, &spec) {
-                        ring.detach(partition, spec.incarnation()).await.map_err(|e| e.to_string())?;
+                        ring.detach(partition, spec.incarnation())
+                            .await
+                            .map_err(|e| e.to_string())?;
                     }
                     Ok::<(), String>(())
                 }
             }
         };
-        for result in self.handle.on_all(detach).await.map_err(|e| e.to_string())? {
+        for result in self
+            .handle
+            .on_all(detach)
+            .await
+            .map_err(|e| e.to_string())?
+        {
             result?;
         }
         loop {
             let pending = self.handle.on_all(move |shard| async move {
-                shard.rings().any(|(_, ring)| ring.outbox_holds(incarnation))
+                shard
+                    .rings()
+                    .any(|(_, ring)| ring.outbox_holds(incarnation))
             });
             if !pending.await.map_err(|e| e.to_string())?.contains(&true) {
                 break;
@@ -170,11 +220,18 @@ impl Shard {
         }
         let retire = move |shard: Rc<Shard>| async move {
             for (_, ring) in shard.rings() {
-                ring.retire_sender(incarnation).await.map_err(|e| e.to_string())?;
+                ring.retire_sender(incarnation)
+                    .await
+                    .map_err(|e| e.to_string())?;
             }
             Ok::<(), String>(())
         };
-        for result in self.handle.on_all(retire).await.map_err(|e| e.to_string())? {
+        for result in self
+            .handle
+            .on_all(retire)
+            .await
+            .map_err(|e| e.to_string())?
+        {
             result?;
         }
         let command = ControllerCommand::RetireTransform {
@@ -189,28 +246,49 @@ impl Shard {
 fn checked(name: String, r: DeployRequest) -> Result<Deploy, ApiError> {
     let bad = |code, message: String| Err(ApiError::bad_request(code, message));
     if !valid_name(&name) {
-        return bad("invalid_name", format!("'{name}' is no transform name: use 1 to 128 letters, digits, '.', '_' and '-'"));
+        return bad(
+            "invalid_name",
+            format!(
+                "'{name}' is no transform name: use 1 to 128 letters, digits, '.', '_' and '-'"
+            ),
+        );
     }
     let time_ms = r.limits.time_ms.unwrap_or(TIME_MS_DEFAULT);
     if !(1..=TIME_MS_MAX).contains(&time_ms) {
-        return bad("invalid_limit", format!("time_ms is {time_ms}, it may be 1 to {TIME_MS_MAX}"));
+        return bad(
+            "invalid_limit",
+            format!("time_ms is {time_ms}, it may be 1 to {TIME_MS_MAX}"),
+        );
     }
     let memory_bytes = r.limits.memory_bytes.unwrap_or(MEMORY_DEFAULT);
     if !(MEMORY_MIN..=MEMORY_MAX).contains(&memory_bytes) {
-        return bad("invalid_limit", format!("memory_bytes is {memory_bytes}, it may be {MEMORY_MIN} to {MEMORY_MAX}"));
+        return bad(
+            "invalid_limit",
+            format!("memory_bytes is {memory_bytes}, it may be {MEMORY_MIN} to {MEMORY_MAX}"),
+        );
     }
     let attempts = r.attempts.unwrap_or(1);
     if !(1..=ATTEMPTS_MAX).contains(&attempts) {
-        return bad("invalid_limit", format!("attempts is {attempts}, it may be 1 to {ATTEMPTS_MAX}"));
+        return bad(
+            "invalid_limit",
+            format!("attempts is {attempts}, it may be 1 to {ATTEMPTS_MAX}"),
+        );
     }
     check_env(&r.env)?;
     let on_error = match (r.on_error, &r.dead_letter) {
         (None, Some(_)) | (Some(OnError::DeadLetter), Some(_)) => ErrorPolicy::DeadLetter,
         (Some(OnError::DeadLetter), None) => {
-            return bad("no_dead_letter", "on_error is dead-letter, but no dead_letter topic is named".to_owned());
+            return bad(
+                "no_dead_letter",
+                "on_error is dead-letter, but no dead_letter topic is named".to_owned(),
+            );
         }
         (Some(_), Some(_)) => {
-            return bad("unused_dead_letter", "a dead_letter topic is used with on_error dead-letter only; leave one of them out".to_owned());
+            return bad(
+                "unused_dead_letter",
+                "a dead_letter topic is used with on_error dead-letter only; leave one of them out"
+                    .to_owned(),
+            );
         }
         (None | Some(OnError::Fail), None) => ErrorPolicy::Fail,
         (Some(OnError::Skip), None) => ErrorPolicy::Skip,
@@ -242,13 +320,17 @@ fn valid_name(name: &str) -> bool {
 fn check_env(env: &BTreeMap<String, String>) -> Result<(), ApiError> {
     let bytes: usize = env.iter().map(|(k, v)| k.len() + v.len()).sum();
     if env.len() > ENV_MAX || bytes > ENV_BYTES_MAX {
-        let message = format!("the environment may have {ENV_MAX} variables and {ENV_BYTES_MAX} bytes in all");
+        let message = format!(
+            "the environment may have {ENV_MAX} variables and {ENV_BYTES_MAX} bytes in all"
+        );
         return Err(ApiError::bad_request("invalid_env", message));
     }
     for name in env.keys() {
         let plain = !name.is_empty() && !name.contains(['=', '\0']);
         if !plain || name.starts_with("TIDEMILL_") || env[name].contains('\0') {
-            let message = format!("'{name}' cannot be set: names are not empty, have no '=', and do not begin with TIDEMILL_");
+            let message = format!(
+                "'{name}' cannot be set: names are not empty, have no '=', and do not begin with TIDEMILL_"
+            );
             return Err(ApiError::bad_request("invalid_env", message));
         }
     }

@@ -59,14 +59,21 @@ impl Logs {
             return Vec::new();
         };
         let new: Vec<&LogLine> = buffer.lines.iter().filter(|l| l.seq > after).collect();
-        let skip = if after == 0 { new.len().saturating_sub(limit) } else { 0 };
+        let skip = if after == 0 {
+            new.len().saturating_sub(limit)
+        } else {
+            0
+        };
         new.into_iter().skip(skip).take(limit).cloned().collect()
     }
 
     /// Lines that gave way, by transform.
     pub(crate) fn dropped(&self) -> Vec<(String, u64)> {
         let buffers = self.buffers.borrow();
-        buffers.iter().map(|(name, b)| (name.clone(), b.dropped)).collect()
+        buffers
+            .iter()
+            .map(|(name, b)| (name.clone(), b.dropped))
+            .collect()
     }
 
     /// Forgets a transform that is gone.
@@ -106,11 +113,13 @@ impl Observer for PartitionObserver {
             tidemill_wasm_host::LogLevel::Warn => LogLevel::Warn,
             tidemill_wasm_host::LogLevel::Error => LogLevel::Error,
         };
-        self.logs.push(&self.transform, self.partition, level, &line.message);
+        self.logs
+            .push(&self.transform, self.partition, level, &line.message);
     }
 
     fn event(&self, message: &str) {
-        self.logs.push(&self.transform, self.partition, LogLevel::Error, message);
+        self.logs
+            .push(&self.transform, self.partition, LogLevel::Error, message);
     }
 }
 

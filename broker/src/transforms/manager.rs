@@ -25,6 +25,8 @@ use crate::shard::Shard;
 
 /// Memory that the instances on a shard share, in bytes. Taken as they use it.
 const GUEST_MEMORY_BYTES: usize = 1 << 30;
+/// A processor that ends sooner after its start is not started anew at once.
+const RESTART_MIN: std::time::Duration = std::time::Duration::from_secs(1);
 /// Wait before a module that could not be loaded is tried again.
 const LOAD_RETRY: std::time::Duration = std::time::Duration::from_secs(5);
 
@@ -35,6 +37,7 @@ pub(crate) struct Running {
     control: watch::Sender<Control>,
     task: JoinHandle<Stopped>,
     ended: Rc<Cell<bool>>,
+    started: time::Instant,
 }
 
 /// A transform on this shard.
@@ -112,13 +115,16 @@ impl Shard {
                 tracing::warn!(transform = %spec.name, %error, "cannot attach yet; trying again");
             }
         }
-        self.metrics.retain_topics(|name| image.topic(name).is_some());
+        self.metrics
+            .retain_topics(|name| image.topic(name).is_some());
         self.transforms.wake.notify_all();
     }
 
     async fn attach_here(&self, image: &Image, spec: &TransformSpec) -> Result<(), String> {
         for (_, ring) in self.rings() {
-            ring.register_sender(spec.incarnation()).await.map_err(|e| e.to_string())?;
+            ring.register_sender(spec.incarnation())
+                .await
+                .map_err(|e| e.to_string())?;
         }
         for (ring, partition) in self.inputs_here(image, spec) {
             if ring.progress(partition, spec.incarnation()).is_some() {
@@ -128,18 +134,25 @@ impl Shard {
                 StartPosition::Earliest => StartAt::Earliest,
                 StartPosition::Latest => StartAt::Latest,
             };
-            ring.attach(partition, spec.incarnation(), start).await.map_err(|e| e.to_string())?;
+            ring.attach(partition, spec.incarnation(), start)
+                .await
+                .map_err(|e| e.to_string())?;
         }
         Ok(())
     }
 
     /// The input partitions of a transform that are on this shard, with their rings.
-    pub(crate) fn inputs_here(&self, image: &Image, spec: &TransformSpec) -> Vec<(Ring, PartitionId)> {
+    pub(crate) fn inputs_here(
+        &self,
+        image: &Image,
+        spec: &TransformSpec,
+    ) -> Vec<(Ring, PartitionId)> {
         let Some(topic) = image.topic_by_id(spec.input.id) else {
             return Vec::new();
         };
         let all = (0..topic.partition_count()).map(|index| topic.partition(index));
-        all.filter_map(|p| Some((self.ring(image.ring_of(p)?)?.clone(), p))).collect()
+        all.filter_map(|p| Some((self.ring(image.ring_of(p)?)?.clone(), p)))
+            .collect()
     }
 
     async fn follow_transforms(self: &Rc<Shard>) {
@@ -164,7 +177,11 @@ impl Shard {
             .collect();
         let gone: Vec<String> = {
             let active = self.transforms.active.borrow();
-            active.keys().filter(|n| !wanted.contains(n.as_str())).cloned().collect()
+            active
+                .keys()
+                .filter(|n| !wanted.contains(n.as_str()))
+                .cloned()
+                .collect()
         };
         for name in gone {
             self.stop_transform(&name).await;
@@ -174,15 +191,27 @@ impl Shard {
             }
         }
         let mut complete = true;
-        for spec in image.transforms().filter(|t| t.status != TransformStatus::Deleting) {
+        for spec in image
+            .transforms()
+            .filter(|t| t.status != TransformStatus::Deleting)
+        {
             complete &= self.reconcile_transform(image, spec).await;
         }
         complete
     }
 
-    async fn reconcile_transform(self: &Rc<Shard>, image: &Image, spec: &Arc<TransformSpec>) -> bool {
+    async fn reconcile_transform(
+        self: &Rc<Shard>,
+        image: &Image,
+        spec: &Arc<TransformSpec>,
+    ) -> bool {
         let inputs = self.inputs_here(image, spec);
-        let current = self.transforms.active.borrow().get(&spec.name).map(|a| a.spec.clone());
+        let current = self
+            .transforms
+            .active
+            .borrow()
+            .get(&spec.name)
+            .map(|a| a.spec.clone());
         if let Some(current) = &current
             && (current.version != spec.version || current.incarnation != spec.incarnation)
         {
@@ -198,12 +227,15 @@ impl Shard {
         let Some(key) = self.loaded(image, spec).await else {
             return false;
         };
-        self.start_processors(spec, key, inputs);
-        true
+        self.start_processors(spec, key, inputs)
     }
 
     /// The key of the transform's module in the guest thread, loading it if need be.
-    async fn loaded(self: &Rc<Shard>, image: &Image, spec: &Arc<TransformSpec>) -> Option<TransformKey> {
+    async fn loaded(
+        self: &Rc<Shard>,
+        image: &Image,
+        spec: &Arc<TransformSpec>,
+    ) -> Option<TransformKey> {
         if let Some(active) = self.transforms.active.borrow_mut().get_mut(&spec.name)
             && let Some(key) = active.key
         {
@@ -227,20 +259,34 @@ impl Shard {
             }
             Err(message) => {
                 tracing::warn!(transform = %spec.name, %message, "a module cannot be loaded; trying again");
-                self.transforms.logs.push(&spec.name, -1, LogLevel::Error, &message);
+                self.transforms
+                    .logs
+                    .push(&spec.name, -1, LogLevel::Error, &message);
                 entry.load_error = Some(message);
                 None
             }
         }
     }
 
-    async fn load(self: &Rc<Shard>, image: &Image, spec: &TransformSpec) -> Result<TransformKey, String> {
-        let module = modules::load(&self.info.modules_dir, &spec.module, &self.transforms.factory).await?;
+    async fn load(
+        self: &Rc<Shard>,
+        image: &Image,
+        spec: &TransformSpec,
+    ) -> Result<TransformKey, String> {
+        let module = modules::load(
+            &self.info.modules_dir,
+            &spec.module,
+            &self.transforms.factory,
+        )
+        .await?;
         let guest = self.transforms.guest();
         let key = TransformKey(self.transforms.next_key.get());
         self.transforms.next_key.set(key.0 + 1);
         let limit = |topic| {
-            let configs = image.topic_by_id(topic).map(|t| t.configs.clone()).unwrap_or_default();
+            let configs = image
+                .topic_by_id(topic)
+                .map(|t| t.configs.clone())
+                .unwrap_or_default();
             configs::integer(&configs, "max.message.bytes") as usize
         };
         let declared = &spec.outputs[..spec.declared_outputs as usize];
@@ -256,19 +302,30 @@ impl Shard {
         Ok(key)
     }
 
-    fn start_processors(self: &Rc<Shard>, spec: &Arc<TransformSpec>, key: TransformKey, inputs: Vec<(Ring, PartitionId)>) {
+    /// Starts what is not running; `false` when a processor ended right after its start and is to be started later.
+    fn start_processors(
+        self: &Rc<Shard>,
+        spec: &Arc<TransformSpec>,
+        key: TransformKey,
+        inputs: Vec<(Ring, PartitionId)>,
+    ) -> bool {
         let control = match spec.status {
             TransformStatus::Paused => Control::Pause,
             TransformStatus::Running | TransformStatus::Deleting => Control::Run,
         };
         let mut active = self.transforms.active.borrow_mut();
         let Some(active) = active.get_mut(&spec.name) else {
-            return;
+            return true;
         };
-        active.processors.retain(|_, p| !p.ended.get());
+        let soon = |p: &Running| p.started.elapsed() < RESTART_MIN;
+        active.processors.retain(|_, p| !p.ended.get() || soon(p));
+        let mut complete = true;
         for (ring, partition) in inputs {
             if let Some(running) = active.processors.get(&partition.index) {
-                running.control.send_if_modified(|c| std::mem::replace(c, control) != control);
+                complete &= !running.ended.get();
+                running
+                    .control
+                    .send_if_modified(|c| std::mem::replace(c, control) != control);
                 continue;
             }
             let running = self.start_processor(spec, key, (ring, partition), control);
@@ -276,6 +333,7 @@ impl Shard {
                 active.processors.insert(partition.index, running);
             }
         }
+        complete
     }
 
     fn start_processor(
@@ -327,6 +385,7 @@ impl Shard {
             control: tx,
             task,
             ended,
+            started: time::Instant::now(),
         })
     }
 

@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use tidemill_controller::image::ErrorPolicy;
 use tidemill_controller::{TransformSpec, TransformStatus};
-use tidemill_transform::ProcessorState;
+use tidemill_transform::{ProcessorState, ProcessorStats};
 
 use crate::admin::ApiError;
 use crate::admin::types::{
@@ -26,7 +26,9 @@ struct Part {
 
 impl Shard {
     /// The summaries of all transforms that are not being deleted.
-    pub(crate) async fn transform_list(self: &Rc<Shard>) -> Result<Vec<TransformSummary>, ApiError> {
+    pub(crate) async fn transform_list(
+        self: &Rc<Shard>,
+    ) -> Result<Vec<TransformSummary>, ApiError> {
         let mut list = Vec::new();
         for spec in self.image().transforms() {
             if spec.status != TransformStatus::Deleting {
@@ -37,9 +39,14 @@ impl Shard {
     }
 
     /// Everything about one transform, gathered from all shards.
-    pub(crate) async fn transform_detail(self: &Rc<Shard>, name: &str) -> Result<TransformDetail, ApiError> {
+    pub(crate) async fn transform_detail(
+        self: &Rc<Shard>,
+        name: &str,
+    ) -> Result<TransformDetail, ApiError> {
         let image = self.image();
-        let spec = image.transform(name).filter(|t| t.status != TransformStatus::Deleting);
+        let spec = image
+            .transform(name)
+            .filter(|t| t.status != TransformStatus::Deleting);
         let Some(spec) = spec.cloned() else {
             let message = format!("transform '{name}' does not exist; see: transform list");
             return Err(ApiError::not_found("transform_not_found", message));
@@ -71,7 +78,9 @@ impl Shard {
         for (ring, partition) in self.inputs_here(&image, spec) {
             let running = active.and_then(|a| a.processors.get(&partition.index));
             let position = ring.progress(partition, spec.incarnation()).unwrap_or(0);
-            let high_watermark = ring.view(partition).map_or(position, |v| v.last_stable_offset);
+            let high_watermark = ring
+                .view(partition)
+                .map_or(position, |v| v.last_stable_offset);
             let load_error = active.and_then(|a| a.load_error.clone());
             let state = match (running, spec.status) {
                 (_, TransformStatus::Paused) => TransformState::Paused,
@@ -87,13 +96,22 @@ impl Shard {
             let error = running.and_then(|r| r.stats.last_error.borrow().clone());
             let last_error = load_error.or_else(|| {
                 error.as_ref().map(|e| match e.offset {
-                    Some(offset) => format!("partition {}, offset {offset}: {}", partition.index, e.message),
+                    Some(offset) => format!(
+                        "partition {}, offset {offset}: {}",
+                        partition.index, e.message
+                    ),
                     None => format!("partition {}: {}", partition.index, e.message),
                 })
             });
             if let Some(running) = running {
                 part.records_in += running.stats.records_in.get();
-                part.records_out += running.stats.out.borrow().iter().map(|(records, _)| records).sum::<u64>();
+                part.records_out += running
+                    .stats
+                    .out
+                    .borrow()
+                    .iter()
+                    .map(|(records, _)| records)
+                    .sum::<u64>();
                 part.failed += running.stats.failed.get();
             }
             if let Some(message) = &last_error {
@@ -115,44 +133,36 @@ impl Shard {
     /// Adds samples of this shard's transforms to `out`.
     pub(crate) fn collect_transforms(&self, out: &mut Vec<Sample>) {
         for (name, active) in self.transforms.active.borrow().iter() {
-            let histogram = self.transforms.latency.borrow_mut().entry(name.clone()).or_default().clone();
+            let histogram = self
+                .transforms
+                .latency
+                .borrow_mut()
+                .entry(name.clone())
+                .or_default()
+                .clone();
             for (index, running) in &active.processors {
                 let stats = &running.stats;
-                stats.latencies.borrow_mut().drain(..).for_each(|d| histogram.observe(d));
-                let mut plain = |family, extra: Option<(&'static str, String)>, value: f64| {
-                    let mut labels = vec![("transform", name.clone())];
-                    labels.extend(extra);
-                    out.push(Sample::plain(family, labels, value));
-                };
-                plain("tidemill_transform_records_in_total", None, stats.records_in.get() as f64);
-                plain("tidemill_transform_bytes_in_total", None, stats.bytes_in.get() as f64);
-                plain("tidemill_transform_cpu_seconds_total", None, stats.cpu_ns.get() as f64 / 1e9);
-                plain("tidemill_transform_memory_bytes", None, stats.memory_bytes.get() as f64);
-                for (kind, cell) in [
-                    ("failed", &stats.failed),
-                    ("skipped", &stats.skipped),
-                    ("dead_lettered", &stats.dead_lettered),
-                    ("passed_through", &stats.passed_through),
-                    ("missed", &stats.missed),
-                ] {
-                    let label = Some(("outcome", kind.to_owned()));
-                    plain("tidemill_transform_records_failed_total", label, cell.get() as f64);
-                }
-                for (output, (records, bytes)) in stats.out.borrow().iter().enumerate() {
-                    let topic = active.spec.outputs.get(output).map_or("", |o| o.name.as_str());
-                    let label = || Some(("topic", topic.to_owned()));
-                    plain("tidemill_transform_records_out_total", label(), *records as f64);
-                    plain("tidemill_transform_bytes_out_total", label(), *bytes as f64);
-                }
+                let latencies = std::mem::take(&mut *stats.latencies.borrow_mut());
+                latencies.into_iter().for_each(|d| histogram.observe(d));
+                collect_processor(&active.spec, stats, out);
                 let lag = self.lag(&active.spec, *index);
-                plain("tidemill_transform_lag_records", None, lag as f64);
+                let labels = vec![("transform", name.clone())];
+                out.push(Sample::plain(
+                    "tidemill_transform_lag_records",
+                    labels,
+                    lag as f64,
+                ));
             }
             let labels = vec![("transform", name.clone())];
             histogram.collect("tidemill_transform_latency_seconds", &labels, out);
         }
         for (name, dropped) in self.transforms.logs.dropped() {
             let labels = vec![("transform", name)];
-            out.push(Sample::plain("tidemill_transform_log_dropped_total", labels, dropped as f64));
+            out.push(Sample::plain(
+                "tidemill_transform_log_dropped_total",
+                labels,
+                dropped as f64,
+            ));
         }
     }
 
@@ -167,12 +177,61 @@ impl Shard {
     }
 }
 
+/// Adds the samples of one processor.
+fn collect_processor(spec: &TransformSpec, stats: &ProcessorStats, out: &mut Vec<Sample>) {
+    let mut plain = |family, extra: Option<(&'static str, String)>, value: f64| {
+        let mut labels = vec![("transform", spec.name.clone())];
+        labels.extend(extra);
+        out.push(Sample::plain(family, labels, value));
+    };
+    plain(
+        "tidemill_transform_records_in_total",
+        None,
+        stats.records_in.get() as f64,
+    );
+    plain(
+        "tidemill_transform_bytes_in_total",
+        None,
+        stats.bytes_in.get() as f64,
+    );
+    let cpu_seconds = stats.cpu_ns.get() as f64 / 1e9;
+    plain("tidemill_transform_cpu_seconds_total", None, cpu_seconds);
+    for (kind, cell) in [
+        ("failed", &stats.failed),
+        ("skipped", &stats.skipped),
+        ("dead_lettered", &stats.dead_lettered),
+        ("passed_through", &stats.passed_through),
+        ("missed", &stats.missed),
+    ] {
+        let label = Some(("outcome", kind.to_owned()));
+        plain(
+            "tidemill_transform_records_failed_total",
+            label,
+            cell.get() as f64,
+        );
+    }
+    for (output, (records, bytes)) in stats.out.borrow().iter().enumerate() {
+        let topic = spec.outputs.get(output).map_or("", |o| o.name.as_str());
+        let label = || Some(("topic", topic.to_owned()));
+        plain(
+            "tidemill_transform_records_out_total",
+            label(),
+            *records as f64,
+        );
+        plain("tidemill_transform_bytes_out_total", label(), *bytes as f64);
+    }
+}
+
 fn detail(spec: &TransformSpec, whole: Part) -> TransformDetail {
     let states = || whole.partitions.iter().map(|p| p.state);
-    let state = [TransformState::Failing, TransformState::Starting, TransformState::Running]
-        .into_iter()
-        .find(|s| states().any(|p| p == *s))
-        .unwrap_or(TransformState::Paused);
+    let state = [
+        TransformState::Failing,
+        TransformState::Starting,
+        TransformState::Running,
+    ]
+    .into_iter()
+    .find(|s| states().any(|p| p == *s))
+    .unwrap_or(TransformState::Paused);
     let state = match spec.status {
         TransformStatus::Paused => TransformState::Paused,
         TransformStatus::Running | TransformStatus::Deleting => state,
@@ -183,7 +242,10 @@ fn detail(spec: &TransformSpec, whole: Part) -> TransformDetail {
             version: spec.version,
             state,
             input: spec.input.name.clone(),
-            outputs: spec.outputs[..spec.declared_outputs as usize].iter().map(|o| o.name.clone()).collect(),
+            outputs: spec.outputs[..spec.declared_outputs as usize]
+                .iter()
+                .map(|o| o.name.clone())
+                .collect(),
             lag: whole.partitions.iter().map(|p| p.lag).sum(),
             records_in: whole.records_in,
             records_out: whole.records_out,
@@ -203,7 +265,10 @@ fn detail(spec: &TransformSpec, whole: Part) -> TransformDetail {
             ErrorPolicy::DeadLetter => OnError::DeadLetter,
             ErrorPolicy::PassThrough => OnError::PassThrough,
         },
-        dead_letter: spec.dead_letter.and_then(|i| spec.outputs.get(i as usize)).map(|o| o.name.clone()),
+        dead_letter: spec
+            .dead_letter
+            .and_then(|i| spec.outputs.get(i as usize))
+            .map(|o| o.name.clone()),
         attempts: spec.attempts,
         partitions: whole.partitions,
     }

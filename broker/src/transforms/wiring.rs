@@ -21,11 +21,20 @@ pub(crate) struct RingSource {
 }
 
 impl RingSource {
-    async fn read_now(&self, from: Offset, max_bytes: usize) -> Result<Option<InputRun>, SourceError> {
-        let read = self.ring.read(self.partition, from, max_bytes, Isolation::ReadCommitted).await;
+    async fn read_now(
+        &self,
+        from: Offset,
+        max_bytes: usize,
+    ) -> Result<Option<InputRun>, SourceError> {
+        let read = self
+            .ring
+            .read(self.partition, from, max_bytes, Isolation::ReadCommitted)
+            .await;
         let read = match read {
             Ok(read) => read,
-            Err(ReadError::OffsetOutOfRange { log_start_offset, .. }) if log_start_offset > from => {
+            Err(ReadError::OffsetOutOfRange {
+                log_start_offset, ..
+            }) if log_start_offset > from => {
                 return Err(SourceError::Deleted { log_start_offset });
             }
             Err(ReadError::UnknownPartition) => return Err(SourceError::Gone),
@@ -44,11 +53,19 @@ impl RingSource {
 }
 
 impl Source for RingSource {
-    fn read(&self, from: Offset, max_bytes: usize) -> LocalFuture<'_, Result<InputRun, SourceError>> {
+    fn read(
+        &self,
+        from: Offset,
+        max_bytes: usize,
+    ) -> LocalFuture<'_, Result<InputRun, SourceError>> {
         Box::pin(async move {
             loop {
                 // Asked for before the read, so that a commit in between is not missed.
-                let changed = self.ring.changed(self.partition).ok_or(SourceError::Gone)?.notified();
+                let changed = self
+                    .ring
+                    .changed(self.partition)
+                    .ok_or(SourceError::Gone)?
+                    .notified();
                 if let Some(run) = self.read_now(from, max_bytes).await? {
                     return Ok(run);
                 }
@@ -58,7 +75,9 @@ impl Source for RingSource {
     }
 
     fn end(&self) -> Offset {
-        self.ring.view(self.partition).map_or(0, |v| v.last_stable_offset)
+        self.ring
+            .view(self.partition)
+            .map_or(0, |v| v.last_stable_offset)
     }
 }
 
@@ -75,9 +94,15 @@ impl RingSink {
     /// The partition that output `index` goes to: the input's index modulo the output topic's partitions.
     fn target(&self, shard: &Rc<Shard>, index: u32) -> Result<PartitionId, SinkError> {
         let gone = |name: &str| SinkError::OutputGone(name.to_owned());
-        let output = self.spec.outputs.get(index as usize).ok_or_else(|| gone(&format!("number {index}")))?;
+        let output = self
+            .spec
+            .outputs
+            .get(index as usize)
+            .ok_or_else(|| gone(&format!("number {index}")))?;
         let image = shard.image();
-        let topic = image.topic_by_id(output.id).ok_or_else(|| gone(&output.name))?;
+        let topic = image
+            .topic_by_id(output.id)
+            .ok_or_else(|| gone(&output.name))?;
         Ok(topic.partition(self.partition.index % topic.partition_count()))
     }
 

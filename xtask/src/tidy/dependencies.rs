@@ -47,7 +47,8 @@ const BROKER: [(&str, &[&str]); 11] = [
 
 /// What lies beside the broker. The end-to-end tests and the benchmarks see the broker from outside, as a
 /// process; what they link is limited too.
-const OTHERS: [(&str, &[&str]); 6] = [
+const OTHERS: [(&str, &[&str]); 7] = [
+    ("base2histogram", &[]),
     (
         "transform-cli",
         &["tidemill-model", "tidemill-rt", "tidemill-wasm-host"],

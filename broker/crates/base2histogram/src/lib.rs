@@ -104,7 +104,11 @@ pub struct PercentileStats {
 
 impl fmt::Display for PercentileStats {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "n={} p50={} p90={} p99={} p99.9={}", self.samples, self.p50, self.p90, self.p99, self.p99_9)
+        write!(
+            f,
+            "n={} p50={} p90={} p99={} p99.9={}",
+            self.samples, self.p50, self.p90, self.p99, self.p99_9
+        )
     }
 }
 
@@ -120,7 +124,10 @@ impl AsciiChart {
 
     /// Adds a line.
     #[must_use]
-    #[allow(clippy::should_implement_trait, reason = "the name is given by the interface this stands in for")]
+    #[allow(
+        clippy::should_implement_trait,
+        reason = "the name is given by the interface this stands in for"
+    )]
     pub fn add<T>(mut self, name: impl Into<String>, histogram: Histogram<T>) -> Self {
         self.0.push((name.into(), histogram.percentile_stats()));
         self
@@ -129,7 +136,9 @@ impl AsciiChart {
 
 impl fmt::Display for AsciiChart {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|(name, stats)| writeln!(f, "{name}: {stats}"))
+        self.0
+            .iter()
+            .try_for_each(|(name, stats)| writeln!(f, "{name}: {stats}"))
     }
 }
 
@@ -143,7 +152,10 @@ mod tests {
         assert_eq!(h.percentile(0.5), 0);
         h.record_n(5, 9);
         h.record(1000);
-        assert_eq!((h.total(), h.percentile(0.5), h.percentile(1.0)), (10, 4, 512));
+        assert_eq!(
+            (h.total(), h.percentile(0.5), h.percentile(1.0)),
+            (10, 4, 512)
+        );
         h.record(u64::MAX);
         assert_eq!(h.percentile(1.0), 1 << 63);
     }

@@ -357,8 +357,8 @@ fn read_direct(f: &std::fs::File, position: u64, len: usize) -> io::Result<Vec<u
 
 fn fallocate(f: &std::fs::File, bytes: u64) -> io::Result<()> {
     use std::os::fd::AsRawFd;
-    // SAFETY: the descriptor is open for the whole call; fallocate touches no memory of ours.
     #[allow(unsafe_code, reason = "posix_fallocate has no safe binding in std")]
+    // SAFETY: the descriptor is open for the whole call; fallocate touches no memory of ours.
     let e = unsafe { libc::posix_fallocate(f.as_raw_fd(), 0, bytes as libc::off_t) };
     match e {
         0 => Ok(()),

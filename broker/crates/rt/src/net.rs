@@ -20,8 +20,8 @@ pub const LISTEN_BACKLOG: i32 = 1024;
 /// `AddrInUse` when another process listens there; else as the operating system says.
 pub fn bind(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
     let listener = std::net::TcpListener::bind(addr)?;
-    // SAFETY: the descriptor is open; listen(2) again only raises the backlog above std's 128.
     #[allow(unsafe_code, reason = "std offers no backlog")]
+    // SAFETY: the descriptor is open; listen(2) again only raises the backlog above std's 128.
     let r = unsafe { libc::listen(listener.as_raw_fd(), LISTEN_BACKLOG) };
     if r != 0 {
         return Err(io::Error::last_os_error());
@@ -182,11 +182,11 @@ impl WriteHalf {
             StreamInner::Uring(s) => s.as_raw_fd(),
             StreamInner::Epoll(s) => s.as_raw_fd(),
         };
-        // SAFETY: the descriptor belongs to the stream, which is alive for the whole call.
         #[allow(
             unsafe_code,
             reason = "neither engine can shut down through a shared reference"
         )]
+        // SAFETY: the descriptor belongs to the stream, which is alive for the whole call.
         unsafe {
             libc::shutdown(fd, libc::SHUT_RDWR);
         }
@@ -195,8 +195,8 @@ impl WriteHalf {
 
 /// Takes the descriptor out of a std socket and into another owner that closes it.
 pub(crate) fn transfer<T: FromRawFd>(socket: impl IntoRawFd) -> T {
-    // SAFETY: `into_raw_fd` gives up ownership of an open descriptor, which `T` takes over.
     #[allow(unsafe_code, reason = "glommio takes sockets only by descriptor")]
+    // SAFETY: `into_raw_fd` gives up ownership of an open descriptor, which `T` takes over.
     unsafe {
         T::from_raw_fd(socket.into_raw_fd())
     }

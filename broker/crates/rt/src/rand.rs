@@ -14,11 +14,11 @@ pub fn fill(buf: &mut [u8]) {
     }
     let mut done = 0;
     while done < buf.len() {
-        // SAFETY: the pointer and length describe the unfilled rest of `buf`, which outlives the call.
         #[allow(
             unsafe_code,
             reason = "getrandom(2) has no safe binding among our dependencies"
         )]
+        // SAFETY: the pointer and length describe the unfilled rest of `buf`, which outlives the call.
         let n = unsafe { libc::getrandom(buf[done..].as_mut_ptr().cast(), buf.len() - done, 0) };
         if n > 0 {
             done += n as usize;

@@ -160,8 +160,8 @@ fn run_epoll<T, Fut: Future<Output = T>>(cpu: Option<usize>, main: impl FnOnce()
 
 /// Binds the current thread to processor `cpu`; a refusal is ignored, the thread then floats.
 pub(crate) fn pin_to(cpu: usize) {
-    // SAFETY: `set` is a plain bit set owned by this frame, and the call reads it only.
     #[allow(unsafe_code, reason = "std offers no affinity")]
+    // SAFETY: `set` is a plain bit set owned by this frame, and the call reads it only.
     unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
         libc::CPU_SET(cpu, &mut set);
@@ -171,8 +171,8 @@ pub(crate) fn pin_to(cpu: usize) {
 
 /// The processors this process may use. Works on every thread.
 pub fn allowed_cpus() -> Vec<usize> {
-    // SAFETY: `set` is a plain bit set owned by this frame; the call fills it.
     #[allow(unsafe_code, reason = "std offers no affinity")]
+    // SAFETY: `set` is a plain bit set owned by this frame; the call fills it.
     unsafe {
         let mut set: libc::cpu_set_t = std::mem::zeroed();
         if libc::sched_getaffinity(0, size_of::<libc::cpu_set_t>(), &raw mut set) != 0 {

@@ -406,6 +406,16 @@ fn run(state: &mut PartitionState, model: &mut Model, step: &Step) {
                 );
             }
         }
+        Step::Attach(_) | Step::Advance(..) | Step::Receive(..) => {
+            run_transform(state, model, step)
+        }
+        Step::Later(ms) => model.now += ms,
+    }
+    assert_eq!(state.high_watermark(), model.end);
+}
+
+fn run_transform(state: &mut PartitionState, model: &mut Model, step: &Step) {
+    match step {
         Step::Attach(i) => {
             let stands = state.progress(Incarnation(*i));
             let got = state
@@ -442,9 +452,8 @@ fn run(state: &mut PartitionState, model: &mut Model, step: &Step) {
                 *last = *sequence;
             }
         }
-        Step::Later(ms) => model.now += ms,
+        Step::Plain(_) | Step::Idempotent { .. } | Step::Repeat(_) | Step::Later(_) => {}
     }
-    assert_eq!(state.high_watermark(), model.end);
 }
 
 proptest! {

@@ -86,7 +86,9 @@ impl Future for Notified {
 impl Drop for Notified {
     fn drop(&mut self) {
         // The waker is dropped after the borrow: its task may own another of these.
-        let waker = self.waiter.and_then(|w| self.state.borrow_mut().wakers.remove(&w));
+        let waker = self
+            .waiter
+            .and_then(|w| self.state.borrow_mut().wakers.remove(&w));
         drop(waker);
     }
 }

@@ -70,9 +70,9 @@ thread_local! {
 /// the first sleep it makes that one late by tens of ms.
 pub(crate) fn prepare_process() {
     const REGISTER_PRIVATE_EXPEDITED: libc::c_int = 1 << 4;
+    #[allow(unsafe_code, reason = "membarrier has no safe binding")]
     // SAFETY: membarrier(2) with this command reads and writes no memory of ours. A refusal is harmless: glommio then uses
     // another kind of barrier.
-    #[allow(unsafe_code, reason = "membarrier has no safe binding")]
     unsafe {
         libc::syscall(libc::SYS_membarrier, REGISTER_PRIVATE_EXPEDITED, 0, 0);
     }
