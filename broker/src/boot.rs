@@ -107,7 +107,6 @@ pub(crate) fn run(config: BrokerConfig) -> Result<(), BootError> {
         data: config.data_dir.clone(),
         factory: Factory::new(HostConfig {
             cache_dir: Some(config.data_dir.join("code-cache")),
-            ..HostConfig::default()
         }),
         listener: Mutex::new(Some(kafka_listener)),
         mailboxes: Mutex::new(mailboxes.into_iter().map(Some).collect()),
@@ -267,7 +266,11 @@ async fn serve(context: &Arc<Context>, shard: &Rc<Shard>) -> Result<(), String> 
     if shard.controller().is_none() {
         return Ok(());
     }
+    // Whatever the admin API changes meanwhile waits, or reconciling would undo it half way.
+    tracing::debug!("publishing the first image");
+    let turn = shard.topic_changes.acquire(1).await;
     shard.publish().await.map_err(|e| e.to_string())?;
+    tracing::debug!("reconciling");
     let reconciled = shard
         .handle
         .on_all(|shard| async move { shard.reconcile_partitions().await });
@@ -276,7 +279,9 @@ async fn serve(context: &Arc<Context>, shard: &Rc<Shard>) -> Result<(), String> 
     }
     shard.publish().await.map_err(|e| e.to_string())?;
     shard.resume_deletions();
+    drop(turn);
     shard.mark_ready();
+    shard.start_controller_checkpoints();
     let listener = take(&context.listener, Option::take);
     kafka::listen(shard, listener).map_err(|e| format!("cannot accept Kafka connections: {e}"))
 }
@@ -288,6 +293,7 @@ async fn open_shard(context: &Context, id: ShardId) -> Result<(Rc<Shard>, ShardL
         Rc::new(|e| fatal(&format!("write-ahead log: {e}"))),
     );
     let (log, mut recovered) = ShardLog::open(config).await.map_err(|e| e.to_string())?;
+    tracing::debug!(shard = id.0, "write-ahead log open");
     let controller = async {
         if RingId::CONTROLLER.shard(context.info.shards) != id {
             return Ok(None);
@@ -303,7 +309,9 @@ async fn open_shard(context: &Context, id: ShardId) -> Result<(Rc<Shard>, ShardL
             .map_err(|e| e.to_string())
     };
     let controller = controller.await?;
+    tracing::debug!(shard = id.0, "controller open");
     let rings = open_rings(context, id, &log, &mut recovered).await?;
+    tracing::debug!(shard = id.0, "rings open");
     if let Some(ring) = recovered.keys().next() {
         return Err(format!(
             "the log has entries of ring {ring}, which does not belong to this shard"

@@ -152,7 +152,7 @@ families! {
 
 /// Prints samples in the Prometheus text format, version 0.0.4. A sample of an unlisted family is a bug.
 pub(crate) fn render(samples: Vec<Sample>) -> String {
-    let mut families: BTreeMap<&str, BTreeMap<(Vec<(&str, String)>, &str), f64>> = BTreeMap::new();
+    let mut families: BTreeMap<&str, Rows<'_>> = BTreeMap::new();
     for s in samples {
         debug_assert!(
             FAMILIES.iter().any(|f| f.name == s.family),
@@ -184,12 +184,12 @@ pub(crate) fn render(samples: Vec<Sample>) -> String {
     out
 }
 
+/// The samples of a family, by labels and suffix.
+type Rows<'a> = BTreeMap<(Vec<(&'a str, String)>, &'a str), f64>;
 type Row<'a> = (&'a Vec<(&'a str, String)>, &'a str);
 
 /// Buckets in the order of their bounds, which as text they are not.
-fn sort_buckets<'a>(
-    rows: &'a BTreeMap<(Vec<(&'a str, String)>, &'a str), f64>,
-) -> Vec<(Row<'a>, f64)> {
+fn sort_buckets<'a>(rows: &'a Rows<'a>) -> Vec<(Row<'a>, f64)> {
     let mut rows: Vec<_> = rows.iter().map(|((l, s), v)| ((l, *s), *v)).collect();
     rows.sort_by(|((a, sa), _), ((b, sb), _)| {
         let rest = |l: &Vec<(&str, String)>| -> Vec<(String, String)> {

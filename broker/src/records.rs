@@ -339,7 +339,10 @@ fn unpack(
             timestamp: if batch.header.is_log_append_time() {
                 batch.header.max_timestamp
             } else {
-                batch.header.base_timestamp + record.timestamp_delta
+                batch
+                    .header
+                    .base_timestamp
+                    .saturating_add(record.timestamp_delta)
             },
             key: owned(record.key),
             value: owned(record.value),
@@ -364,8 +367,8 @@ pub(crate) fn api_error(e: TopicError) -> ApiError {
         TopicError::Partitions(_) => ApiError::bad_request("invalid_partitions", message),
         TopicError::Replicas(_) => ApiError::bad_request("invalid_replicas", message),
         TopicError::Config(_) => ApiError::bad_request("invalid_config", message),
-        TopicError::InUse { .. } => ApiError::conflict("topic_in_use", message),
         TopicError::Controller(ControllerError::Refused(refusal)) => match refusal {
+            Refusal::TopicInUse { .. } => ApiError::conflict("topic_in_use", message),
             Refusal::TopicExists(_) => ApiError::conflict("topic_exists", message),
             Refusal::TopicCollides(..) => ApiError::conflict("topic_collides", message),
             Refusal::NoSuchTopic(_) => ApiError::not_found("topic_not_found", message),

@@ -8,7 +8,8 @@ use tidemill_controller::{
     ControllerCommand, ControllerError, Image, Refusal, Topic, configs, placement,
 };
 use tidemill_model::{PartitionId, RingId, ShardId, TopicId, topic_name};
-use tidemill_ring::{PartitionConfig, TimestampType};
+use tidemill_ring::{PartitionConfig, Ring, TimestampType};
+use tidemill_rt::task::{self, Queue};
 use tidemill_rt::{rand, time};
 
 use crate::shard::{Shard, ShardGone};
@@ -21,6 +22,10 @@ pub(crate) const PARTITIONS_MAX: i32 = 100_000;
 pub(crate) const REPLICAS_DEFAULT: i16 = 1;
 /// What leader epochs of a new partition count from (rule R10).
 const EPOCH_BASE: i32 = 0;
+/// How often the controller's checkpoint is written, if anything has changed.
+const CHECKPOINT_EVERY: std::time::Duration = std::time::Duration::from_secs(10);
+/// Partitions of a topic that are opened at once in a ring: fewer than a ring takes proposals.
+const OPEN_AT_ONCE: usize = 1_000;
 /// The shard that runs the controller.
 pub(crate) const CONTROLLER_SHARD: ShardId = ShardId(0);
 
@@ -71,10 +76,6 @@ pub(crate) enum TopicError {
     Controller(#[from] ControllerError),
     #[error("a partition could not be opened: {0}")]
     Ring(String),
-    #[error(
-        "topic '{topic}' is used by transform '{transform}'; delete that first: transform delete {transform}"
-    )]
-    InUse { topic: String, transform: String },
     #[error(transparent)]
     Gone(#[from] ShardGone),
 }
@@ -141,9 +142,10 @@ impl Shard {
             topic: Topic::clone(&topic),
         };
         self.controller_here().execute(&command).await?;
-        self.open_partitions(&topic).await?;
+        let opened = self.open_partitions(&topic).await;
+        // Published in any case: the topic exists, and can be deleted.
         self.publish().await?;
-        Ok(topic)
+        opened.map(|()| topic)
     }
 
     fn place(&self, new: NewTopic) -> Topic {
@@ -180,6 +182,22 @@ impl Shard {
             .expect("the controller runs on shard 0, where this is called")
     }
 
+    /// Writes the controller's checkpoint now and then: until then its first entries keep every file of this shard's
+    /// write-ahead log (rule S7).
+    pub(crate) fn start_controller_checkpoints(self: &Rc<Shard>) {
+        let shard = self.clone();
+        drop(task::spawn(Queue::Background, async move {
+            while time::timeout(CHECKPOINT_EVERY, shard.stopped())
+                .await
+                .is_err()
+            {
+                if let Err(error) = shard.controller_here().write_checkpoint().await {
+                    tracing::warn!(%error, "no checkpoint of the controller was written; trying again");
+                }
+            }
+        }));
+    }
+
     /// Opens every partition of `topic` in its ring.
     async fn open_partitions(self: &Rc<Shard>, topic: &Arc<Topic>) -> Result<(), TopicError> {
         let topic = topic.clone();
@@ -195,20 +213,13 @@ impl Shard {
 
     async fn open_partitions_here(&self, topic: &Topic) -> Result<(), String> {
         let config = partition_config(topic);
-        let mut pending = Vec::new();
+        let mut here = Vec::new();
         for (index, ring) in topic.rings.iter().enumerate() {
             if let Some(ring) = self.ring(RingId(*ring)) {
-                pending.push(ring.open_partition(
-                    topic.partition(index as i32),
-                    config,
-                    EPOCH_BASE,
-                ));
+                here.push((ring.clone(), topic.partition(index as i32), config));
             }
         }
-        for opened in futures_util::future::join_all(pending).await {
-            opened.map_err(|e| e.to_string())?;
-        }
-        Ok(())
+        open_in_turns(&here).await
     }
 
     /// Deletes a topic, from any shard. Records, offsets and progress in it are gone.
@@ -224,17 +235,6 @@ impl Shard {
 
     async fn delete_topic_here(self: &Rc<Shard>, id: TopicId) -> Result<(), TopicError> {
         let _turn = self.topic_changes.acquire(1).await;
-        let image = self.controller_here().image();
-        if let Some(topic) = image.topic_by_id(id)
-            && let Some(user) = image
-                .transforms()
-                .find(|t| t.input.id == id || t.outputs.iter().any(|o| o.id == id))
-        {
-            return Err(TopicError::InUse {
-                topic: topic.name.clone(),
-                transform: user.name.clone(),
-            });
-        }
         self.controller_here()
             .execute(&ControllerCommand::DeleteTopic { id })
             .await?;
@@ -251,12 +251,20 @@ impl Shard {
     /// Gives every shard the controller's newest image and waits until each has taken it in: partitions attached to
     /// new transforms included (rule X1).
     pub(crate) async fn publish(self: &Rc<Shard>) -> Result<(), ShardGone> {
+        // What could not be attached is tried again by the shards themselves; a deploy asks more strictly.
+        self.publish_strictly().await.map(drop)
+    }
+
+    /// As [`Shard::publish`], and tells what transforms could not be attached to.
+    pub(crate) async fn publish_strictly(
+        self: &Rc<Shard>,
+    ) -> Result<Result<(), String>, ShardGone> {
         let image = self.controller_here().image();
         let results = self.handle.on_all(move |shard| {
             shard.set_image(image.clone());
             async move { shard.transforms_changed().await }
         });
-        results.await.map(drop)
+        Ok(results.await?.into_iter().collect())
     }
 
     /// Makes this shard's rings agree with the image: opens partitions that are missing (a crash came between the
@@ -272,12 +280,11 @@ impl Shard {
                         .map_err(|e| e.to_string())?;
                 }
             }
-            for (partition, topic) in missing(&image, *id, &here) {
-                let config = partition_config(&topic);
-                ring.open_partition(partition, config, EPOCH_BASE)
-                    .await
-                    .map_err(|e| e.to_string())?;
-            }
+            let missing: Vec<_> = missing(&image, *id, &here)
+                .into_iter()
+                .map(|(partition, topic)| (ring.clone(), partition, partition_config(&topic)))
+                .collect();
+            open_in_turns(&missing).await?;
         }
         Ok(())
     }
@@ -303,6 +310,19 @@ impl Shard {
             other => other,
         }
     }
+}
+
+/// Opens partitions, many at a time, but never more than a ring takes proposals.
+async fn open_in_turns(partitions: &[(Ring, PartitionId, PartitionConfig)]) -> Result<(), String> {
+    for some in partitions.chunks(OPEN_AT_ONCE) {
+        let pending = some
+            .iter()
+            .map(|(ring, id, config)| ring.open_partition(*id, *config, EPOCH_BASE));
+        for opened in futures_util::future::join_all(pending).await {
+            opened.map_err(|e| e.to_string())?;
+        }
+    }
+    Ok(())
 }
 
 fn missing(image: &Image, ring: RingId, here: &[PartitionId]) -> Vec<(PartitionId, Arc<Topic>)> {

@@ -100,8 +100,8 @@ pub(super) fn topic(error: &TopicError) -> i16 {
         TopicError::Partitions(_) => code::INVALID_PARTITIONS,
         TopicError::Replicas(_) => code::INVALID_REPLICATION_FACTOR,
         TopicError::Config(_) => code::INVALID_CONFIG,
-        TopicError::InUse { .. } => code::POLICY_VIOLATION,
         TopicError::Controller(ControllerError::Refused(refusal)) => match refusal {
+            Refusal::TopicInUse { .. } => code::POLICY_VIOLATION,
             Refusal::TopicExists(_) => code::TOPIC_ALREADY_EXISTS,
             Refusal::TopicCollides(..) => code::INVALID_TOPIC_EXCEPTION,
             Refusal::NoSuchTopic(_) => code::UNKNOWN_TOPIC_OR_PARTITION,

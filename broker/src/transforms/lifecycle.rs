@@ -1,10 +1,11 @@
 //! Deploying, pausing and deleting transforms. Runs on shard 0, beside the controller.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use tidemill_controller::command::Deploy;
 use tidemill_controller::image::ErrorPolicy;
+use tidemill_controller::state::OUTPUTS_MAX;
 use tidemill_controller::{
     ControllerCommand, ControllerReply, StartPosition, TransformSpec, TransformStatus,
 };
@@ -36,6 +37,10 @@ const ENV_MAX: usize = 128;
 const ENV_BYTES_MAX: usize = 64 << 10;
 /// How long a delete waits for the last output before it answers; the rest goes on in the background.
 const DELETE_WAIT: std::time::Duration = std::time::Duration::from_secs(10);
+/// How often a deploy tries to attach before it gives up ...
+const ATTACH_TRIES: u32 = 50;
+/// ... and how long it waits in between.
+const ATTACH_RETRY: std::time::Duration = std::time::Duration::from_millis(100);
 /// How often a delete looks whether the last output has been delivered.
 const DRAIN_LOOK: std::time::Duration = std::time::Duration::from_millis(20);
 
@@ -98,7 +103,7 @@ impl Shard {
             .execute(&command)
             .await
             .map_err(|e| api_error(e.into()))?;
-        self.publish().await.map_err(gone)?;
+        self.publish_until_attached().await?;
         let ControllerReply::Deployed {
             incarnation,
             version,
@@ -115,6 +120,22 @@ impl Shard {
             incarnation,
             created_topics,
         })
+    }
+
+    /// Publishes until every input partition is attached: only then is it fixed where a new transform begins (rule X1).
+    async fn publish_until_attached(self: &Rc<Shard>) -> Result<(), ApiError> {
+        let mut last = String::new();
+        for _ in 0..ATTACH_TRIES {
+            match self.publish_strictly().await.map_err(gone)? {
+                Ok(()) => return Ok(()),
+                Err(message) => last = message,
+            }
+            time::sleep(ATTACH_RETRY).await;
+        }
+        let message = format!(
+            "the transform is deployed, but {last}; it is tried again, and begins there when it succeeds"
+        );
+        Err(ApiError::unavailable("not_attached", message))
     }
 
     /// Pauses or resumes a transform.
@@ -188,7 +209,7 @@ impl Shard {
             move |shard: Rc<Shard>| {
                 let spec = spec.clone();
                 async move {
-                    shard.stop_transform(&spec.name).await;
+                    shard.stop_incarnation(&spec).await;
                     let image = shard.image();
                     for (ring, partition) in shard.inputs_here(&image, &spec) {
                         ring.detach(partition, spec.incarnation())
@@ -238,7 +259,11 @@ impl Shard {
             name,
             incarnation: incarnation.0,
         };
-        self.decide(command).await.map_err(|e| e.message)
+        match self.decide(command).await {
+            Err(e) if e.code != "transform_not_found" => Err(e.message),
+            // Not there: an earlier try was decided although its answer was lost.
+            _ => Ok(()),
+        }
     }
 }
 
@@ -275,25 +300,14 @@ fn checked(name: String, r: DeployRequest) -> Result<Deploy, ApiError> {
         );
     }
     check_env(&r.env)?;
-    let on_error = match (r.on_error, &r.dead_letter) {
-        (None, Some(_)) | (Some(OnError::DeadLetter), Some(_)) => ErrorPolicy::DeadLetter,
-        (Some(OnError::DeadLetter), None) => {
-            return bad(
-                "no_dead_letter",
-                "on_error is dead-letter, but no dead_letter topic is named".to_owned(),
-            );
-        }
-        (Some(_), Some(_)) => {
-            return bad(
-                "unused_dead_letter",
-                "a dead_letter topic is used with on_error dead-letter only; leave one of them out"
-                    .to_owned(),
-            );
-        }
-        (None | Some(OnError::Fail), None) => ErrorPolicy::Fail,
-        (Some(OnError::Skip), None) => ErrorPolicy::Skip,
-        (Some(OnError::PassThrough), None) => ErrorPolicy::PassThrough,
-    };
+    let distinct: BTreeSet<&String> = r.outputs.iter().collect();
+    if r.outputs.is_empty() || r.outputs.len() > OUTPUTS_MAX || distinct.len() != r.outputs.len() {
+        return bad(
+            "invalid_outputs",
+            format!("a transform has 1 to {OUTPUTS_MAX} output topics, each named once"),
+        );
+    }
+    let on_error = policy(r.on_error, r.dead_letter.is_some())?;
     Ok(Deploy {
         name,
         module: r.module,
@@ -310,6 +324,25 @@ fn checked(name: String, r: DeployRequest) -> Result<Deploy, ApiError> {
         on_error,
         attempts,
     })
+}
+
+/// What happens to records a transform fails on: a dead-letter topic that is named is used.
+fn policy(asked: Option<OnError>, named: bool) -> Result<ErrorPolicy, ApiError> {
+    let bad = |code, message: &str| Err(ApiError::bad_request(code, message));
+    match (asked, named) {
+        (None | Some(OnError::DeadLetter), true) => Ok(ErrorPolicy::DeadLetter),
+        (Some(OnError::DeadLetter), false) => bad(
+            "no_dead_letter",
+            "on_error is dead-letter, but no dead_letter topic is named",
+        ),
+        (Some(_), true) => bad(
+            "unused_dead_letter",
+            "a dead_letter topic is used with on_error dead-letter only; leave one of them out",
+        ),
+        (None | Some(OnError::Fail), false) => Ok(ErrorPolicy::Fail),
+        (Some(OnError::Skip), false) => Ok(ErrorPolicy::Skip),
+        (Some(OnError::PassThrough), false) => Ok(ErrorPolicy::PassThrough),
+    }
 }
 
 fn valid_name(name: &str) -> bool {

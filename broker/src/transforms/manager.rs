@@ -105,23 +105,46 @@ impl Shard {
 
     /// Takes in the newest image: attaches new transforms to their input here (rule X1) and registers them with the
     /// rings as senders (rule X7), then wakes the task that starts and stops processors.
-    pub(crate) async fn transforms_changed(self: &Rc<Shard>) {
+    ///
+    /// # Errors
+    /// Why a transform could not be attached; it is tried again, but where it begins is then decided later.
+    pub(crate) async fn transforms_changed(self: &Rc<Shard>) -> Result<(), String> {
         let image = self.image();
+        let mut result = Ok(());
         for spec in image.transforms() {
             if spec.status == TransformStatus::Deleting {
                 continue;
             }
             if let Err(error) = self.attach_here(&image, spec).await {
                 tracing::warn!(transform = %spec.name, %error, "cannot attach yet; trying again");
+                result = Err(format!(
+                    "transform '{}' is not attached everywhere: {error}",
+                    spec.name
+                ));
             }
         }
         self.metrics
             .retain_topics(|name| image.topic(name).is_some());
         self.transforms.wake.notify_all();
+        result
+    }
+
+    /// Whether this life of a transform goes on as far as this shard knows. Asked right before every proposal for it: a
+    /// deletion detaches only after every shard has taken in the image that says so.
+    fn lives(&self, spec: &TransformSpec) -> bool {
+        self.image().transform(&spec.name).is_some_and(|t| {
+            t.incarnation == spec.incarnation && t.status != TransformStatus::Deleting
+        })
     }
 
     async fn attach_here(&self, image: &Image, spec: &TransformSpec) -> Result<(), String> {
         for (_, ring) in self.rings() {
+            if !self.lives(spec) {
+                return Ok(());
+            }
+            if ring.is_registered(spec.incarnation()) {
+                continue;
+            }
             ring.register_sender(spec.incarnation())
                 .await
                 .map_err(|e| e.to_string())?;
@@ -129,6 +152,9 @@ impl Shard {
         for (ring, partition) in self.inputs_here(image, spec) {
             if ring.progress(partition, spec.incarnation()).is_some() {
                 continue;
+            }
+            if !self.lives(spec) {
+                return Ok(());
             }
             let start = match spec.from {
                 StartPosition::Earliest => StartAt::Earliest,
@@ -227,6 +253,9 @@ impl Shard {
         let Some(key) = self.loaded(image, spec).await else {
             return false;
         };
+        if !self.lives(spec) {
+            return true;
+        }
         self.start_processors(spec, key, inputs)
     }
 
@@ -387,6 +416,18 @@ impl Shard {
             ended,
             started: time::Instant::now(),
         })
+    }
+
+    /// Stops this life of a transform, if it is the one at work here.
+    pub(crate) async fn stop_incarnation(self: &Rc<Shard>, spec: &TransformSpec) {
+        let same = {
+            let active = self.transforms.active.borrow();
+            let current = active.get(&spec.name);
+            current.is_some_and(|a| a.spec.incarnation == spec.incarnation)
+        };
+        if same {
+            self.stop_transform(&spec.name).await;
+        }
     }
 
     /// Stops a transform's processors at a batch boundary and forgets it.

@@ -118,6 +118,7 @@ struct Inner {
     in_flight: Rc<Cell<usize>>,
     refused: Cell<u64>,
     checkpointing: Semaphore,
+    closing: Cell<bool>,
 }
 
 impl std::fmt::Debug for Group {
@@ -208,6 +209,7 @@ impl Group {
             in_flight: Rc::default(),
             refused: Cell::new(0),
             checkpointing: Semaphore::new(1),
+            closing: Cell::new(false),
         }));
         group.lead(node, pristine).await?;
         Ok(group)
@@ -238,6 +240,9 @@ impl Group {
     /// written.
     pub fn propose(&self, command: Command) -> Proposal {
         let inner = &self.0;
+        if inner.closing.get() {
+            return Proposal(ProposalState::Refused(ProposeError::Stopped));
+        }
         if inner.in_flight.get() >= inner.in_flight_max {
             inner.refused.set(inner.refused.get() + 1);
             return Proposal(ProposalState::Refused(ProposeError::Busy));
@@ -330,6 +335,7 @@ impl Group {
     /// Stops the group. Proposals without an answer get [`ProposeError::Stopped`]; entries that are already in the
     /// shard log become durable with it.
     pub async fn shutdown(&self) {
+        self.0.closing.set(true);
         if let Err(e) = self.0.raft.shutdown().await {
             tracing::warn!(ring = %self.0.ring, error = %e, "ring did not stop cleanly");
         }

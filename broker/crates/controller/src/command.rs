@@ -115,6 +115,16 @@ pub enum Refusal {
         "topic '{0}' collides with '{1}': they differ only in '.' and '_'; choose another name"
     )]
     TopicCollides(String, String),
+    /// A transform reads or writes the topic.
+    #[error(
+        "topic '{topic}' is used by transform '{transform}'; delete that first: transform delete {transform}"
+    )]
+    TopicInUse {
+        /// The topic.
+        topic: String,
+        /// The transform.
+        transform: String,
+    },
     /// No such transform.
     #[error("transform '{0}' does not exist; see: transform list")]
     NoSuchTransform(String),

@@ -127,12 +127,11 @@ impl Controller {
             changed: Notify::new(),
         }));
         let group = Group::open(config.group, log, recovered, point, machine.clone()).await?;
-        let checkpointed = group.checkpoint_point().index;
         Ok(Controller(Rc::new(Inner {
             group,
             machine,
             checkpoint: config.checkpoint,
-            checkpointed: Cell::new(if stored.is_some() { checkpointed } else { 0 }),
+            checkpointed: Cell::new(0),
             writing: Cell::new(false),
         })))
     }
@@ -161,7 +160,10 @@ impl Controller {
             bodies: Vec::new(),
         };
         let reply = self.0.group.propose(command).await?;
-        self.checkpoint_if_due().await?;
+        if let Err(error) = self.checkpoint_if_due().await {
+            // The command is decided whatever becomes of the checkpoint, which is tried again.
+            tracing::warn!(%error, "no checkpoint of the controller was written");
+        }
         let applied = reply
             .downcast::<Applied>()
             .expect("this machine's replies are of this type");
@@ -170,7 +172,7 @@ impl Controller {
 
     async fn checkpoint_if_due(&self) -> Result<(), ControllerError> {
         let behind = self.0.group.checkpoint_point().index - self.0.checkpointed.get();
-        if behind < CHECKPOINT_ENTRIES || self.0.writing.get() {
+        if behind < CHECKPOINT_ENTRIES {
             return Ok(());
         }
         self.write_checkpoint().await
@@ -181,6 +183,9 @@ impl Controller {
     /// # Errors
     /// [`ControllerError::Checkpoint`] when it cannot be written.
     pub async fn write_checkpoint(&self) -> Result<(), ControllerError> {
+        if self.0.writing.get() {
+            return Ok(());
+        }
         self.0.writing.set(true);
         let result = self.write_checkpoint_inner().await;
         self.0.writing.set(false);

@@ -104,6 +104,18 @@ impl ControllerState {
     }
 
     fn delete_topic(&mut self, id: TopicId) -> Applied {
+        let uses = |t: &&Arc<TransformSpec>| {
+            t.input.id == id || t.outputs.iter().any(|output| output.id == id)
+        };
+        if let (Some(topic), Some(user)) = (
+            self.image.by_id.get(&id),
+            self.image.transforms.values().find(uses),
+        ) {
+            return Err(Refusal::TopicInUse {
+                topic: topic.name.clone(),
+                transform: user.name.clone(),
+            });
+        }
         let Some(topic) = self.image.by_id.remove(&id) else {
             return Err(Refusal::NoSuchTopic(id.to_string()));
         };

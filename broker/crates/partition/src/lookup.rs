@@ -10,7 +10,7 @@ use crate::segment::{READ_CHUNK_BYTES, Scan, SegmentMeta};
 use crate::state::MaxTimestamp;
 
 /// Most bytes a batch may decompress to for a look inside; of a larger one the first record is the answer.
-pub const DECOMPRESSED_BYTES_MAX: usize = 128 * 1024 * 1024;
+pub const DECOMPRESSED_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// A record's offset and its timestamp in ms.
 pub type Found = (Offset, i64);

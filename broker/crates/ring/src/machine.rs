@@ -101,7 +101,6 @@ impl Machine {
                 let Some(log) = self.logs.get(&id) else {
                     return;
                 };
-                self.fresh_bytes += placed.batch.len() as u64;
                 log.push(Held {
                     batch: placed.batch,
                     starts_segment: placed.starts_segment,
@@ -138,6 +137,8 @@ impl StateMachine for Machine {
             self.refused_total.set(self.refused_total.get() + 1);
         }
         self.applied_index = at.index;
+        // Whatever an entry came to, it takes memory and log until the next checkpoint.
+        self.fresh_bytes += command.encoded_len() as u64;
         self.wake.dirty.notify_all();
         if self.fresh_bytes >= self.wake.flush_bytes {
             self.wake.full.notify_all();

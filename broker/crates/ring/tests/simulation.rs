@@ -166,13 +166,14 @@ async fn produce(ring: Ring, world: Rc<RefCell<World>>, idempotent: bool) {
             .append(id(TOPICS.0), header, bytes, time::unix_ms())
             .await;
         let appended = appended.expect("nothing is refused here");
-        let mut w = world.borrow_mut();
-        w.acked.insert(number, appended.base_offset);
-        if idempotent {
-            w.pending = None;
-            w.next_sequence += 1;
+        {
+            let mut w = world.borrow_mut();
+            w.acked.insert(number, appended.base_offset);
+            if idempotent {
+                w.pending = None;
+                w.next_sequence += 1;
+            }
         }
-        drop(w);
         time::sleep(Duration::from_millis(rand::below(8))).await;
     }
 }

@@ -20,6 +20,8 @@ use crate::stats::{ProcessorStats, Tally};
 pub const CALL_OUTPUT_BYTES_MAX: usize = 32 << 20;
 /// A stretch ends early once it has gathered this much output, in bytes.
 const OUTCOME_BYTES: usize = 8 << 20;
+/// Batches one call may put out; an outcome, which may gather as many again, fits into one entry.
+const CALL_OUTPUT_BATCHES_MAX: usize = 16_384;
 /// What a batch of output counts beside its bytes.
 const BATCH_OVERHEAD_BYTES: usize = 256;
 /// A stretch in pieces ends early after this time, so that what is decided by then is not lost in a crash.
@@ -177,7 +179,9 @@ impl<R: Runner> Stretch<'_, R> {
         if *self.control.borrow() != Control::Run {
             return true;
         }
-        let long = out.bytes >= OUTCOME_BYTES || self.began.elapsed() >= STRETCH_TIME_MAX;
+        let long = out.bytes >= OUTCOME_BYTES
+            || out.outputs.len() >= CALL_OUTPUT_BATCHES_MAX
+            || self.began.elapsed() >= STRETCH_TIME_MAX;
         at > self.first && long
     }
 
@@ -235,6 +239,12 @@ impl<R: Runner> Stretch<'_, R> {
         if bytes > CALL_OUTPUT_BYTES_MAX {
             return Err(Fault::input(format!(
                 "the transform put out {bytes} bytes at once, the limit is {CALL_OUTPUT_BYTES_MAX}"
+            )));
+        }
+        if output.outputs.len() > CALL_OUTPUT_BATCHES_MAX {
+            return Err(Fault::input(format!(
+                "the transform put out {} batches at once, the limit is {CALL_OUTPUT_BATCHES_MAX}",
+                output.outputs.len()
             )));
         }
         // What a guest says about records it was not given is no failure of a record; the call as a whole has failed.

@@ -1,5 +1,7 @@
 //! DescribeConfigs: the settings of topics, and the few of the broker that clients ask for.
 
+use std::collections::BTreeSet;
+
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::describe_configs_response::{
     DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym,
@@ -35,9 +37,12 @@ pub(in super::super) fn start(request: Request) -> Result<Pending, WireError> {
         synonyms: body.include_synonyms,
         documentation: body.include_documentation,
     };
+    // A resource that is named many times is described once, so that a small request has no vast answer.
+    let mut seen = BTreeSet::new();
     let results = body
         .resources
         .into_iter()
+        .filter(|r| seen.insert((r.resource_type, r.resource_name.to_string())))
         .map(|r| describe(&request, r, &options))
         .collect();
     let answer = request.answer(&DescribeConfigsResponse::default().with_results(results));

@@ -92,8 +92,8 @@ async fn answer(request: Request, body: FetchRequest) -> Answer {
             .iter()
             .map(|(_, p)| p.batches.iter().map(|b| b.len()).sum::<usize>())
             .sum();
-        let failed =
-            found.iter().any(|(_, p)| p.error_code != code::NONE) || found.len() < queries.len();
+        let failed = found.iter().any(|(_, p)| p.error_code != code::NONE)
+            || found.len() < queries.values().map(Vec::len).sum();
         let satisfied = enough || failed || bytes >= body.min_bytes.max(0) as usize;
         if !satisfied {
             Watch::new(&request.shard, &queries, &found, deadline)

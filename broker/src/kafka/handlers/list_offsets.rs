@@ -10,6 +10,7 @@ use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse};
 use tidemill_controller::Topic;
 use tidemill_model::{PartitionId, RingId, ShardId};
 use tidemill_ring::ReadError;
+use tidemill_rt::task;
 use tidemill_wire::WireError;
 
 use super::super::answers::{Answer, Pending};
@@ -115,8 +116,20 @@ fn put(response: &mut ListOffsetsPartitionResponse, listed: Listed, version: i16
 
 async fn list_all(shard: &Rc<Shard>, queries: Vec<Query>) -> Vec<((usize, usize), Listed)> {
     let mut out = Vec::with_capacity(queries.len());
+    // Asked twice, a partition is looked at once: finding a timestamp may mean to uncompress a batch.
+    let mut known: BTreeMap<(PartitionId, i64), Listed> = BTreeMap::new();
     for query in queries {
-        out.push((query.slot, list(shard, query).await));
+        let (slot, key) = (query.slot, (query.partition, query.timestamp));
+        let listed = match known.get(&key) {
+            Some(listed) => *listed,
+            None => {
+                task::yield_now().await;
+                let listed = list(shard, query).await;
+                known.insert(key, listed);
+                listed
+            }
+        };
+        out.push((slot, listed));
     }
     out
 }

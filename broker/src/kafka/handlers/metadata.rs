@@ -1,6 +1,6 @@
 //! Metadata: brokers, topics, partitions and their leaders; makes topics that are asked for and missing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -48,7 +48,15 @@ async fn answer(request: Request, body: MetadataRequest) -> Answer {
     if all {
         found.extend(shard.image().topics().cloned().map(Found::Topic));
     } else {
+        // A topic that is named many times is described once, so that a small request has no vast answer.
+        let mut seen = BTreeSet::new();
         for topic in body.topics.into_iter().flatten() {
+            if !seen.insert((
+                topic.name.clone().map(|n| n.to_string()),
+                *topic.topic_id.as_bytes(),
+            )) {
+                continue;
+            }
             found.push(find(shard, topic, body.allow_auto_topic_creation).await);
         }
     }

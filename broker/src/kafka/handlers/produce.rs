@@ -107,7 +107,8 @@ fn sort_topic(
         let index = partition.index;
         let checked = match (refused, &found) {
             (Some(refused), _) | (None, Err(refused)) => Err(refused.clone()),
-            (None, Ok(topic)) => check(request.version, topic, partition, (t, p)),
+            (None, Ok(topic)) => check(request.version, topic, partition, (t, p))
+                .map(|job| unpin(job, &request.frame)),
         };
         let placeholder = match checked {
             Ok(job) => {
@@ -133,6 +134,14 @@ fn sort_topic(
         topic,
         partitions: produced,
     }
+}
+
+/// A batch that is the smaller part of its frame is copied out, so that keeping it does not keep the frame (rule S13).
+fn unpin(mut job: Job, frame: &Bytes) -> Job {
+    if job.batch.len() < frame.len() / 2 {
+        job.batch = Bytes::copy_from_slice(&job.batch);
+    }
+    job
 }
 
 /// Everything that can be known about a batch without its partition.

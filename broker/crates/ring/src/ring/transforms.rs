@@ -3,6 +3,7 @@
 use std::future::Future;
 
 use bytes::Bytes;
+use tidemill_model::command::BODIES_MAX;
 use tidemill_model::{BatchHeader, Incarnation, Offset, PartitionId};
 use tidemill_partition::tail::{BATCH_OVERHEAD_BYTES, compact};
 use tidemill_partition::{SenderId, StartAt};
@@ -144,6 +145,11 @@ impl Ring {
 
     fn outcome_entry(&self, outcome: Outcome) -> Result<(Entry, u64), OutcomeError> {
         let (to, batches): (Vec<_>, Vec<_>) = outcome.outputs.into_iter().unzip();
+        if batches.len() > BODIES_MAX {
+            // More could be written, but not be read back.
+            let (bytes, max_bytes) = (batches.len() as u64, BODIES_MAX as u64);
+            return Err(OutcomeError::TooLarge { bytes, max_bytes });
+        }
         let batches = batches.into_iter().map(compact).collect();
         let batches = bodies(batches, OutcomeError::Malformed)?;
         let (bytes, max_bytes) = (cost(&batches), self.0.config.outbox_bytes);
@@ -268,6 +274,11 @@ impl Ring {
             batches,
         };
         Ok((Entry::one(time::unix_ms(), to, op), bytes))
+    }
+
+    /// Whether deliveries of this life of a transform are let in.
+    pub fn is_registered(&self, incarnation: Incarnation) -> bool {
+        self.0.machine.borrow().state.is_registered(incarnation)
     }
 
     /// Lets deliveries of this life of a transform in (rule X7).

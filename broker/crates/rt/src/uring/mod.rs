@@ -66,6 +66,10 @@ thread_local! {
     static TASKS: Tasks = Tasks::default();
 }
 
+/// How often an idle shard wakes by itself. glommio 0.9.0 now and then sleeps through a wake-up from another thread, for
+/// ever (docs/adr/0005): with this it is late by so much at most.
+const HEARTBEAT: Duration = Duration::from_millis(20);
+
 /// Registers the process for the barriers that glommio sleeps with. Done while the process has few threads it takes no time; left to
 /// the first sleep it makes that one late by tens of ms.
 pub(crate) fn prepare_process() {
@@ -95,6 +99,11 @@ where
         let queues = make_queues();
         QUEUES.set(Some(queues));
         TASKS.with(|t| t.closing.set(false));
+        spawn(Queue::Background, async {
+            loop {
+                glommio::timer::sleep(HEARTBEAT).await;
+            }
+        });
         let main = CatchUnwind::new(async move { main(shard).await });
         let result = glommio::spawn_local_into(main, handle(Queue::Kafka))
             .expect("the queue was just made")

@@ -144,7 +144,7 @@ fn create_topics(s: &Seeds) -> CreateTopicsRequest {
             .with_broker_ids(brokers)
     };
     let config = |name: StrBytes| {
-        let value = (name.len() % 2 == 0).then(|| name.clone());
+        let value = name.len().is_multiple_of(2).then(|| name.clone());
         CreatableTopicConfig::default()
             .with_name(name)
             .with_value(value)
