@@ -9,9 +9,9 @@ use futures_util::future::join_all;
 use tidemill_controller::Topic;
 use tidemill_model::batch::Compression;
 use tidemill_model::record::{BatchBuilder, NewRecord as BatchRecord, Records};
-use tidemill_model::{Batch, BatchHeader, Offset, PartitionId, compression};
+use tidemill_model::{Batch, BatchError, BatchHeader, Offset, PartitionId, compression};
 use tidemill_ring::{Isolation, ReadError};
-use tidemill_rt::{rand, time};
+use tidemill_rt::{rand, task, time};
 
 use crate::admin::ApiError;
 use crate::admin::records::{NewRecord, ReadQuery, ReadRecord, ReadRecords, partition_for_key};
@@ -22,7 +22,7 @@ use crate::topics::{TopicError, now_ms};
 /// Bytes a batch made for the admin API may reach before the next begins.
 const BATCH_BYTES: usize = 512 << 10;
 /// Largest uncompressed record section read back, in bytes.
-const SECTION_BYTES_MAX: usize = 128 << 20;
+const SECTION_BYTES_MAX: usize = 100 << 20;
 
 /// The error a client of the admin API sees for a missing topic.
 pub(crate) fn topic_not_found(name: &str) -> ApiError {
@@ -208,6 +208,8 @@ impl Shard {
                 return Ok(Run {
                     records: Vec::new(),
                     next,
+                    from,
+                    bytes: 0,
                 });
             }
             Err(e) => return Err(ApiError::internal(format!("partition {index}: {e}"))),
@@ -215,20 +217,45 @@ impl Shard {
         let mut run = Run {
             records: Vec::new(),
             next: from,
+            from,
+            bytes: 0,
         };
         for batch in &read.batches {
             run.next = batch.header.next_offset();
-            if !batch.header.is_control() {
-                unpack(index, batch, from, &mut run.records)?;
+            if batch.header.is_control() {
+                continue;
+            }
+            let section = plain_section(index, batch).await?;
+            if let Some(next) = unpack(index, batch, &section, &mut run.room(max_bytes))? {
+                run.next = next;
+                break;
             }
         }
         Ok(run)
     }
 }
 
+/// Records of one partition, as far as they were read.
 struct Run {
     records: Vec<ReadRecord>,
     next: Offset,
+    from: Offset,
+    bytes: usize,
+}
+
+/// Where records go, and how many bytes of them there may be in all.
+struct Room<'a> {
+    run: &'a mut Run,
+    max_bytes: usize,
+}
+
+impl Run {
+    fn room(&mut self, max_bytes: usize) -> Room<'_> {
+        Room {
+            run: self,
+            max_bytes,
+        }
+    }
 }
 
 fn weight(record: &ReadRecord) -> usize {
@@ -297,43 +324,50 @@ fn build_batches(
     Ok(out)
 }
 
+fn damaged(index: i32, batch: &Batch, e: &dyn std::fmt::Display) -> ApiError {
+    let offset = batch.header.base_offset;
+    ApiError::internal(format!("partition {index}, offset {offset}: {e}"))
+}
+
+/// The record section of `batch`, uncompressed on a helper thread: that may take long.
+async fn plain_section(index: i32, batch: &Batch) -> Result<Bytes, ApiError> {
+    let codec = batch.header.compression();
+    let codec = codec.map_err(|e| damaged(index, batch, &e))?;
+    let section = batch.bytes.slice(tidemill_model::batch::HEADER_BYTES..);
+    if codec == Compression::None {
+        return Ok(section);
+    }
+    let unpacking = move || compression::decompress(codec, &section, SECTION_BYTES_MAX);
+    let plain = task::blocking(unpacking).await;
+    plain
+        .map(Bytes::from)
+        .map_err(|e| damaged(index, batch, &e))
+}
+
+/// Takes the records of `section` out until there are enough; the offset to go on from is given then.
 fn unpack(
     index: i32,
     batch: &Batch,
-    from: Offset,
-    out: &mut Vec<ReadRecord>,
-) -> Result<(), ApiError> {
-    let damaged = |e: String| {
-        ApiError::internal(format!(
-            "partition {index}, offset {}: {e}",
-            batch.header.base_offset
-        ))
-    };
-    let codec = batch
-        .header
-        .compression()
-        .map_err(|e| damaged(e.to_string()))?;
-    let section = batch.bytes.slice(tidemill_model::batch::HEADER_BYTES..);
-    let section = match codec {
-        Compression::None => section,
-        codec => {
-            let plain = compression::decompress(codec, &section, SECTION_BYTES_MAX);
-            Bytes::from(plain.map_err(|e| damaged(e.to_string()))?)
-        }
-    };
-    for record in Records::new(&section, batch.header.record_count) {
-        let record = record.map_err(|e| damaged(e.to_string()))?;
+    section: &Bytes,
+    room: &mut Room<'_>,
+) -> Result<Option<Offset>, ApiError> {
+    let damaged = |e: BatchError| damaged(index, batch, &e);
+    for record in Records::new(section, batch.header.record_count) {
+        let record = record.map_err(damaged)?;
         let offset = batch.header.base_offset + i64::from(record.offset_delta);
-        if offset < from {
+        if offset < room.run.from {
             continue;
+        }
+        if room.run.bytes >= room.max_bytes {
+            return Ok(Some(offset));
         }
         let owned = |b: Option<&[u8]>| b.map(Bytes::copy_from_slice);
         let mut headers = Vec::new();
         for header in record.headers {
-            let (key, value) = header.map_err(|e| damaged(e.to_string()))?;
+            let (key, value) = header.map_err(damaged)?;
             headers.push((String::from_utf8_lossy(key).into_owned(), owned(value)));
         }
-        out.push(ReadRecord {
+        let record = ReadRecord {
             partition: index,
             offset,
             timestamp: if batch.header.is_log_append_time() {
@@ -347,9 +381,11 @@ fn unpack(
             key: owned(record.key),
             value: owned(record.value),
             headers,
-        });
+        };
+        room.run.bytes += weight(&record);
+        room.run.records.push(record);
     }
-    Ok(())
+    Ok(None)
 }
 
 /// A stopped shard, as the admin API says it.

@@ -32,7 +32,8 @@ pub(crate) async fn store(dir: &Path, wasm: Bytes) -> Result<bool, ApiError> {
     let failed = |e: std::io::Error| {
         ApiError::internal(format!("cannot keep the module at {}: {e}", file.display()))
     };
-    if fs::exists(&file).await.map_err(failed)? {
+    // A damaged file is replaced: deploying again is what its error advises.
+    if fs::exists(&file).await.map_err(failed)? && fs::read(&file).await.map_err(failed)? == wasm {
         return Ok(true);
     }
     fs::create_dir_all(dir).await.map_err(failed)?;

@@ -1,5 +1,6 @@
 //! A ring's Raft group on this node: opening, proposing, leading, checkpoints.
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -239,6 +240,12 @@ impl Group {
     /// When awaited: [`ProposeError`]. [`ProposeError::Busy`] and [`ProposeError::NotLeader`] mean that nothing was
     /// written.
     pub fn propose(&self, command: Command) -> Proposal {
+        self.propose_holding(command, None)
+    }
+
+    /// As [`Group::propose`]; `held` is dropped when the command is applied or given up, whether or not anybody still waits
+    /// for the proposal: what the command takes (memory) is given back when it is, not when a client loses patience.
+    pub fn propose_holding(&self, command: Command, held: Option<Box<dyn Any>>) -> Proposal {
         let inner = &self.0;
         if inner.closing.get() {
             return Proposal(ProposalState::Refused(ProposeError::Stopped));
@@ -248,7 +255,7 @@ impl Group {
             return Proposal(ProposalState::Refused(ProposeError::Busy));
         }
         let (tx, rx) = oneshot::channel();
-        let completion = Completion::new(tx, InFlight::new(&inner.in_flight));
+        let completion = Completion::new(tx, InFlight::new(&inner.in_flight), held);
         let data = Data(Rc::new(command));
         // openraft's queue has room for every proposal that may be in flight, so the first poll puts it in; a send
         // that does not complete at once finds the core gone.

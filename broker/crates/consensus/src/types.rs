@@ -88,13 +88,19 @@ impl fmt::Debug for Answer {
 pub(crate) struct Completion<T> {
     tx: oneshot::Sender<T>,
     _in_flight: InFlight,
+    _held: Option<Box<dyn Any>>,
 }
 
 impl<T> Completion<T> {
-    pub(crate) fn new(tx: oneshot::Sender<T>, in_flight: InFlight) -> Self {
+    pub(crate) fn new(
+        tx: oneshot::Sender<T>,
+        in_flight: InFlight,
+        held: Option<Box<dyn Any>>,
+    ) -> Self {
         Completion {
             tx,
             _in_flight: in_flight,
+            _held: held,
         }
     }
 }

@@ -4,6 +4,7 @@ mod open;
 mod transforms;
 mod view;
 
+use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
@@ -36,6 +37,10 @@ pub use view::PartitionView;
 pub const OUTBOX_BYTES: u64 = 64 * 1024 * 1024;
 /// Bytes applied after which batches are flushed, by default.
 pub const FLUSH_BYTES: u64 = 16 * 1024 * 1024;
+/// Writes that may wait for memory; further ones are refused as busy.
+const WAITING_MAX: usize = 4_096;
+/// Bytes of writes that may wait for memory; further ones are refused as busy.
+const WAITING_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Time after which they are flushed in any case, by default.
 pub const FLUSH_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -141,7 +146,7 @@ pub struct RingStats {
 struct Waiting {
     bytes: u64,
     command: Command,
-    tx: oneshot::Sender<Result<(Proposal, Reservation), ProposeError>>,
+    tx: oneshot::Sender<Result<Proposal, ProposeError>>,
 }
 
 pub(crate) struct Shared {
@@ -162,6 +167,14 @@ pub(crate) struct Shared {
     flusher: RefCell<Option<JoinHandle<()>>>,
 }
 
+impl Shared {
+    /// Proposes a command that holds its memory until it is applied or given up.
+    fn propose(&self, command: Command, reservation: Option<Reservation>) -> Proposal {
+        let held = reservation.map(|r| Box::new(r) as Box<dyn Any>);
+        self.group.propose_holding(command, held)
+    }
+}
+
 /// A ring. A cheap handle on its shard.
 #[derive(Clone)]
 pub struct Ring(Rc<Shared>);
@@ -177,12 +190,8 @@ fn only(done: Vec<Done>) -> Done {
     done.into_iter().next().unwrap_or(Done::Ok)
 }
 
-async fn answer(
-    proposal: Proposal,
-    reservation: Option<Reservation>,
-) -> Result<Vec<Done>, ChangeError> {
+async fn answer(proposal: Proposal) -> Result<Vec<Done>, ChangeError> {
     let reply = proposal.await?;
-    drop(reservation);
     let answer = reply
         .downcast::<Answer>()
         .expect("the machine of a ring answers so");
@@ -293,7 +302,7 @@ impl Ring {
         entry: Entry,
         reservation: Option<Reservation>,
     ) -> impl Future<Output = Result<Vec<Done>, ChangeError>> + use<> {
-        answer(self.0.group.propose(entry.into_command()), reservation)
+        answer(self.0.propose(entry.into_command(), reservation))
     }
 
     /// Proposes a write as soon as there is memory for it, in call order.
@@ -308,15 +317,15 @@ impl Ring {
             false => None,
         };
         let submitted = match free {
-            Some(reservation) => Ok((self.0.group.propose(command), reservation)),
+            Some(reservation) => Ok(self.0.propose(command, Some(reservation))),
             None => Err(self.wait_for_memory(bytes, command)),
         };
         async move {
-            let (proposal, reservation) = match submitted {
+            let proposal = match submitted {
                 Ok(now) => now,
                 Err(later) => later.await.unwrap_or(Err(ProposeError::Stopped))?,
             };
-            answer(proposal, Some(reservation)).await
+            answer(proposal).await
         }
     }
 
@@ -324,9 +333,15 @@ impl Ring {
         &self,
         bytes: u64,
         command: Command,
-    ) -> oneshot::Receiver<Result<(Proposal, Reservation), ProposeError>> {
+    ) -> oneshot::Receiver<Result<Proposal, ProposeError>> {
         let (tx, rx) = oneshot::channel();
         let mut waiting = self.0.waiting.borrow_mut();
+        let queued = || waiting.iter().map(|w| w.bytes).sum::<u64>();
+        if waiting.len() >= WAITING_MAX || waiting.len() > 1 && queued() > WAITING_BYTES_MAX {
+            // The receiver is here, so the answer arrives.
+            let _ = tx.send(Err(ProposeError::Busy));
+            return rx;
+        }
         waiting.push_back(Waiting { bytes, command, tx });
         if waiting.len() == 1 {
             task::spawn(Queue::Raft, propose_waiting(self.0.clone()));
@@ -407,8 +422,11 @@ async fn propose_waiting(ring: Rc<Shared>) {
         let Some(waiting) = ring.waiting.borrow_mut().pop_front() else {
             return;
         };
+        if waiting.tx.is_closed() {
+            continue; // nobody waits any more, and nothing was written
+        }
         let proposed = match reservation {
-            Some(reservation) => Ok((ring.group.propose(waiting.command), reservation)),
+            Some(reservation) => Ok(ring.propose(waiting.command, Some(reservation))),
             None => Err(ProposeError::Busy),
         };
         let _ = waiting.tx.send(proposed);

@@ -16,7 +16,8 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use glommio::{
@@ -99,11 +100,7 @@ where
         let queues = make_queues();
         QUEUES.set(Some(queues));
         TASKS.with(|t| t.closing.set(false));
-        spawn(Queue::Background, async {
-            loop {
-                glommio::timer::sleep(HEARTBEAT).await;
-            }
-        });
+        start_heartbeat();
         let main = CatchUnwind::new(async move { main(shard).await });
         let result = glommio::spawn_local_into(main, handle(Queue::Kafka))
             .expect("the queue was just made")
@@ -117,6 +114,35 @@ where
     match result {
         Ok(v) => v,
         Err(message) => std::panic::resume_unwind(Box::new(message)),
+    }
+}
+
+/// Wakes this shard every [`HEARTBEAT`] from a thread of its own, which ends with the shard. It has to be another thread: its
+/// wake-ups come through the eventfd, which ends glommio's sleep where a timer sometimes does not.
+fn start_heartbeat() {
+    let slot: Arc<Mutex<Option<Waker>>> = Arc::default();
+    let shard = Arc::downgrade(&slot);
+    spawn(Queue::Background, async move {
+        std::future::poll_fn(|cx| {
+            *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
+            Poll::<()>::Pending
+        })
+        .await;
+    });
+    let beat = move || {
+        while let Some(slot) = shard.upgrade() {
+            if let Some(waker) = &*slot.lock().unwrap_or_else(PoisonError::into_inner) {
+                waker.wake_by_ref();
+            }
+            drop(slot);
+            std::thread::sleep(HEARTBEAT);
+        }
+    };
+    let started = std::thread::Builder::new()
+        .name("heartbeat".to_owned())
+        .spawn(beat);
+    if let Err(error) = started {
+        tracing::warn!(%error, "no heartbeat: a lost wake-up of the engine would not be noticed");
     }
 }
 
