@@ -1,29 +1,22 @@
 //! The `uring` engine: everything that says *glommio*.
 //!
-//! What it works around in glommio 0.9.0: the default pre-empt timer of 100 ms lets one busy task delay wake-ups from other
-//! threads by as much; a panicking task aborts the process (caught in [`crate::task::spawn`]); detached
-//! tasks are leaked when an executor ends (kept in a list here, and dropped); an `accept` given up loses
-//! a connection, and a read timeout of a stream outlives its read (neither is used); the first sleep pays for a
-//! process-wide barrier ([`prepare_process`] pays before).
+//! What it works around in glommio 0.9.0: it sleeps with tasks left to run, leaks tasks that outlive their executor and
+//! aborts when one panics (so tasks run in [`exec`], and glommio has one task only); an `accept` given up loses a connection,
+//! and a read timeout of a stream outlives its read (neither is used); the first sleep pays for a process-wide barrier
+//! ([`prepare_process`] pays before).
 
+mod exec;
 mod file;
 mod net;
 mod probe;
 
-use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use glommio::{
-    Latency, LocalExecutor, LocalExecutorBuilder, Placement, PoolPlacement, Shares,
-    TaskQueueHandle, timer::Timer,
-};
+use glommio::{LocalExecutor, LocalExecutorBuilder, Placement, PoolPlacement, timer::Timer};
 
 use crate::context::{self, EngineKind};
 use crate::task::{CatchUnwind, Queue};
@@ -41,35 +34,12 @@ const IO_MEMORY_MAX: u64 = 1 << 20;
 /// The least that is registered, in bytes.
 const IO_MEMORY_MIN: u64 = 64 << 10;
 
-/// How often a busy task is asked to let others run.
-const PREEMPT_TIMER: Duration = Duration::from_micros(500);
-
-/// How long tasks of an urgent queue may wait.
-const URGENT_LATENCY: Duration = Duration::from_millis(1);
+/// glommio's pre-empt timer: so long that it never fires. An event between glommio's last look at its rings and the first task
+/// makes it sleep with that task left to run, and this timer was such an event (docs/adr/0005).
+const NO_PREEMPT_TIMER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Threads per shard for what io_uring cannot do.
 const BLOCKING_THREADS: usize = 2;
-
-type Job = Pin<Box<dyn Future<Output = ()>>>;
-
-/// The place of a task's future: empty while it is polled and once it has ended.
-type Slot = Rc<RefCell<Option<Job>>>;
-
-#[derive(Default)]
-struct Tasks {
-    live: RefCell<BTreeMap<u64, Slot>>,
-    next: Cell<u64>,
-    closing: Cell<bool>,
-}
-
-thread_local! {
-    static QUEUES: Cell<Option<[TaskQueueHandle; 3]>> = const { Cell::new(None) };
-    static TASKS: Tasks = Tasks::default();
-}
-
-/// How often an idle shard wakes by itself. glommio 0.9.0 now and then sleeps through a wake-up from another thread, for
-/// ever (docs/adr/0005): with this it is late by so much at most.
-const HEARTBEAT: Duration = Duration::from_millis(20);
 
 /// Registers the process for the barriers that glommio sleeps with. Done while the process has few threads it takes no time; left to
 /// the first sleep it makes that one late by tens of ms.
@@ -96,19 +66,8 @@ where
         crate::runtime::pin_to(cpu);
     }
     context::enter(EngineKind::Uring);
-    let result = executor.run(async move {
-        let queues = make_queues();
-        QUEUES.set(Some(queues));
-        TASKS.with(|t| t.closing.set(false));
-        start_heartbeat();
-        let main = CatchUnwind::new(async move { main(shard).await });
-        let result = glommio::spawn_local_into(main, handle(Queue::Kafka))
-            .expect("the queue was just made")
-            .await;
-        drop_tasks();
-        QUEUES.set(None);
-        result
-    });
+    let result = executor
+        .run(async move { exec::run(CatchUnwind::new(async move { main(shard).await })).await });
     drop(executor);
     context::leave();
     match result {
@@ -117,40 +76,11 @@ where
     }
 }
 
-/// Wakes this shard every [`HEARTBEAT`] from a thread of its own, which ends with the shard. It has to be another thread: its
-/// wake-ups come through the eventfd, which ends glommio's sleep where a timer sometimes does not.
-fn start_heartbeat() {
-    let slot: Arc<Mutex<Option<Waker>>> = Arc::default();
-    let shard = Arc::downgrade(&slot);
-    spawn(Queue::Background, async move {
-        std::future::poll_fn(|cx| {
-            *slot.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
-            Poll::<()>::Pending
-        })
-        .await;
-    });
-    let beat = move || {
-        while let Some(slot) = shard.upgrade() {
-            if let Some(waker) = &*slot.lock().unwrap_or_else(PoisonError::into_inner) {
-                waker.wake_by_ref();
-            }
-            drop(slot);
-            std::thread::sleep(HEARTBEAT);
-        }
-    };
-    let started = std::thread::Builder::new()
-        .name("heartbeat".to_owned())
-        .spawn(beat);
-    if let Err(error) = started {
-        tracing::warn!(%error, "no heartbeat: a lost wake-up of the engine would not be noticed");
-    }
-}
-
 fn make(shards: u16) -> LocalExecutor {
     let made = LocalExecutorBuilder::new(Placement::Unbound)
         .ring_depth(RING_DEPTH)
         .io_memory(io_memory(probe::memlock_limit(), shards))
-        .preempt_timer(PREEMPT_TIMER)
+        .preempt_timer(NO_PREEMPT_TIMER)
         .blocking_thread_pool_placement(PoolPlacement::Unbound(BLOCKING_THREADS))
         .make();
     match made {
@@ -173,78 +103,8 @@ fn io_memory(memlock: Option<u64>, shards: u16) -> usize {
     (pages * 4096) as usize
 }
 
-fn make_queues() -> [TaskQueueHandle; 3] {
-    let executor = glommio::executor();
-    let urgent = Latency::Matters(URGENT_LATENCY);
-    [
-        executor.create_task_queue(Shares::Static(1000), urgent, "raft"),
-        executor.create_task_queue(Shares::Static(800), urgent, "kafka"),
-        executor.create_task_queue(Shares::Static(100), Latency::NotImportant, "background"),
-    ]
-}
-
-fn handle(queue: Queue) -> TaskQueueHandle {
-    let queues = QUEUES.get().expect("queues are made before the first task");
-    match queue {
-        Queue::Raft => queues[0],
-        Queue::Kafka => queues[1],
-        Queue::Background => queues[2],
-    }
-}
-
-/// A task whose future can be dropped from outside.
-struct Guarded {
-    id: u64,
-    slot: Slot,
-}
-
-impl Future for Guarded {
-    type Output = ();
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        // Taken out while polled: the future may spawn, or end the shard's other tasks.
-        let Some(mut job) = self.slot.borrow_mut().take() else {
-            return Poll::Ready(());
-        };
-        if job.as_mut().poll(cx).is_pending() {
-            *self.slot.borrow_mut() = Some(job);
-            return Poll::Pending;
-        }
-        drop(job);
-        TASKS.with(|t| t.live.borrow_mut().remove(&self.id));
-        Poll::Ready(())
-    }
-}
-
 pub(crate) fn spawn(queue: Queue, future: impl Future<Output = ()> + 'static) {
-    let guarded = TASKS.with(|tasks| {
-        if tasks.closing.get() {
-            return None;
-        }
-        let id = tasks.next.get();
-        tasks.next.set(id + 1);
-        let slot: Slot = Rc::new(RefCell::new(Some(Box::pin(future))));
-        tasks.live.borrow_mut().insert(id, slot.clone());
-        Some(Guarded { id, slot })
-    });
-    if let Some(guarded) = guarded {
-        let task = glommio::spawn_local_into(guarded, handle(queue));
-        task.expect("queues live as long as their executor")
-            .detach();
-    }
-}
-
-/// Drops every task that has not ended. What their destructors spawn is dropped too.
-fn drop_tasks() {
-    let live = TASKS.with(|tasks| {
-        tasks.closing.set(true);
-        std::mem::take(&mut *tasks.live.borrow_mut())
-    });
-    for slot in live.into_values() {
-        let job = slot.borrow_mut().take();
-        if std::panic::catch_unwind(AssertUnwindSafe(|| drop(job))).is_err() {
-            tracing::error!("a task panicked while it was dropped");
-        }
-    }
+    exec::spawn(queue, future);
 }
 
 /// Runs `f` on one of the executor's helper threads; a panic of `f` goes on here.
