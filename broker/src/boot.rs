@@ -93,6 +93,9 @@ struct Context {
 pub(crate) fn run(config: BrokerConfig) -> Result<(), BootError> {
     let started = time::Instant::now();
     signals::block();
+    if let Err(error) = net::raise_descriptor_limit() {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
     die_on_panic();
     warn_if_exposed(&config);
     let kafka_listener = bind(config.kafka_addr, "Kafka clients", "--kafka-addr")?;
@@ -271,12 +274,13 @@ async fn serve(context: &Arc<Context>, shard: &Rc<Shard>) -> Result<(), String> 
     let turn = shard.topic_changes.acquire(1).await;
     shard.publish().await.map_err(|e| e.to_string())?;
     tracing::debug!("reconciling");
-    let reconciled = shard
+    let checked = shard
         .handle
-        .on_all(|shard| async move { shard.reconcile_partitions().await });
-    for result in reconciled.await.map_err(|e| e.to_string())? {
+        .on_all(|shard| async move { shard.check_rings() });
+    for result in checked.await.map_err(|e| e.to_string())? {
         result?;
     }
+    shard.reconcile_all().await.map_err(|e| e.to_string())?;
     shard.publish().await.map_err(|e| e.to_string())?;
     shard.resume_deletions();
     drop(turn);

@@ -68,11 +68,12 @@ pub(crate) struct Shard {
     pub(crate) transforms: TransformManager,
     /// Serialises topic creation and deletion (shard 0).
     pub(crate) topic_changes: Semaphore,
+    /// Whether shards are being made to agree with the controller in the background (shard 0).
+    pub(crate) reconciling: Cell<bool>,
     pub(crate) producer_ids: RefCell<Range<i64>>,
     rings: BTreeMap<RingId, Ring>,
     controller: Option<Controller>,
     image: RefCell<Arc<Image>>,
-    image_changed: Notify,
     log: ShardLog,
     ready: Cell<bool>,
     stopping: Cell<bool>,
@@ -203,11 +204,11 @@ impl Shard {
             metrics: ShardMetrics::default(),
             transforms: parts.transforms,
             topic_changes: Semaphore::new(1),
+            reconciling: Cell::new(false),
             producer_ids: RefCell::new(0..0),
             rings: parts.rings,
             controller: parts.controller,
             image: RefCell::new(image),
-            image_changed: Notify::new(),
             log: parts.log,
             ready: Cell::new(false),
             stopping: Cell::new(false),
@@ -299,7 +300,6 @@ impl Shard {
     pub(crate) fn set_image(&self, image: Arc<Image>) {
         if image.version >= self.image.borrow().version {
             *self.image.borrow_mut() = image;
-            self.image_changed.notify_all();
         }
     }
 

@@ -26,6 +26,8 @@ const EPOCH_BASE: i32 = 0;
 const CHECKPOINT_EVERY: std::time::Duration = std::time::Duration::from_secs(10);
 /// Partitions of a topic that are opened at once in a ring: fewer than a ring takes proposals.
 const OPEN_AT_ONCE: usize = 1_000;
+/// How often shards that do not agree with the controller are made to.
+const RECONCILE_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 /// The shard that runs the controller.
 pub(crate) const CONTROLLER_SHARD: ShardId = ShardId(0);
 
@@ -129,10 +131,12 @@ impl Shard {
         new: NewTopic,
     ) -> Result<Arc<Topic>, TopicError> {
         check(&new)?;
-        self.on(CONTROLLER_SHARD, move |shard| async move {
-            shard.create_topic_here(new).await
-        })
-        .await?
+        // As a task of its own: a client that goes away must not leave the topic half made.
+        self.handle
+            .on(CONTROLLER_SHARD, move |shard| async move {
+                shard.create_topic_here(new).await
+            })
+            .await?
     }
 
     async fn create_topic_here(self: &Rc<Shard>, new: NewTopic) -> Result<Arc<Topic>, TopicError> {
@@ -143,6 +147,9 @@ impl Shard {
         };
         self.controller_here().execute(&command).await?;
         let opened = self.open_partitions(&topic).await;
+        if opened.is_err() {
+            self.reconcile_later();
+        }
         // Published in any case: the topic exists, and can be deleted.
         self.publish().await?;
         opened.map(|()| topic)
@@ -227,10 +234,11 @@ impl Shard {
     /// # Errors
     /// [`TopicError`].
     pub(crate) async fn delete_topic(self: &Rc<Shard>, id: TopicId) -> Result<(), TopicError> {
-        self.on(CONTROLLER_SHARD, move |shard| async move {
-            shard.delete_topic_here(id).await
-        })
-        .await?
+        self.handle
+            .on(CONTROLLER_SHARD, move |shard| async move {
+                shard.delete_topic_here(id).await
+            })
+            .await?
     }
 
     async fn delete_topic_here(self: &Rc<Shard>, id: TopicId) -> Result<(), TopicError> {
@@ -239,11 +247,90 @@ impl Shard {
             .execute(&ControllerCommand::DeleteTopic { id })
             .await?;
         self.publish().await?;
+        // It is deleted; what a ring cannot drop now is dropped later.
+        if let Err(error) = self.reconcile_all().await {
+            tracing::warn!(%error, "a deleted topic still has partitions; they are dropped later");
+            self.reconcile_later();
+        }
+        Ok(())
+    }
+
+    /// Makes every shard agree with the controller, then lets it forget the deleted topics. On [`CONTROLLER_SHARD`], with
+    /// `topic_changes` held.
+    ///
+    /// # Errors
+    /// What a shard could not open or drop.
+    pub(crate) async fn reconcile_all(self: &Rc<Shard>) -> Result<(), TopicError> {
+        let deleted = self.controller_here().image();
         let results = self
             .handle
             .on_all(|shard| async move { shard.reconcile_partitions().await });
         for result in results.await? {
             result.map_err(TopicError::Ring)?;
+        }
+        for id in deleted.deleted_topics() {
+            let retire = ControllerCommand::RetireTopic { id: *id };
+            self.controller_here().execute(&retire).await?;
+        }
+        Ok(())
+    }
+
+    /// Tries until every shard agrees with the controller, in the background. On [`CONTROLLER_SHARD`].
+    fn reconcile_later(self: &Rc<Shard>) {
+        if self.reconciling.replace(true) {
+            return;
+        }
+        let shard = self.clone();
+        drop(task::spawn(Queue::Background, async move {
+            loop {
+                if time::timeout(RECONCILE_EVERY, shard.stopped())
+                    .await
+                    .is_ok()
+                {
+                    return;
+                }
+                let _turn = shard.topic_changes.acquire(1).await;
+                match shard.reconcile_all().await {
+                    Ok(()) => break,
+                    Err(error) => {
+                        tracing::warn!(%error, "partitions and controller do not agree yet; trying again");
+                    }
+                }
+            }
+            shard.reconciling.set(false);
+            // What waited for these partitions (transforms, clients) looks again.
+            let _ = shard.publish().await;
+        }));
+    }
+
+    /// Compares what is on this shard's disk with what the controller decided, before anything is changed: a folder that is
+    /// lost or older than the others must be put back, not made to agree.
+    ///
+    /// # Errors
+    /// What does not fit, and what to do.
+    pub(crate) fn check_rings(&self) -> Result<(), String> {
+        let image = self.image();
+        let folder = format!("shard-{}", self.id.0);
+        for (id, ring) in self.rings() {
+            let named = image.topics().find(|t| t.rings.contains(&id.0));
+            if let (true, Some(topic)) = (ring.began_empty(), named) {
+                return Err(format!(
+                    "the data of ring {id} is gone, which holds partitions of topic '{}': the folder {folder} of the data \
+                     directory is missing or was emptied. Put it back as it was; nothing was changed",
+                    topic.name
+                ));
+            }
+            let unknown = |p: &PartitionId| {
+                image.ring_of(*p) != Some(*id) && !image.deleted_topics().contains(&p.topic)
+            };
+            if let Some(partition) = ring.partitions().into_iter().find(unknown) {
+                return Err(format!(
+                    "ring {id} in {folder} holds partition {partition}, which the controller neither knows nor deleted: the \
+                     folder shard-{} of the data directory is missing or older than the others. Put back the one that \
+                     belongs to them; nothing was changed",
+                    CONTROLLER_SHARD.0
+                ));
+            }
         }
         Ok(())
     }
@@ -273,13 +360,12 @@ impl Shard {
         let image = self.image();
         for (id, ring) in self.rings() {
             let here: Vec<PartitionId> = ring.partitions();
-            for partition in &here {
-                if image.ring_of(*partition) != Some(*id) {
-                    ring.drop_partition(*partition)
-                        .await
-                        .map_err(|e| e.to_string())?;
-                }
-            }
+            let gone: Vec<PartitionId> = here
+                .iter()
+                .filter(|p| image.deleted_topics().contains(&p.topic))
+                .copied()
+                .collect();
+            drop_in_turns(ring, &gone).await?;
             let missing: Vec<_> = missing(&image, *id, &here)
                 .into_iter()
                 .map(|(partition, topic)| (ring.clone(), partition, partition_config(&topic)))
@@ -320,6 +406,17 @@ async fn open_in_turns(partitions: &[(Ring, PartitionId, PartitionConfig)]) -> R
             .map(|(ring, id, config)| ring.open_partition(*id, *config, EPOCH_BASE));
         for opened in futures_util::future::join_all(pending).await {
             opened.map_err(|e| e.to_string())?;
+        }
+    }
+    Ok(())
+}
+
+/// Drops partitions, as [`open_in_turns`] opens them.
+async fn drop_in_turns(ring: &Ring, partitions: &[PartitionId]) -> Result<(), String> {
+    for some in partitions.chunks(OPEN_AT_ONCE) {
+        let pending = some.iter().map(|id| ring.drop_partition(*id));
+        for dropped in futures_util::future::join_all(pending).await {
+            dropped.map_err(|e| e.to_string())?;
         }
     }
     Ok(())

@@ -13,6 +13,7 @@ on_both_engines!(
     other_number_of_shards_is_refused_with_what_to_do,
     data_directory_that_cannot_be_made_is_refused_and_named,
     records_and_topics_survive_a_clean_restart,
+    lost_folder_of_a_shard_is_refused_and_named_and_harms_nothing,
 );
 
 /// How long a refusal may take.
@@ -92,6 +93,29 @@ fn data_directory_that_cannot_be_made_is_refused_and_named(engine: Engine) {
     let data = file.join("data");
     let said = refusal(start(engine, &data, ports::free_port()));
     assert!(said.contains(&*data.to_string_lossy()), "{said}");
+}
+
+fn lost_folder_of_a_shard_is_refused_and_named_and_harms_nothing(engine: Engine) {
+    const COUNT: usize = 500;
+    let mut broker = Options::new(engine).shards(2).start();
+    Cli::new(&broker).create_topic("kept", 4);
+    let mut load = Load::new(&broker.kafka(), &[]);
+    for _ in 0..COUNT {
+        assert!(load.produce("kept"));
+    }
+    assert_eq!(load.finish().acknowledged.len(), COUNT);
+    for lost in ["shard-1", "shard-0"] {
+        assert!(broker.stop().success());
+        let (folder, aside) = (broker.data().join(lost), broker.folder().join(lost));
+        std::fs::rename(&folder, &aside).expect("the folder can be moved");
+        let said = refusal(start(engine, &broker.data(), ports::free_port()));
+        assert!(said.contains(lost), "{said}");
+        std::fs::remove_dir_all(&folder).expect("the new folder can be removed");
+        std::fs::rename(&aside, &folder).expect("the folder can be put back");
+        broker.restart();
+        let records = kafka::read_all(&broker.kafka(), "kept", COUNT);
+        assert_eq!(records.len(), COUNT, "after {lost} was put back");
+    }
 }
 
 fn records_and_topics_survive_a_clean_restart(engine: Engine) {

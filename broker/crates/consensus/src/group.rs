@@ -120,6 +120,7 @@ struct Inner {
     refused: Cell<u64>,
     checkpointing: Semaphore,
     closing: Cell<bool>,
+    began_empty: bool,
 }
 
 impl std::fmt::Debug for Group {
@@ -211,6 +212,7 @@ impl Group {
             refused: Cell::new(0),
             checkpointing: Semaphore::new(1),
             closing: Cell::new(false),
+            began_empty: pristine,
         }));
         group.lead(node, pristine).await?;
         Ok(group)
@@ -267,6 +269,11 @@ impl Group {
             Some(Ok(())) => Proposal(ProposalState::Waiting(rx)),
             Some(Err(_)) | None => Proposal(ProposalState::Refused(ProposeError::Stopped)),
         }
+    }
+
+    /// Whether there was neither log nor checkpoint when it was opened: its first start, or everything of it is lost.
+    pub fn began_empty(&self) -> bool {
+        self.0.began_empty
     }
 
     /// Whether this node leads. Closed once the group has stopped.

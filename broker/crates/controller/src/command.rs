@@ -23,6 +23,12 @@ pub enum ControllerCommand {
         #[serde(with = "crate::image::topic_id_text")]
         id: TopicId,
     },
+    /// Forgets a deleted topic: every ring has dropped its partitions.
+    RetireTopic {
+        /// Its id.
+        #[serde(with = "crate::image::topic_id_text")]
+        id: TopicId,
+    },
     /// Hands out a block of producer ids.
     AllocateProducerIds {
         /// How many.

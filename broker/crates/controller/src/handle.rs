@@ -12,6 +12,7 @@ use tidemill_consensus::{
 };
 use tidemill_model::Command;
 use tidemill_rt::chan::notify::Notify;
+use tidemill_rt::chan::semaphore::Semaphore;
 
 use crate::command::{ControllerCommand, ControllerReply, Refusal};
 use crate::image::Image;
@@ -80,7 +81,7 @@ struct Inner {
     machine: Rc<RefCell<Machine>>,
     checkpoint: PathBuf,
     checkpointed: Cell<u64>,
-    writing: Cell<bool>,
+    writing: Semaphore,
 }
 
 /// A handle on the controller.
@@ -132,7 +133,7 @@ impl Controller {
             machine,
             checkpoint: config.checkpoint,
             checkpointed: Cell::new(0),
-            writing: Cell::new(false),
+            writing: Semaphore::new(1),
         })))
     }
 
@@ -183,16 +184,10 @@ impl Controller {
     /// # Errors
     /// [`ControllerError::Checkpoint`] when it cannot be written.
     pub async fn write_checkpoint(&self) -> Result<(), ControllerError> {
-        if self.0.writing.get() {
+        // Given back when the caller is dropped half way, too.
+        let Some(_turn) = self.0.writing.try_acquire(1) else {
             return Ok(());
-        }
-        self.0.writing.set(true);
-        let result = self.write_checkpoint_inner().await;
-        self.0.writing.set(false);
-        result
-    }
-
-    async fn write_checkpoint_inner(&self) -> Result<(), ControllerError> {
+        };
         // Point and state are read without an await between: they describe the same index.
         let point = self.0.group.checkpoint_point();
         let bytes = join_checkpoint(&point, &self.0.machine.borrow().state.encode());

@@ -1,6 +1,6 @@
 //! What the cluster consists of, as an immutable snapshot that shards share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -142,6 +142,8 @@ pub struct Image {
     pub(crate) topics: BTreeMap<String, Arc<Topic>>,
     pub(crate) by_id: BTreeMap<TopicId, Arc<Topic>>,
     pub(crate) transforms: BTreeMap<String, Arc<TransformSpec>>,
+    /// Topics that were deleted and of which a ring may still have partitions.
+    pub(crate) deleted: BTreeSet<TopicId>,
 }
 
 impl Image {
@@ -158,6 +160,17 @@ impl Image {
     /// All topics, by name.
     pub fn topics(&self) -> impl Iterator<Item = &Arc<Topic>> {
         self.topics.values()
+    }
+
+    /// Topics that were deleted and of which a ring may still have partitions. A partition whose topic is neither known nor
+    /// here was never decided by this controller: its state is missing or older than the ring's.
+    pub fn deleted_topics(&self) -> &BTreeSet<TopicId> {
+        &self.deleted
+    }
+
+    /// Partitions of all topics.
+    pub fn partition_count(&self) -> usize {
+        self.by_id.values().map(|t| t.rings.len()).sum()
     }
 
     /// A transform by name.

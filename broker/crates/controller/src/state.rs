@@ -11,6 +11,8 @@ use crate::image::{Image, Topic, TopicRef, TransformSpec, TransformStatus};
 
 /// Most topics of a cluster.
 pub const TOPICS_MAX: usize = 100_000;
+/// Most partitions of a cluster, of all topics: what a node has memory for.
+pub const PARTITIONS_TOTAL_MAX: usize = 200_000;
 /// Most transforms of a cluster.
 pub const TRANSFORMS_MAX: usize = 10_000;
 /// Most outputs of a transform.
@@ -33,6 +35,9 @@ struct Stored {
     version: u64,
     next_producer_id: i64,
     topics: Vec<Topic>,
+    /// Deleted topics of which a ring may still have partitions, by id.
+    #[serde(default)]
+    deleted: Vec<String>,
     transforms: Vec<TransformSpec>,
 }
 
@@ -62,6 +67,10 @@ impl ControllerState {
         let reply = match command {
             ControllerCommand::CreateTopic { topic } => self.create_topic(topic),
             ControllerCommand::DeleteTopic { id } => self.delete_topic(id),
+            ControllerCommand::RetireTopic { id } => {
+                self.image.deleted.remove(&id);
+                Ok(ControllerReply::Done)
+            }
             ControllerCommand::AllocateProducerIds { count } => {
                 let first = self.next_producer_id;
                 self.next_producer_id += i64::from(count);
@@ -85,6 +94,12 @@ impl ControllerState {
         if self.image.topics.len() >= TOPICS_MAX {
             return Err(Refusal::Limit(format!(
                 "the cluster has {TOPICS_MAX} topics, which is its limit"
+            )));
+        }
+        let partitions = self.image.partition_count() + topic.rings.len();
+        if partitions > PARTITIONS_TOTAL_MAX {
+            return Err(Refusal::Limit(format!(
+                "the cluster would have {partitions} partitions; its limit is {PARTITIONS_TOTAL_MAX}"
             )));
         }
         let key = topic_name::collision_key(&topic.name);
@@ -120,6 +135,7 @@ impl ControllerState {
             return Err(Refusal::NoSuchTopic(id.to_string()));
         };
         self.image.topics.remove(&topic.name);
+        self.image.deleted.insert(id);
         Ok(ControllerReply::Done)
     }
 
@@ -307,6 +323,7 @@ impl ControllerState {
                 .values()
                 .map(|t| Topic::clone(t))
                 .collect(),
+            deleted: self.image.deleted.iter().map(TopicId::to_string).collect(),
             transforms: self
                 .image
                 .transforms
@@ -333,6 +350,10 @@ impl ControllerState {
             version: stored.version,
             ..Image::default()
         };
+        for id in stored.deleted {
+            let id = id.parse().map_err(|_| format!("'{id}' is no topic id"))?;
+            image.deleted.insert(id);
+        }
         for topic in stored.topics {
             let topic = Arc::new(topic);
             image.by_id.insert(topic.id, topic.clone());

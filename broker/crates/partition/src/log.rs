@@ -14,6 +14,10 @@ use crate::segment::{
 };
 use crate::tail::{Held, ShardMemory, Tail};
 
+/// Segments of a partition whose indexes stay in memory: a reader goes from one to the next, and few readers are at
+/// different places.
+const INDEXES_KEPT: usize = 4;
+
 /// How much of a partition a reader may see.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Isolation {
@@ -354,7 +358,11 @@ impl PartitionLog {
             return Ok(index.clone());
         }
         let index = Rc::new(load_index(&self.0.dir, meta).await?);
-        if let Some(segment) = self.0.segments.borrow_mut().iter_mut().find(|s| known(s)) {
+        let mut segments = self.0.segments.borrow_mut();
+        if segments.iter().filter(|s| s.index.is_some()).count() >= INDEXES_KEPT {
+            segments.iter_mut().for_each(|s| s.index = None);
+        }
+        if let Some(segment) = segments.iter_mut().find(|s| known(s)) {
             segment.index = Some(index.clone());
         }
         Ok(index)

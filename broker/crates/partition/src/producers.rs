@@ -189,6 +189,17 @@ impl Producers {
         }
     }
 
+    /// Forgets the least recently used producer to make room for those of other partitions, but never the last one; whether
+    /// it did.
+    pub fn make_room(&mut self) -> bool {
+        if self.by_id.len() <= 1 {
+            return false;
+        }
+        self.forget_oldest();
+        self.evicted_total += 1;
+        true
+    }
+
     fn forget_oldest(&mut self) {
         if let Some((_, id)) = self.by_touch.pop_first() {
             self.by_id.remove(&id);

@@ -131,6 +131,11 @@ impl PartitionState {
         self.max_timestamp
     }
 
+    /// Forgets a producer to make room for those of other partitions; whether it did. See [`Producers::make_room`].
+    pub fn forget_a_producer(&mut self) -> bool {
+        self.producers.make_room()
+    }
+
     /// Its idempotent producers.
     pub fn producers(&self) -> &Producers {
         &self.producers

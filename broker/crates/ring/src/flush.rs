@@ -85,11 +85,12 @@ async fn try_round(ring: &Rc<Shared>) -> Result<(), RoundError> {
         machine.fresh_bytes = 0;
         (ring.group.checkpoint_point(), Snapshot::take(&machine))
     };
-    // What an earlier round wrote before it failed still has to be synced.
-    let mut unsynced = ring.unsynced.take();
+    let mut unsynced = Unsynced::default();
     for place in snapshot.places.iter().filter(|p| p.flush) {
         if let Err(e) = place.log.flush(place.end, &mut unsynced).await {
-            ring.unsynced.replace(unsynced);
+            // What was written stays open until it is synced: kept for the next try, a disk or a process that is short of
+            // something would only get shorter.
+            sync(ring, point.index, unsynced).await?;
             return Err(RoundError::Retry(e.into()));
         }
         if unsynced.len() >= UNSYNCED_MAX {

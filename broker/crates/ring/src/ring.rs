@@ -16,7 +16,6 @@ use bytes::Bytes;
 use tidemill_consensus::{Group, GroupStats, Leadership, Proposal, ProposeError};
 use tidemill_model::{BatchHeader, Command, NodeId, Offset, PartitionId, RingId};
 use tidemill_partition::PartitionConfig;
-use tidemill_partition::log::Unsynced;
 use tidemill_partition::tail::{
     BATCH_OVERHEAD_BYTES, MemoryStats, Reservation, ShardMemory, compact,
 };
@@ -161,7 +160,6 @@ pub(crate) struct Shared {
     pub(crate) checkpoint_failures: Cell<u64>,
     pub(crate) checkpoint_bytes: Cell<u64>,
     /// Files written and not yet synced, kept over a round that failed.
-    pub(crate) unsynced: RefCell<Unsynced>,
     leadership: watch::Receiver<Leadership>,
     waiting: RefCell<VecDeque<Waiting>>,
     flusher: RefCell<Option<JoinHandle<()>>>,
@@ -372,6 +370,11 @@ impl Ring {
             memory: self.0.config.memory.stats(),
             group: self.0.group.stats(),
         }
+    }
+
+    /// Whether there was nothing of it on disk when it was opened: its first start, or everything of it is lost.
+    pub fn began_empty(&self) -> bool {
+        self.0.group.began_empty()
     }
 
     /// Writes a checkpoint now, for tests and tools. `false` when it failed.

@@ -103,12 +103,18 @@ pub enum Effect {
     OutboxChanged,
 }
 
+/// Most producers that the partitions of a ring remember together, each at least one: about 80 MB. Above it, the partition that
+/// a new one writes to forgets its least recently used one.
+pub const PRODUCERS_MAX: usize = 262_144;
+
 /// The state of a ring.
 #[derive(Debug, Default)]
 pub struct RingState {
     partitions: BTreeMap<PartitionId, PartitionState>,
     outbox: Outbox,
     senders: BTreeSet<Incarnation>,
+    /// Producers that all partitions remember.
+    producers: usize,
 }
 
 /// What every operation of an entry shares.
@@ -295,7 +301,8 @@ impl RingState {
     }
 
     fn drop_partition(&mut self, id: PartitionId, cx: &mut Context<'_>) -> Done {
-        if self.partitions.remove(&id).is_some() {
+        if let Some(partition) = self.partitions.remove(&id) {
+            self.producers -= partition.producers().len();
             cx.effects.push(Effect::Dropped(id));
         }
         Done::Ok
@@ -320,7 +327,12 @@ impl RingState {
             };
         }
         let epoch = partition.leader_epoch(cx.at.term);
+        let before = partition.producers().len();
         let placed = partition.append(batch.header, batch.bytes, epoch, cx.now_ms);
+        self.producers = self.producers - before + partition.producers().len();
+        while self.producers > PRODUCERS_MAX && partition.forget_a_producer() {
+            self.producers -= 1;
+        }
         let header = placed.batch.header;
         let stamped =
             partition.config().timestamp_type == tidemill_partition::TimestampType::LogAppendTime;
@@ -439,6 +451,8 @@ impl RingState {
             this.partitions
                 .insert(r.partition()?, PartitionState::decode(r)?);
         }
+        let remembered = this.partitions.values().map(|p| p.producers().len());
+        this.producers = remembered.sum();
         this.outbox = Outbox::decode(r)?;
         Ok(this)
     }

@@ -9,7 +9,7 @@ use tidemill_partition::codec::Reader;
 use tidemill_partition::state::OutcomeRefused;
 use tidemill_partition::{PartitionConfig, SenderId, StartAt};
 use tidemill_ring::command::{Body, Copying, Entry, Op, WHOLE_RING};
-use tidemill_ring::state::{Done, Effect, Refused, RingState};
+use tidemill_ring::state::{Done, Effect, PRODUCERS_MAX, Refused, RingState};
 
 const LIFE: Incarnation = Incarnation(5);
 
@@ -359,4 +359,55 @@ proptest! {
         }
         prop_assert_eq!(a.appended, b.appended);
     }
+}
+
+#[test]
+fn producers_of_many_partitions_are_bounded_together_and_the_newest_stay() {
+    const PARTITIONS: u8 = 5;
+    const EACH: i64 = 60_000;
+    let mut driven = Driven::default();
+    for topic in 0..PARTITIONS {
+        driven.open(id(topic));
+        for n in 0..EACH {
+            let producer = Producer {
+                id: i64::from(topic) * EACH + n,
+                epoch: 0,
+                base_sequence: 0,
+            };
+            let batch = body(1, Some(producer));
+            driven.one(id(topic), Op::Append { batch }).expect("taken");
+        }
+    }
+    let remembered = |driven: &Driven| -> Vec<usize> {
+        let partitions = driven.state.partitions().values();
+        partitions.map(|p| p.producers().len()).collect()
+    };
+    let before = remembered(&driven);
+    assert_eq!(before.iter().sum::<usize>(), PRODUCERS_MAX);
+    let mut bytes = Vec::new();
+    driven.state.encode(&mut bytes);
+    driven.state = RingState::decode(&mut Reader::new(&bytes)).expect("sound");
+    let last = Producer {
+        id: i64::from(PARTITIONS) * EACH - 1,
+        epoch: 0,
+        base_sequence: 0,
+    };
+    let again = driven.one(
+        id(PARTITIONS - 1),
+        Op::Append {
+            batch: body(1, Some(last)),
+        },
+    );
+    assert!(
+        matches!(
+            again,
+            Ok(Done::Appended {
+                duplicate: true,
+                ..
+            })
+        ),
+        "the newest is remembered: {again:?}"
+    );
+    driven.one(id(0), Op::Drop).expect("dropped");
+    assert_eq!(remembered(&driven), before[1..]);
 }

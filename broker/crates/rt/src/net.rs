@@ -30,6 +30,27 @@ pub fn bind(addr: SocketAddr) -> io::Result<std::net::TcpListener> {
     Ok(listener)
 }
 
+/// Lets the process open as many files and connections as it may ask for itself (the hard limit of `RLIMIT_NOFILE`):
+/// the usual soft limit of 1,024 is there for programs that use `select`. Works on every thread.
+///
+/// # Errors
+/// As the operating system says; the limit then stays what it was.
+pub fn raise_descriptor_limit() -> io::Result<()> {
+    #[allow(unsafe_code, reason = "std has no limits")]
+    // SAFETY: both calls read or fill the structure, which lives in this frame.
+    unsafe {
+        let mut limit: libc::rlimit = std::mem::zeroed();
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        limit.rlim_cur = limit.rlim_max;
+        if libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
 #[derive(Debug)]
 enum ListenerInner {
     Uring(crate::uring::UringListener),

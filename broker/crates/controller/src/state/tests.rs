@@ -72,6 +72,46 @@ fn x11_topic_made_anew_under_an_old_name_is_another_topic() {
 }
 
 #[test]
+fn deleted_topic_is_remembered_until_every_ring_has_dropped_it() {
+    let mut state = with_topics();
+    let id = state.image().topic("a").unwrap().id;
+    state
+        .apply(5, ControllerCommand::DeleteTopic { id })
+        .unwrap();
+    assert!(state.image().deleted_topics().contains(&id));
+    let mut stored = ControllerState::decode(&state.encode()).unwrap();
+    assert_eq!(stored, state);
+    stored
+        .apply(6, ControllerCommand::RetireTopic { id })
+        .unwrap();
+    assert!(stored.image().deleted_topics().is_empty());
+}
+
+#[test]
+fn topic_beyond_the_partitions_of_a_cluster_is_refused() {
+    let mut state = with_topics();
+    let mut large = |name: &str, seed: u8, partitions: usize| {
+        let command = ControllerCommand::CreateTopic {
+            topic: Topic {
+                name: name.to_owned(),
+                id: TopicId::from_random([seed; 16]),
+                rings: vec![1; partitions],
+                replicas: 1,
+                configs: BTreeMap::new(),
+            },
+        };
+        state.apply(u64::from(seed), command)
+    };
+    let used = 3 * 2;
+    assert!(matches!(
+        large("over", 20, PARTITIONS_TOTAL_MAX - used + 1),
+        Err(Refusal::Limit(_))
+    ));
+    assert!(large("full", 21, PARTITIONS_TOTAL_MAX - used).is_ok());
+    assert!(matches!(large("one", 22, 1), Err(Refusal::Limit(_))));
+}
+
+#[test]
 fn x7_incarnation_is_the_log_index_of_the_first_deploy_and_stays_over_redeploys() {
     let mut state = with_topics();
     let first = state.apply(7, deploy("t", "a", &["b"])).unwrap();

@@ -7,7 +7,6 @@ use std::rc::Rc;
 use bytes::Bytes;
 use tidemill_consensus::{Group, GroupConfig, StateMachine};
 use tidemill_partition::PartitionLog;
-use tidemill_partition::log::Unsynced;
 use tidemill_partition::segment::SegmentError;
 use tidemill_rt::chan::notify::Notify;
 use tidemill_rt::fs;
@@ -59,7 +58,6 @@ impl Ring {
             checkpoints: Cell::new(0),
             checkpoint_failures: Cell::new(0),
             checkpoint_bytes: Cell::new(0),
-            unsynced: RefCell::new(Unsynced::default()),
             waiting: RefCell::new(VecDeque::new()),
             flusher: RefCell::new(None),
         }));

@@ -1,0 +1,121 @@
+//! Rules of storage as a ring keeps them, each under the name it has in the design.
+
+use std::cell::Cell;
+use std::io;
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use tidemill_model::record::{BatchBuilder, NewRecord};
+use tidemill_model::{BatchHeader, NodeId, PartitionId, RingId, TopicId};
+use tidemill_partition::segment::SegmentError;
+use tidemill_ring::{MemoryConfig, PartitionConfig, Ring, RingConfig, RingError, ShardMemory};
+use tidemill_rt::sim::{DiskOp, Sim, SimDisk};
+use tidemill_shardlog::{LogConfig, ShardLog};
+
+const PARTITION: PartitionId = PartitionId {
+    topic: TopicId([1; 16]),
+    index: 0,
+};
+
+fn batch(value_bytes: usize) -> Bytes {
+    let mut builder = BatchBuilder::new();
+    builder.append(NewRecord {
+        timestamp: 1,
+        key: None,
+        value: Some(&vec![7; value_bytes]),
+        headers: &[],
+    });
+    builder.build()
+}
+
+async fn append(ring: &Ring, bytes: Bytes) {
+    let header = BatchHeader::parse(&bytes).expect("a batch");
+    let appended = ring.append(PARTITION, header, bytes, 1).await;
+    appended.expect("it is taken");
+}
+
+/// A ring with one partition; `fatal` is told what ends the process.
+async fn start(fatal: Rc<dyn Fn(&RingError)>) -> Ring {
+    let dir = PathBuf::from("/data/shard-0");
+    let config = LogConfig::new(dir.join("log"), Rc::new(|e| panic!("{e}")));
+    let (log, mut recovered) = ShardLog::open(config).await.expect("the log is sound");
+    let memory = ShardMemory::new(MemoryConfig::default());
+    let config = RingConfig::new(RingId(1), NodeId(1), dir, memory, fatal);
+    let found = recovered.remove(&RingId(1)).unwrap_or_default();
+    let ring = Ring::open(config, log, found).await.expect("opens");
+    let config = PartitionConfig::default();
+    let opened = ring.open_partition(PARTITION, config, 0).await;
+    opened.expect("opens");
+    ring
+}
+
+/// Appends what does not fit into a checkpoint, then writes one while `plan` is in force; whether it was written, and whether
+/// the process was to end.
+fn checkpoint_under(plan: impl Fn(&SimDisk)) -> (bool, bool) {
+    let sim = Sim::new(1);
+    let disk = sim.disk();
+    sim.block_on(async {
+        let ended = Rc::new(Cell::new(false));
+        let told = ended.clone();
+        let ring = start(Rc::new(move |_: &RingError| told.set(true))).await;
+        append(&ring, batch(200_000)).await;
+        plan(&disk);
+        let written = ring.checkpoint_now().await;
+        (written, ended.get())
+    })
+    .expect("ends")
+}
+
+#[test]
+fn s10_failed_sync_of_a_segment_ends_the_process() {
+    let failed = checkpoint_under(|disk| {
+        disk.fail_next(DiskOp::Sync, "/partitions/", 1, io::ErrorKind::Other);
+    });
+    assert_eq!(failed, (false, true));
+}
+
+#[test]
+fn segment_that_cannot_be_written_is_tried_again_and_nothing_ends() {
+    let failed = checkpoint_under(|disk| {
+        disk.fail_next(DiskOp::Write, "/partitions/", 1, io::ErrorKind::StorageFull);
+    });
+    assert_eq!(failed, (false, false));
+    assert_eq!(checkpoint_under(|_| ()), (true, false));
+}
+
+#[test]
+fn s13_small_batch_that_was_appended_does_not_hold_on_to_the_buffer_it_came_in() {
+    let fatal: Rc<dyn Fn(&RingError)> = Rc::new(|e| panic!("{e}"));
+    Sim::new(1)
+        .block_on(async {
+            let ring = start(fatal).await;
+            let small = batch(1_000);
+            let mut received = vec![0; 256 * 1024];
+            received[..small.len()].copy_from_slice(&small);
+            let received = Bytes::from(received);
+            append(&ring, received.slice(..small.len())).await;
+            assert!(received.is_unique(), "nothing of it is still in use");
+        })
+        .expect("ends");
+}
+
+#[test]
+fn ring_knows_whether_anything_of_it_was_on_disk() {
+    let sim = Sim::new(1);
+    for first in [true, false] {
+        let fatal: Rc<dyn Fn(&RingError)> = Rc::new(|e| panic!("{e}"));
+        let began_empty = sim.block_on(async { start(fatal).await.began_empty() });
+        assert_eq!(began_empty.expect("ends"), first);
+        sim.crash();
+    }
+}
+
+#[test]
+fn errors_of_segments_name_the_file() {
+    let error = RingError::from(SegmentError::Io {
+        path: PathBuf::from("/data/x"),
+        error: io::ErrorKind::Other.into(),
+    });
+    assert!(error.to_string().contains("/data/x"), "{error}");
+}
