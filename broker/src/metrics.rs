@@ -144,6 +144,7 @@ families! {
     "tidemill_transform_records_failed_total" counter "Failures of records in a transform, by what became of them.",
     "tidemill_transform_lag_records" gauge "Records a transform has still to read.",
     "tidemill_transform_cpu_seconds_total" counter "CPU time of a transform's calls.",
+    "tidemill_transform_memory_bytes" gauge "Memory of a transform's instances.",
     "tidemill_transform_latency_seconds" histogram "Time from reading a run of input to its outcome being committed.",
     "tidemill_transform_log_dropped_total" counter "Log lines of a transform that were dropped from its buffer.",
     "tidemill_process_resident_bytes" gauge "Resident memory of the process.",

@@ -154,6 +154,13 @@ impl Shard {
                 ));
             }
             let labels = vec![("transform", name.clone())];
+            // The processors share one instance.
+            let memory = active.processors.values().map(|r| r.stats.memory_bytes.get());
+            out.push(Sample::plain(
+                "tidemill_transform_memory_bytes",
+                labels.clone(),
+                memory.max().unwrap_or(0) as f64,
+            ));
             histogram.collect("tidemill_transform_latency_seconds", &labels, out);
         }
         for (name, dropped) in self.transforms.logs.dropped() {

@@ -9,7 +9,7 @@ use tidemill_model::{Offset, PartitionId};
 use tidemill_ring::{Isolation, OutcomeError, ReadError, Ring};
 use tidemill_transform::io::LocalFuture;
 use tidemill_transform::{InputRun, Outcome, Runner, Sink, SinkError, Source, SourceError};
-use tidemill_wasm_host::{CallError, CallOutput, Guest, InputBatch, TransformKey};
+use tidemill_wasm_host::{CallOutput, FailedCall, Guest, InputBatch, TransformKey};
 
 use crate::shard::Shard;
 
@@ -160,7 +160,7 @@ pub(crate) struct GuestRunner {
 }
 
 impl Runner for GuestRunner {
-    fn call(&self, input: Vec<InputBatch>) -> LocalFuture<'_, Result<CallOutput, CallError>> {
+    fn call(&self, input: Vec<InputBatch>) -> LocalFuture<'_, Result<CallOutput, FailedCall>> {
         Box::pin(self.guest.call(self.key, input))
     }
 }

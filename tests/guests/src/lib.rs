@@ -21,6 +21,10 @@ fn transform(record: Record<'_>, output: &mut Output) -> Result<()> {
         "deep" => {
             tidemill_sdk::log::info!("{}", deep(1));
         }
+        "chatty" => {
+            let line = "ä".repeat(2 << 20);
+            (0..70).for_each(|_| tidemill_sdk::log::info!("{line}"));
+        }
         "sleep" => std::thread::sleep(std::time::Duration::from_secs(3600)),
         "unknown-output" => return output.to("nowhere")?.forward(&record),
         "file" => {

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use tidemill_model::{Batch, Offset};
-use tidemill_wasm_host::{CallError, CallOutput, InputBatch, LogLine, OutputBatch};
+use tidemill_wasm_host::{CallOutput, FailedCall, InputBatch, LogLine, OutputBatch};
 
 /// A future on one shard.
 pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -94,7 +94,7 @@ pub trait Sink {
 /// Runs the user's function.
 pub trait Runner {
     /// One call.
-    fn call(&self, input: Vec<InputBatch>) -> LocalFuture<'_, Result<CallOutput, CallError>>;
+    fn call(&self, input: Vec<InputBatch>) -> LocalFuture<'_, Result<CallOutput, FailedCall>>;
 }
 
 /// Takes what people want to read.

@@ -128,6 +128,7 @@ impl From<CallError> for Fault {
             CallError::Trap(_)
             | CallError::Memory { .. }
             | CallError::Garbage(_)
+            | CallError::TooMuch(_)
             | CallError::TooLarge(_) => Fault::input(e.to_string()),
         }
     }
@@ -219,13 +220,17 @@ impl<R: Runner> Stretch<'_, R> {
     async fn call(&self, input: Vec<InputBatch>) -> Result<CallOutput, CallError> {
         ProcessorStats::add(&self.stats.calls, 1);
         let result = self.runner.call(input).await;
-        if let Ok(output) = &result {
-            ProcessorStats::add(&self.stats.cpu_ns, output.cpu_ns);
-            for line in &output.logs {
-                self.observer.guest_line(line);
-            }
+        // A failed call costs the instance.
+        let (logs, cpu_ns, memory_bytes) = match &result {
+            Ok(output) => (&output.logs, output.cpu_ns, output.memory_bytes),
+            Err(failed) => (&failed.logs, failed.cpu_ns, 0),
+        };
+        ProcessorStats::add(&self.stats.cpu_ns, cpu_ns);
+        self.stats.memory_bytes.set(memory_bytes);
+        for line in logs {
+            self.observer.guest_line(line);
         }
-        result
+        result.map_err(|failed| failed.error)
     }
 
     /// Takes what a call put out, with its failures settled beside it where that can be; otherwise nothing of it counts.

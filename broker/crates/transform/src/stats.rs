@@ -78,7 +78,7 @@ pub struct ProcessorStats {
     pub calls: Cell<u64>,
     /// CPU time of calls, in ns.
     pub cpu_ns: Cell<u64>,
-    /// Largest memory of an instance seen, in bytes.
+    /// Memory of the instance after the last call, in bytes; the processors of one transform on a shard share it.
     pub memory_bytes: Cell<u64>,
     /// The last thing that went wrong.
     pub last_error: RefCell<Option<LastError>>,

@@ -3,13 +3,21 @@
 use tidemill_model::batch::HEADER_BYTES;
 use tidemill_model::record::{SplitError, batch_from_section, check_section, split_section};
 
-use crate::bindings::exports::tidemill::transform::processor::{Outcome, OutputSection};
+use crate::bindings::exports::tidemill::transform::processor::{
+    Outcome, OutputSection, RecordFailure as Reported,
+};
 use crate::types::{CallError, InputBatch, OutputBatch, RecordFailure};
 
-/// Bytes that a call may put out. A call's input is about 1 MB.
-pub(crate) const OUTPUT_BYTES_MAX: usize = 64 << 20;
+/// Bytes of record sections that a call may put out: no more fits an outcome. A call's input is about 1 MB.
+pub(crate) const OUTPUT_BYTES_MAX: usize = 32 << 20;
+/// Batches that a call may put out; an outcome, which may gather as many again, fits into one entry.
+pub(crate) const OUTPUT_BATCHES_MAX: usize = 16_384;
+/// A record has at least so many bytes: length, attributes, two deltas, two absent fields, number of headers.
+const RECORD_BYTES_MIN: usize = 7;
 /// Bytes kept of a failure's message.
 const MESSAGE_BYTES_MAX: usize = 1024;
+/// What stands for what was cut off.
+const DOTS: &str = "...";
 
 /// Checks `outcome` of a call with `input`; output *i* takes batches of `output_max_bytes[i]` bytes.
 pub(crate) fn check(
@@ -19,10 +27,11 @@ pub(crate) fn check(
 ) -> Result<(Vec<OutputBatch>, Vec<RecordFailure>), CallError> {
     let total: usize = outcome.outputs.iter().map(|s| s.records.len()).sum();
     if total > OUTPUT_BYTES_MAX {
-        return Err(CallError::Garbage(format!(
-            "{total} bytes of output for one call, the limit is {OUTPUT_BYTES_MAX}"
+        return Err(CallError::TooMuch(format!(
+            "{total} bytes of records in one call, the limit is {OUTPUT_BYTES_MAX}"
         )));
     }
+    within_batches(outcome.outputs.len())?;
     let failures = check_failures(outcome.failures, input)?;
     let mut batches = Vec::with_capacity(outcome.outputs.len());
     for (index, section) in outcome.outputs.into_iter().enumerate() {
@@ -38,16 +47,31 @@ pub(crate) fn check(
         let garbage = |reason: String| CallError::Garbage(format!("section {index}: {reason}"));
         check_one(&section).map_err(garbage)?;
         push_batches(&section, *max_bytes, &mut batches)?;
+        within_batches(batches.len())?;
     }
     Ok((batches, failures))
 }
 
+fn within_batches(count: usize) -> Result<(), CallError> {
+    if count <= OUTPUT_BATCHES_MAX {
+        return Ok(());
+    }
+    Err(CallError::TooMuch(format!(
+        "{count} batches in one call, the limit is {OUTPUT_BATCHES_MAX}"
+    )))
+}
+
+/// The records that `batch` can have: its count is what a producer says.
+fn records_at_most(batch: &InputBatch) -> usize {
+    (batch.records.len() / RECORD_BYTES_MIN).min(batch.record_count as usize)
+}
+
 fn check_failures(
-    failures: Vec<crate::bindings::exports::tidemill::transform::processor::RecordFailure>,
+    failures: Vec<Reported>,
     input: &[InputBatch],
 ) -> Result<Vec<RecordFailure>, CallError> {
-    let records: u64 = input.iter().map(|b| u64::from(b.record_count)).sum();
-    if failures.len() as u64 > records {
+    let records: usize = input.iter().map(records_at_most).sum();
+    if failures.len() > records {
         let count = failures.len();
         return Err(CallError::Garbage(format!(
             "{count} failures for {records} records"
@@ -63,11 +87,9 @@ fn check_failures(
             )));
         }
         lowest = failure.offset.saturating_add(1);
-        let mut message = failure.message;
-        cut(&mut message, MESSAGE_BYTES_MAX);
         checked.push(RecordFailure {
             offset: failure.offset,
-            message,
+            message: cut(failure.message, MESSAGE_BYTES_MAX),
         });
     }
     Ok(checked)
@@ -107,6 +129,9 @@ fn push_batches(
         });
         return Ok(());
     }
+    // Numbered anew, no record shrinks to less than half: so many batches at least, which need not be made to be refused.
+    let room = max_bytes.saturating_sub(HEADER_BYTES).max(1);
+    within_batches(section.records.len() / 2 / room)?;
     let parts =
         split_section(&section.records, count, section.base_timestamp, max_bytes).map_err(|e| {
             match e {
@@ -126,10 +151,132 @@ fn push_batches(
     Ok(())
 }
 
-/// Cuts `text` to `bytes` bytes, at a character.
-pub(crate) fn cut(text: &mut String, bytes: usize) {
+/// `text`, cut as [`head`] does, in memory of its own length: a text that only forgot its end would go on holding it.
+pub(crate) fn cut(mut text: String, bytes: usize) -> String {
     if text.len() > bytes {
-        text.truncate(text.floor_char_boundary(bytes));
-        text.push_str("...");
+        return head(&text, bytes);
+    }
+    text.shrink_to_fit();
+    text
+}
+
+/// The first `bytes` bytes of `text`, up to a character, with dots where something is left out.
+pub(crate) fn head(text: &str, bytes: usize) -> String {
+    if text.len() <= bytes {
+        return text.to_owned();
+    }
+    let mut kept = String::with_capacity(bytes + DOTS.len());
+    kept.push_str(&text[..text.floor_char_boundary(bytes)]);
+    kept.push_str(DOTS);
+    kept
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn input(record_count: u32, bytes: usize) -> InputBatch {
+        InputBatch {
+            base_offset: 0,
+            base_timestamp: 0,
+            record_count,
+            records: Bytes::from(vec![0; bytes]),
+        }
+    }
+
+    /// A section of `records` records of the least size.
+    fn section(records: usize) -> OutputSection {
+        let mut bytes = Vec::new();
+        for n in 0..records {
+            let delta = 2 * n;
+            let delta = [
+                (delta | 0x80) as u8,
+                (delta >> 7 | 0x80) as u8,
+                (delta >> 14) as u8,
+            ];
+            bytes.extend([16, 0, 0]);
+            bytes.extend(delta);
+            bytes.extend([1, 1, 0]);
+        }
+        OutputSection {
+            output: 0,
+            base_timestamp: 0,
+            max_timestamp: 0,
+            record_count: records as u32,
+            records: bytes,
+        }
+    }
+
+    fn check_sections(outputs: Vec<OutputSection>, max_bytes: usize) -> Result<usize, CallError> {
+        let outcome = Outcome {
+            outputs,
+            failures: Vec::new(),
+        };
+        check(outcome, &[], &[max_bytes]).map(|(batches, _)| batches.len())
+    }
+
+    #[test]
+    fn failures_are_bounded_by_the_records_that_fit_not_by_the_count_claimed() {
+        let reported = |count: i64| {
+            let failure = |offset| Reported {
+                offset,
+                message: String::new(),
+            };
+            let failures = (0..count).map(failure).collect();
+            let outcome = Outcome {
+                outputs: Vec::new(),
+                failures,
+            };
+            check(outcome, &[input(u32::MAX, 70)], &[])
+        };
+        assert_eq!(reported(10).unwrap().1.len(), 10);
+        let error = reported(11).unwrap_err();
+        assert!(
+            matches!(&error, CallError::Garbage(m) if m == "11 failures for 10 records"),
+            "{error:?}"
+        );
+    }
+
+    #[test]
+    fn more_batches_than_an_outcome_takes_are_refused() {
+        let whole = |count: usize| (0..count).map(|_| section(1)).collect::<Vec<_>>();
+        assert_eq!(
+            check_sections(whole(OUTPUT_BATCHES_MAX), 1000),
+            Ok(OUTPUT_BATCHES_MAX)
+        );
+        // Too many sections; few sections that the output takes in too small pieces only, seen before and after cutting.
+        for (sections, max_bytes) in [
+            (whole(OUTPUT_BATCHES_MAX + 1), 1000),
+            (vec![section(OUTPUT_BATCHES_MAX + 1)], HEADER_BYTES + 9),
+            (vec![section(80_000)], HEADER_BYTES + 9),
+        ] {
+            let error = check_sections(sections, max_bytes).unwrap_err();
+            assert!(
+                matches!(&error, CallError::TooMuch(m) if m.contains("batches")),
+                "{error:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn more_bytes_than_an_outcome_takes_are_refused() {
+        let large = OutputSection {
+            records: vec![0; OUTPUT_BYTES_MAX + 1],
+            ..section(1)
+        };
+        let error = check_sections(vec![large], usize::MAX).unwrap_err();
+        assert!(matches!(&error, CallError::TooMuch(_)), "{error:?}");
+    }
+
+    #[test]
+    fn cut_text_keeps_no_memory_of_what_was_cut_off() {
+        let text = cut("ä".repeat(1 << 20), 1023);
+        assert_eq!(text.len(), 1022 + DOTS.len());
+        assert!(text.capacity() < 2048);
+        let mut roomy = String::with_capacity(1 << 20);
+        roomy.push('a');
+        assert!(cut(roomy, 1024).capacity() < 2048);
     }
 }

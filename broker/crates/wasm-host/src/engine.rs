@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use wasmtime::component::{HasSelf, Linker, Resource};
+use wasmtime::component::{Linker, Resource, WasmStr};
 use wasmtime::{
     Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, ResourceLimiter,
     StoreContextMut,
@@ -11,11 +11,10 @@ use wasmtime::{
 use wasmtime_wasi::p2::DynPollable;
 use wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 
-use crate::bindings::BatchTransform;
 use crate::bindings::tidemill::transform::log;
 use crate::captured::Captured;
-use crate::check::cut;
-use crate::types::{LogLevel, LogLine};
+use crate::check::head;
+use crate::types::{LogLevel, LogLine, MEMORY_BYTES_MAX};
 
 /// Instances that a pool holds at once; of more transforms on a shard, the one idle for longest gives up its instance.
 pub(crate) const INSTANCES_MAX: u32 = 32;
@@ -33,6 +32,10 @@ const LOG_LINES_MAX: usize = 64;
 const LOG_LINE_BYTES_MAX: usize = 1024;
 /// Random bytes a guest may ask for at once.
 const RANDOM_BYTES_MAX: u64 = 1 << 20;
+/// Bytes that a guest may hand over in one call of the host, as long as no answer of its own is due.
+pub(crate) const HOST_CALL_BYTES_MAX: usize = 1 << 20;
+/// The interface of `wit/log.wit`.
+const LOG: &str = "tidemill:transform/log@0.1.0";
 /// The version that wasmtime-wasi 48 links; another patch of it would not replace its functions.
 const MONOTONIC_CLOCK: &str = "wasi:clocks/monotonic-clock@0.2.12";
 
@@ -44,6 +47,7 @@ fn config() -> Config {
         .max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT)
         .total_memories(INSTANCES_MAX)
         .max_memories_per_component(1)
+        .max_memory_size(MEMORY_BYTES_MAX)
         .total_tables(INSTANCES_MAX * TABLES_PER_COMPONENT)
         .max_tables_per_component(TABLES_PER_COMPONENT)
         .max_tables_per_module(TABLES_PER_COMPONENT)
@@ -53,6 +57,7 @@ fn config() -> Config {
     config
         .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
         .wasm_component_model(true)
+        .wasm_memory64(false)
         .epoch_interruption(true)
         .max_wasm_stack(WASM_STACK_BYTES)
         .wasm_backtrace_max_frames(None);
@@ -68,7 +73,7 @@ pub(crate) fn engine() -> wasmtime::Result<Engine> {
 pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Host>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_sync(&mut linker)?;
-    BatchTransform::add_to_linker::<Host, HasSelf<Host>>(&mut linker, |host| host)?;
+    linker.instance(LOG)?.func_wrap("write", write_log)?;
     // A guest that sleeps would hold its thread without using CPU time.
     linker.allow_shadowing(true);
     let mut clock = linker.instance(MONOTONIC_CLOCK)?;
@@ -83,6 +88,25 @@ pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Host>> {
 
 fn refuse_to_wait() -> wasmtime::Result<(Resource<DynPollable>,)> {
     Err(wasmtime::Error::msg("a transform may not wait (sleep)"))
+}
+
+/// Takes a line straight from the guest's memory: what is cut off is never copied.
+fn write_log(
+    mut store: StoreContextMut<'_, Host>,
+    (level, line): (log::Level, WasmStr),
+) -> wasmtime::Result<()> {
+    if !store.data_mut().has_room_for_log() {
+        return Ok(());
+    }
+    let level = match level {
+        log::Level::Debug => LogLevel::Debug,
+        log::Level::Info => LogLevel::Info,
+        log::Level::Warn => LogLevel::Warn,
+        log::Level::Error => LogLevel::Error,
+    };
+    let message = head(&line.to_str(&store)?, LOG_LINE_BYTES_MAX);
+    store.data_mut().logs.push(LogLine { level, message });
+    Ok(())
 }
 
 /// Memory that the instances of one guest thread share, in bytes.
@@ -117,7 +141,6 @@ struct Limiter {
     own_limit: usize,
     own_used: usize,
     reservation: Arc<Reservation>,
-    last_growth: usize,
     refused: Option<Refused>,
 }
 
@@ -135,36 +158,36 @@ impl Limiter {
             return false;
         }
         self.own_used = wanted_bytes;
-        self.last_growth = bytes;
         self.reservation.used.fetch_add(bytes, Ordering::Relaxed);
         true
-    }
-
-    fn give_back(&mut self, bytes: usize) {
-        self.own_used -= bytes;
-        self.reservation.used.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
 
 impl Drop for Limiter {
     fn drop(&mut self) {
-        self.give_back(self.own_used);
+        self.reservation
+            .used
+            .fetch_sub(self.own_used, Ordering::Relaxed);
     }
 }
 
+/// The engine also reports failures of growth that it never asked about, and does not say which: nothing is given back for one, or a
+/// guest could have itself credited with memory that it holds. Growth past a maximum, which is sure to fail, is not counted in the first
+/// place; what the kernel refuses stays counted until the instance goes.
 impl ResourceLimiter for Limiter {
     fn memory_growing(
         &mut self,
         current: usize,
         desired: usize,
-        _: Option<usize>,
+        maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
         Ok(self.grow(desired.saturating_sub(current)))
     }
 
     fn memory_grow_failed(&mut self, _: wasmtime::Error) -> wasmtime::Result<()> {
-        let bytes = std::mem::take(&mut self.last_growth);
-        self.give_back(bytes);
         Ok(())
     }
 
@@ -172,8 +195,11 @@ impl ResourceLimiter for Limiter {
         &mut self,
         current: usize,
         desired: usize,
-        _: Option<usize>,
+        maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
         Ok(self.grow(
             desired
                 .saturating_sub(current)
@@ -181,8 +207,8 @@ impl ResourceLimiter for Limiter {
         ))
     }
 
-    fn table_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
-        self.memory_grow_failed(error)
+    fn table_grow_failed(&mut self, _: wasmtime::Error) -> wasmtime::Result<()> {
+        Ok(())
     }
 }
 
@@ -223,7 +249,6 @@ impl Host {
                 own_limit: memory_bytes,
                 own_used: 0,
                 reservation,
-                last_growth: 0,
                 refused: None,
             },
             stdout,
@@ -239,6 +264,11 @@ impl Host {
         &mut self.limiter
     }
 
+    /// Memory and tables of the instance, in bytes.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.limiter.own_used
+    }
+
     /// The last growth that was refused since the last time this was asked.
     pub(crate) fn take_refused(&mut self) -> Option<Refused> {
         self.limiter.refused.take()
@@ -249,10 +279,10 @@ impl Host {
         let (stdout, stderr) = (self.stdout.take(), self.stderr.take());
         stdout
             .lines()
-            .for_each(|line| self.push_log(LogLevel::Info, line.to_owned()));
+            .for_each(|line| self.push_log(LogLevel::Info, line));
         stderr
             .lines()
-            .for_each(|line| self.push_log(LogLevel::Warn, line.to_owned()));
+            .for_each(|line| self.push_log(LogLevel::Warn, line));
         let mut logs = std::mem::take(&mut self.logs);
         if self.logs_dropped > 0 {
             let message = format!("{} more lines of this call were dropped", self.logs_dropped);
@@ -265,13 +295,18 @@ impl Host {
         (logs, stderr)
     }
 
-    fn push_log(&mut self, level: LogLevel, mut message: String) {
-        if self.logs.len() >= LOG_LINES_MAX {
-            self.logs_dropped += 1;
-            return;
+    fn push_log(&mut self, level: LogLevel, line: &str) {
+        if self.has_room_for_log() {
+            let message = head(line, LOG_LINE_BYTES_MAX);
+            self.logs.push(LogLine { level, message });
         }
-        cut(&mut message, LOG_LINE_BYTES_MAX);
-        self.logs.push(LogLine { level, message });
+    }
+
+    /// Whether another line is kept of this call; counts it as dropped otherwise.
+    fn has_room_for_log(&mut self) -> bool {
+        let room = self.logs.len() < LOG_LINES_MAX;
+        self.logs_dropped += u64::from(!room);
+        room
     }
 }
 
@@ -284,14 +319,5 @@ impl WasiView for Host {
     }
 }
 
-impl log::Host for Host {
-    fn write(&mut self, level: log::Level, message: String) {
-        let level = match level {
-            log::Level::Debug => LogLevel::Debug,
-            log::Level::Info => LogLevel::Info,
-            log::Level::Warn => LogLevel::Warn,
-            log::Level::Error => LogLevel::Error,
-        };
-        self.push_log(level, message);
-    }
-}
+#[cfg(test)]
+mod tests;

@@ -8,23 +8,28 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use tidemill_rt::mailbox::reply::{ReplyReceiver, ReplySender, reply};
+use tidemill_rt::mailbox::reply::{ReplyReceiver, reply};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
 use crate::bindings::BatchTransformPre;
 use crate::cache::{Cache, hex, path_of};
+use crate::instance::{Instance, Setup};
+use crate::local::{surroundings, wasi_runtime};
 use crate::scan::scan;
+use crate::survival::{self, panic_message};
+use crate::types::{CallError, Limits};
 use crate::{engine, shape, sys};
 
 /// Threads that compile, at most; they end when there is nothing to do.
 const COMPILE_THREADS: usize = 2;
-/// Modules waiting to be compiled, at most.
+/// Modules waiting to be compiled or tried out, at most.
 const COMPILE_QUEUE_MAX: usize = 64;
 /// Nice value of the compile threads: the lowest priority.
 const COMPILE_NICE: i32 = 19;
@@ -73,6 +78,9 @@ pub enum ModuleError {
     /// The engine refuses it.
     #[error("this module cannot be compiled: {0}")]
     Refused(String),
+    /// No instance of it can be made with the environment and the limits it is to have.
+    #[error("no instance of this module can be made: {0}")]
+    Start(String),
     /// Too many are waiting.
     #[error("{COMPILE_QUEUE_MAX} modules are waiting to be compiled; try again later")]
     Busy,
@@ -93,9 +101,21 @@ enum Code {
     /// Verified; the open file stays the same whatever becomes of its name.
     File(Arc<File>),
     Memory(Bytes),
+    /// Stands for a bug of the engine.
+    #[cfg(test)]
+    Panics,
 }
 
 impl Module {
+    /// One whose load panics.
+    #[cfg(test)]
+    pub(crate) fn that_panics() -> Module {
+        Module {
+            sha256: [0; 32],
+            code: Code::Panics,
+        }
+    }
+
     /// SHA-256 of the WebAssembly bytes.
     pub fn sha256(&self) -> [u8; 32] {
         self.sha256
@@ -110,6 +130,8 @@ impl Module {
             Code::File(file) => unsafe { Component::deserialize_file(engine, path_of(file)) },
             // SAFETY: the bytes came from `precompile_component` in this process.
             Code::Memory(code) => unsafe { Component::deserialize(engine, code) },
+            #[cfg(test)]
+            Code::Panics => panic!("a bug of the engine"),
         }
     }
 }
@@ -129,10 +151,8 @@ struct Queue {
     threads: usize,
 }
 
-struct Job {
-    wasm: Bytes,
-    done: ReplySender<Result<Module, ModuleError>>,
-}
+/// Does the work and answers, or, given a reason why not, answers that. It does not panic.
+type Job = Box<dyn FnOnce(Result<&Shared, ModuleError>) + Send>;
 
 impl std::fmt::Debug for Factory {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -154,14 +174,49 @@ impl Factory {
     /// Makes `wasm` ready, on a compile thread: from the cache in a moment, otherwise by compiling, in up to seconds. Works on every
     /// thread. The reply is `None` only when the thread was killed by a bug.
     pub fn load(&self, wasm: Bytes) -> ReplyReceiver<Result<Module, ModuleError>> {
+        self.queue(move |shared| make(&wasm, shared.cache.as_ref()))
+    }
+
+    /// Makes one instance of `module` with this environment (see [`crate::guest_env`]) and these limits, on a compile thread, and throws it
+    /// away: whether a transform can start is known before it is deployed.
+    pub fn try_out(
+        &self,
+        module: Module,
+        env: Vec<(String, String)>,
+        limits: Limits,
+    ) -> ReplyReceiver<Result<(), ModuleError>> {
+        let setup = Setup {
+            env,
+            limits,
+            output_max_bytes: Vec::new(),
+        };
+        self.queue(move |_| try_out(&module, &setup))
+    }
+
+    /// Has `work` done on a compile thread. A panic there is a refusal.
+    fn queue<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Shared) -> Result<T, ModuleError> + Send + 'static,
+    ) -> ReplyReceiver<Result<T, ModuleError>> {
         let (done, receiver) = reply();
+        let job: Job = Box::new(move |shared| {
+            let caught = shared.and_then(|shared| {
+                catch_unwind(AssertUnwindSafe(|| work(shared))).unwrap_or_else(|payload| {
+                    let reason = panic_message(&*payload);
+                    Err(ModuleError::Refused(format!(
+                        "the compiler failed: {reason}"
+                    )))
+                })
+            });
+            done.send(caught);
+        });
         let mut queue = self.0.lock();
         if queue.waiting.len() >= COMPILE_QUEUE_MAX {
             drop(queue);
-            done.send(Err(ModuleError::Busy));
+            job(Err(ModuleError::Busy));
             return receiver;
         }
-        queue.waiting.push_back(Job { wasm, done });
+        queue.waiting.push_back(job);
         if queue.threads < COMPILE_THREADS {
             self.start_thread(&mut queue);
         }
@@ -187,7 +242,7 @@ impl Factory {
             Err(e) if queue.threads == 0 => {
                 let reason = format!("no thread to compile in: {e}");
                 for job in queue.waiting.drain(..) {
-                    job.done.send(Err(ModuleError::Unavailable(reason.clone())));
+                    job(Err(ModuleError::Unavailable(reason.clone())));
                 }
             }
             Err(_) => {}
@@ -201,19 +256,8 @@ impl Shared {
     }
 }
 
-/// Leaves the count of threads right even when the compiler panics.
-struct Leaving<'a>(&'a Shared);
-
-impl Drop for Leaving<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            self.0.lock().threads -= 1;
-        }
-    }
-}
-
 fn compile_all(shared: &Shared) {
-    let leaving = Leaving(shared);
+    survival::begin();
     sys::set_nice(COMPILE_NICE);
     loop {
         let job = {
@@ -226,37 +270,54 @@ fn compile_all(shared: &Shared) {
                 }
             }
         };
-        job.done.send(make(&job.wasm, shared.cache.as_ref()));
+        job(Ok(shared));
     }
-    drop(leaving);
 }
 
 /// What lies in the cache was checked before it came there, so that a load from it needs neither compiler nor engine.
 fn make(wasm: &[u8], cache: Option<&Cache>) -> Result<Module, ModuleError> {
     scan(wasm)?;
-    let uncached = |e: std::io::Error| ModuleError::Unavailable(format!("the code cache: {e}"));
     let sha256: [u8; 32] = Sha256::digest(wasm).into();
     let key = format!("{}-{:016x}", hex(&sha256), host_hash()?);
-    if let Some(cache) = cache
-        && let Some(file) = cache.get(&key).map_err(uncached)?
-    {
+    if let Some(file) = cache.and_then(|cache| kept(cache.get(&key))) {
         let code = Code::File(Arc::new(file));
         return Ok(Module { sha256, code });
     }
     let engine = new_engine()?;
     let code = engine.precompile_component(wasm).map_err(refused)?;
-    let module = Module {
+    let mut module = Module {
         sha256,
         code: Code::Memory(code.into()),
     };
     check_types(&module, &engine)?;
-    match (cache, &module.code) {
-        (Some(cache), Code::Memory(code)) => {
-            let file = cache.put(&key, code).map_err(uncached)?;
-            let code = Code::File(Arc::new(file));
-            Ok(Module { sha256, code })
-        }
-        _ => Ok(module),
+    if let (Some(cache), Code::Memory(code)) = (cache, &module.code)
+        && let Some(file) = kept(cache.put(&key, code).map(Some))
+    {
+        module.code = Code::File(Arc::new(file));
+    }
+    Ok(module)
+}
+
+/// The cache saves time and memory; nothing depends on it.
+fn kept(file: std::io::Result<Option<File>>) -> Option<File> {
+    file.unwrap_or_else(|error| {
+        tracing::warn!(%error, "machine code is not kept on disk: it is compiled at each start and held in memory");
+        None
+    })
+}
+
+fn try_out(module: &Module, setup: &Setup) -> Result<(), ModuleError> {
+    let unavailable = |e: CallError| ModuleError::Unavailable(e.to_string());
+    let around = surroundings(setup.limits.memory_bytes, Arc::default()).map_err(unavailable)?;
+    let runtime = wasi_runtime().map_err(unavailable)?;
+    let _entered = runtime.enter();
+    let component = module.component(around.linker.engine()).map_err(refused)?;
+    match Instance::new(&component, setup, &around) {
+        Ok(_) => Ok(()),
+        Err(failed) => Err(ModuleError::Start(match failed.error {
+            CallError::Unavailable(reason) => reason,
+            error => error.to_string(),
+        })),
     }
 }
 
@@ -291,4 +352,28 @@ fn host_hash() -> Result<u64, ModuleError> {
     env!("CARGO_PKG_VERSION").hash(&mut hasher);
     CONTRACT.hash(&mut hasher);
     Ok(*KNOWN.get_or_init(|| hasher.finish()))
+}
+
+#[cfg(test)]
+mod tests {
+    use tidemill_rt::runtime::{EngineChoice, block_on};
+
+    use super::*;
+
+    #[test]
+    fn job_that_panics_is_answered_and_the_next_one_runs() {
+        block_on(EngineChoice::Epoll, || async {
+            let factory = Factory::new(HostConfig::default());
+            let answer = factory.queue::<()>(|_| panic!("a bug of the compiler"));
+            let refused = answer.recv().await.unwrap().unwrap_err();
+            assert_eq!(
+                refused,
+                ModuleError::Refused("the compiler failed: a bug of the compiler".into())
+            );
+            let survives = factory.queue(|_| Ok(crate::survives_panics()));
+            assert_eq!(survives.recv().await, Some(Ok(true)));
+        })
+        .unwrap();
+        assert!(!crate::survives_panics());
+    }
 }

@@ -18,12 +18,10 @@ use tidemill_rt::mailbox::reply::{ReplySender, reply};
 use crate::engine::THREAD_STACK_BYTES;
 use crate::factory::{Factory, Module};
 use crate::instance::Setup;
-use crate::types::{CallError, CallOutput, InputBatch, Limits, LogLine, TransformKey};
+use crate::types::{CallError, CallOutput, FailedCall, InputBatch, Limits, TransformKey};
 
 /// Calls waiting for a guest thread, at most.
 const CALLS_WAITING_MAX: usize = 1024;
-/// Lines kept of failed calls until they are asked for, at most.
-const LOGS_KEPT_MAX: usize = 256;
 
 /// How a guest thread runs.
 #[derive(Debug, Clone)]
@@ -64,6 +62,9 @@ struct Shared {
 #[derive(Default)]
 struct State {
     transforms: BTreeMap<TransformKey, Entry>,
+    /// What the transform whose call was picked last had used. It never falls, and who had nothing to do begins here: unused time is not
+    /// saved up, neither by a new transform nor by an idle one.
+    virtual_time: u64,
     registrations: u64,
     waiting: usize,
     thread_runs: bool,
@@ -79,7 +80,6 @@ struct Entry {
     weight: u64,
     /// CPU time used, in ns, divided by weight: the smallest is next.
     used: u64,
-    logs: Vec<LogLine>,
 }
 
 struct Registered {
@@ -89,7 +89,7 @@ struct Registered {
 
 struct Call {
     batches: Vec<InputBatch>,
-    done: ReplySender<Result<CallOutput, CallError>>,
+    done: ReplySender<Result<CallOutput, FailedCall>>,
 }
 
 impl Guest {
@@ -117,25 +117,16 @@ impl Guest {
         limits: Limits,
         output_max_bytes: Vec<usize>,
     ) {
-        let mut state = self.0.shared.lock();
-        state.remove(key);
-        state.registrations += 1;
-        let entry = Entry {
-            registration: state.registrations,
-            made_of: Arc::new(Registered {
-                module,
-                setup: Setup {
-                    env,
-                    limits,
-                    output_max_bytes,
-                },
-            }),
-            calls: VecDeque::new(),
-            weight: 1,
-            used: state.least_used(),
-            logs: Vec::new(),
+        let made_of = Registered {
+            module,
+            setup: Setup {
+                env,
+                limits,
+                output_max_bytes,
+            },
         };
-        state.transforms.insert(key, entry);
+        let mut state = self.0.shared.lock();
+        state.register(key, made_of);
         self.ensure_thread(&mut state);
         self.0.shared.changed.notify_one();
     }
@@ -157,25 +148,18 @@ impl Guest {
     /// Runs `key` over `batches`. Queued at the call; calls of one key run in the order they were made.
     ///
     /// # Errors
-    /// [`CallError`]; [`CallError::Stopped`] also when `key` is not registered.
+    /// [`CallError`], with what the guest logged; [`CallError::Stopped`] also when `key` is not registered.
     pub fn call(
         &self,
         key: TransformKey,
         batches: Vec<InputBatch>,
-    ) -> impl Future<Output = Result<CallOutput, CallError>> + use<> {
+    ) -> impl Future<Output = Result<CallOutput, FailedCall>> + use<> {
         let (done, answer) = reply();
         self.enqueue(key, Call { batches, done });
-        async move { answer.recv().await.unwrap_or(Err(CallError::Stopped)) }
-    }
-
-    /// What failed calls of `key` logged since the last time; of more than 256 lines, the last.
-    pub fn take_logs(&self, key: TransformKey) -> Vec<LogLine> {
-        let mut state = self.0.shared.lock();
-        state
-            .transforms
-            .get_mut(&key)
-            .map(|e| std::mem::take(&mut e.logs))
-            .unwrap_or_default()
+        async move {
+            let answer = answer.recv().await;
+            answer.unwrap_or_else(|| Err(CallError::Stopped.into()))
+        }
     }
 
     /// Calls that wait.
@@ -193,18 +177,11 @@ impl Guest {
         if state.waiting >= CALLS_WAITING_MAX {
             let waiting = state.waiting;
             drop(state);
-            return call.done.send(Err(CallError::Busy(waiting)));
+            return call.done.send(Err(CallError::Busy(waiting).into()));
         }
-        let least_used = state.least_used();
-        let Some(entry) = state.transforms.get_mut(&key) else {
+        if !state.push(key, call) {
             return;
-        };
-        if entry.calls.is_empty() {
-            // Time left unused while it had nothing to do is not saved up.
-            entry.used = entry.used.max(least_used);
         }
-        entry.calls.push_back(call);
-        state.waiting += 1;
         self.ensure_thread(&mut state);
         self.0.shared.changed.notify_one();
     }
@@ -242,11 +219,37 @@ impl Shared {
 }
 
 impl State {
+    fn register(&mut self, key: TransformKey, made_of: Registered) {
+        self.remove(key);
+        self.registrations += 1;
+        let entry = Entry {
+            registration: self.registrations,
+            made_of: Arc::new(made_of),
+            calls: VecDeque::new(),
+            weight: 1,
+            used: self.virtual_time,
+        };
+        self.transforms.insert(key, entry);
+    }
+
+    /// Queues a call; `false` when `key` is not registered.
+    fn push(&mut self, key: TransformKey, call: Call) -> bool {
+        let Some(entry) = self.transforms.get_mut(&key) else {
+            return false;
+        };
+        if entry.calls.is_empty() {
+            entry.used = entry.used.max(self.virtual_time);
+        }
+        entry.calls.push_back(call);
+        self.waiting += 1;
+        true
+    }
+
     fn remove(&mut self, key: TransformKey) {
         if let Some(entry) = self.transforms.remove(&key) {
             self.waiting -= entry.calls.len();
             for call in entry.calls {
-                call.done.send(Err(CallError::Stopped));
+                call.done.send(Err(CallError::Stopped.into()));
             }
         }
     }
@@ -254,16 +257,10 @@ impl State {
     fn refuse_all(&mut self, error: &CallError) {
         for entry in self.transforms.values_mut() {
             for call in entry.calls.drain(..) {
-                call.done.send(Err(error.clone()));
+                call.done.send(Err(error.clone().into()));
             }
         }
         self.waiting = 0;
-    }
-
-    /// Of the transforms with work, the least that one has used.
-    fn least_used(&self) -> u64 {
-        let busy = self.transforms.values().filter(|e| !e.calls.is_empty());
-        busy.map(|e| e.used).min().unwrap_or_default()
     }
 
     /// The call whose transform is next.
@@ -275,18 +272,20 @@ impl State {
         let (key, entry) = next.min_by_key(|(_, e)| e.used)?;
         let call = entry.calls.pop_front()?;
         self.waiting -= 1;
+        self.virtual_time = self.virtual_time.max(entry.used);
         Some((*key, entry.registration, entry.made_of.clone(), call))
     }
 
-    fn charge(&mut self, key: TransformKey, registration: u64, cpu_ns: u64, logs: Vec<LogLine>) {
+    fn charge(&mut self, key: TransformKey, registration: u64, cpu_ns: u64) {
         let Some(entry) = self.transforms.get_mut(&key) else {
             return;
         };
         if entry.registration == registration {
-            entry.used = entry.used.saturating_add(cpu_ns.max(1) / entry.weight);
-            entry.logs.extend(logs);
-            let excess = entry.logs.len().saturating_sub(LOGS_KEPT_MAX);
-            entry.logs.drain(..excess);
+            let used = (cpu_ns / entry.weight).max(1);
+            entry.used = entry.used.saturating_add(used);
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,13 +9,15 @@ use wasmtime::{Store, StoreContextMut, Trap, UpdateDeadline};
 use crate::bindings::exports::tidemill::transform::processor;
 use crate::bindings::{BatchTransform, BatchTransformPre};
 use crate::check::{OUTPUT_BYTES_MAX, check, cut};
-use crate::engine::{Host, Reservation};
+use crate::engine::{HOST_CALL_BYTES_MAX, Host, Reservation};
 use crate::sys::thread_cpu_ns;
 use crate::ticker::Ticker;
-use crate::types::{CallError, CallOutput, InputBatch, Limits, LogLine};
+use crate::types::{CallError, CallOutput, FailedCall, InputBatch, Limits, LogLine};
 
 /// CPU time for making an instance, in ms: what runs before the first call.
 const START_MS: u64 = 5_000;
+/// Bytes of the answer as the engine counts them: the sections, and what tells them and the failures apart.
+const ANSWER_BYTES_MAX: usize = 2 * OUTPUT_BYTES_MAX;
 /// Bytes kept of a trap's message: the last ones.
 const TRAP_BYTES_MAX: usize = 2 << 10;
 
@@ -44,12 +46,16 @@ pub(crate) struct Surroundings {
     pub(crate) stop: Arc<AtomicBool>,
 }
 
-/// A result with what was logged on the way.
-pub(crate) struct Called {
-    pub(crate) result: Result<CallOutput, CallError>,
-    pub(crate) cpu_ns: u64,
-    /// Lines of a call that failed; those of one that did not are in its output.
-    pub(crate) logs: Vec<LogLine>,
+/// The result of a call, its CPU time known.
+pub(crate) type Called = Result<CallOutput, FailedCall>;
+
+/// `called`, of which all in all took `cpu_ns`, in ns.
+pub(crate) fn timed(mut called: Called, cpu_ns: u64) -> Called {
+    match &mut called {
+        Ok(output) => output.cpu_ns = cpu_ns,
+        Err(failed) => failed.cpu_ns = cpu_ns,
+    }
+    called
 }
 
 /// An instance. After a failed call it must not be called again.
@@ -61,12 +67,30 @@ pub(crate) struct Instance {
 
 impl Instance {
     /// Makes one of `component`.
+    ///
+    /// # Errors
+    /// [`CallError::Unavailable`], or [`CallError::Stopped`] when the thread is stopped meanwhile: no input has been seen yet, so none is to
+    /// blame.
     pub(crate) fn new(
         component: &Component,
         setup: &Setup,
         around: &Surroundings,
-    ) -> Result<Instance, CallError> {
-        let unavailable = |e: wasmtime::Error| CallError::Unavailable(format!("{e:#}"));
+    ) -> Result<Instance, FailedCall> {
+        let began = thread_cpu_ns();
+        Instance::make(component, setup, around).map_err(|(error, logs)| FailedCall {
+            error: not_started(error),
+            logs,
+            cpu_ns: thread_cpu_ns() - began,
+        })
+    }
+
+    fn make(
+        component: &Component,
+        setup: &Setup,
+        around: &Surroundings,
+    ) -> Result<Instance, (CallError, Vec<LogLine>)> {
+        let unavailable =
+            |e: wasmtime::Error| (CallError::Unavailable(format!("{e:#}")), Vec::new());
         let pre = around
             .linker
             .instantiate_pre(component)
@@ -79,6 +103,7 @@ impl Instance {
         );
         let mut store = Store::new(around.linker.engine(), host);
         store.limiter(Host::limiter);
+        store.set_hostcall_fuel(HOST_CALL_BYTES_MAX);
         store.epoch_deadline_callback(on_epoch);
         store.data_mut().deadline.stop = Some(around.stop.clone());
         arm(&mut store, START_MS);
@@ -91,7 +116,7 @@ impl Instance {
                 bindings,
                 limits: setup.limits,
             }),
-            Err(error) => Err(explain(&mut store, &error, START_MS).0),
+            Err(error) => Err(explain(&mut store, &error, START_MS)),
         }
     }
 
@@ -113,19 +138,18 @@ impl Instance {
             })
             .collect();
         arm(&mut self.store, self.limits.time_ms);
-        // Bounds what is copied out, even when lists in the answer share memory.
-        self.store.set_hostcall_fuel(2 * OUTPUT_BYTES_MAX);
+        // Bounds what is copied out, even when lists in the answer share memory. The engine has one bound for the answer and for what
+        // is handed over before it; none of the latter is kept, or copied at all where it is a line of log.
+        self.store.set_hostcall_fuel(ANSWER_BYTES_MAX);
         around.ticker.begin();
         let answer = self
             .bindings
             .tidemill_transform_processor()
             .call_process(&mut self.store, &lowered);
         around.ticker.end();
+        self.store.set_hostcall_fuel(HOST_CALL_BYTES_MAX);
         let called = self.conclude(answer, batches, setup);
-        Called {
-            cpu_ns: thread_cpu_ns() - began,
-            ..called
-        }
+        timed(called, thread_cpu_ns() - began)
     }
 
     fn conclude(
@@ -144,33 +168,35 @@ impl Instance {
         let (logs, _) = self.store.data_mut().take_logs();
         let checked = match outcome {
             Ok(outcome) => check(outcome, batches, &setup.output_max_bytes),
-            Err(mut message) => {
-                cut(&mut message, TRAP_BYTES_MAX);
-                Err(CallError::Trap(message))
-            }
+            Err(message) => Err(CallError::Trap(cut(message, TRAP_BYTES_MAX))),
         };
         match checked {
-            Ok((outputs, failures)) => Called {
-                result: Ok(CallOutput {
-                    outputs,
-                    failures,
-                    logs,
-                    cpu_ns: 0,
-                }),
+            Ok((outputs, failures)) => Ok(CallOutput {
+                outputs,
+                failures,
+                logs,
                 cpu_ns: 0,
-                logs: Vec::new(),
-            },
+                memory_bytes: self.store.data().memory_bytes() as u64,
+            }),
             Err(error) => failed(error, logs),
         }
     }
 }
 
-fn failed(error: CallError, logs: Vec<LogLine>) -> Called {
-    Called {
-        result: Err(error),
-        cpu_ns: 0,
-        logs,
+/// What befell an instance while it was made.
+fn not_started(error: CallError) -> CallError {
+    match error {
+        CallError::Unavailable(_) | CallError::Stopped => error,
+        error => CallError::Unavailable(format!("the module does not start: {error}")),
     }
+}
+
+fn failed(error: CallError, logs: Vec<LogLine>) -> Called {
+    Err(FailedCall {
+        error,
+        logs,
+        cpu_ns: 0,
+    })
 }
 
 fn arm(store: &mut Store<Host>, time_ms: u64) {
@@ -220,12 +246,30 @@ fn explain(
         return (error, logs);
     }
     let stderr = stderr.trim();
-    let mut message = if stderr.is_empty() {
-        error.root_cause().to_string()
+    let message = if stderr.is_empty() {
+        cut(error.root_cause().to_string(), TRAP_BYTES_MAX)
     } else {
         let start = stderr.floor_char_boundary(stderr.len().saturating_sub(TRAP_BYTES_MAX));
         stderr[start..].to_owned()
     };
-    cut(&mut message, TRAP_BYTES_MAX + 4);
     (CallError::Trap(message), logs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_goes_wrong_at_the_start_blames_no_record() {
+        let memory = CallError::Memory {
+            wanted_bytes: 2,
+            limit_bytes: 1,
+        };
+        let timeout = CallError::Timeout { limit_ms: START_MS };
+        for error in [CallError::Trap("unreachable".into()), timeout, memory] {
+            let text = error.to_string();
+            assert!(matches!(not_started(error), CallError::Unavailable(m) if m.ends_with(&text)));
+        }
+        assert_eq!(not_started(CallError::Stopped), CallError::Stopped);
+    }
 }

@@ -23,6 +23,7 @@ mod instance;
 mod local;
 mod scan;
 mod shape;
+mod survival;
 mod sys;
 mod ticker;
 mod types;
@@ -30,7 +31,8 @@ mod types;
 pub use factory::{Factory, HostConfig, Module, ModuleError};
 pub use guest::{Guest, GuestConfig};
 pub use local::LocalRunner;
+pub use survival::survives_panics;
 pub use types::{
-    CallError, CallOutput, InputBatch, Limits, LogLevel, LogLine, OutputBatch, RecordFailure,
-    TransformKey, guest_env,
+    CallError, CallOutput, FailedCall, InputBatch, Limits, LogLevel, LogLine, MEMORY_BYTES_MAX,
+    OutputBatch, RecordFailure, TransformKey, guest_env,
 };

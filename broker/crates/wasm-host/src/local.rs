@@ -9,7 +9,10 @@ use crate::engine::{self, Reservation};
 use crate::factory::Module;
 use crate::instance::{Instance, Setup, Surroundings};
 use crate::ticker::Ticker;
-use crate::types::{CallError, CallOutput, InputBatch, Limits, LogLine};
+use crate::types::{CallError, CallOutput, FailedCall, InputBatch, Limits, LogLine};
+
+/// Lines kept of failed calls until they are asked for, at most.
+const LOGS_KEPT_MAX: usize = 256;
 
 /// One transform on the current thread, with the limits it has in a broker. The thread needs 2 MiB of stack and must not be run by an
 /// engine of `rt`.
@@ -66,22 +69,24 @@ impl LocalRunner {
         let _entered = self.runtime.enter();
         let mut instance = match self.instance.take() {
             Some(instance) => instance,
-            None => Instance::new(&self.component, &self.setup, &self.around)?,
+            None => Instance::new(&self.component, &self.setup, &self.around)
+                .map_err(|failed| self.keep_logs(failed))?,
         };
-        let called = instance.call(batches, &self.setup, &self.around);
-        let mut output = match called.result {
-            Ok(output) => output,
-            Err(error) => {
-                self.logs.extend(called.logs);
-                return Err(error);
-            }
-        };
-        output.cpu_ns = called.cpu_ns;
+        let output = instance
+            .call(batches, &self.setup, &self.around)
+            .map_err(|failed| self.keep_logs(failed))?;
         self.instance = Some(instance);
         Ok(output)
     }
 
-    /// What failed calls logged since the last time.
+    fn keep_logs(&mut self, failed: FailedCall) -> CallError {
+        self.logs.extend(failed.logs);
+        let excess = self.logs.len().saturating_sub(LOGS_KEPT_MAX);
+        self.logs.drain(..excess);
+        failed.error
+    }
+
+    /// What failed calls logged since the last time; of more than 256 lines, the last.
     pub fn take_logs(&mut self) -> Vec<LogLine> {
         std::mem::take(&mut self.logs)
     }

@@ -7,12 +7,15 @@ use tidemill_model::Offset;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TransformKey(pub u64);
 
+/// The largest [`Limits::memory_bytes`], in bytes: the engine gives no instance more.
+pub const MEMORY_BYTES_MAX: usize = 512 << 20;
+
 /// What a call may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
     /// CPU time of one call, in ms.
     pub time_ms: u64,
-    /// Memory of an instance, in bytes.
+    /// Memory of an instance, in bytes; at most [`MEMORY_BYTES_MAX`].
     pub memory_bytes: usize,
 }
 
@@ -104,6 +107,29 @@ pub struct CallOutput {
     pub logs: Vec<LogLine>,
     /// CPU time of the call, in ns.
     pub cpu_ns: u64,
+    /// Memory that the instance has after the call, in bytes.
+    pub memory_bytes: u64,
+}
+
+/// A call without a result, and what it left behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailedCall {
+    /// Why it has none.
+    pub error: CallError,
+    /// What the guest wrote to its log before.
+    pub logs: Vec<LogLine>,
+    /// CPU time of the call, in ns.
+    pub cpu_ns: u64,
+}
+
+impl From<CallError> for FailedCall {
+    fn from(error: CallError) -> FailedCall {
+        FailedCall {
+            error,
+            logs: Vec::new(),
+            cpu_ns: 0,
+        }
+    }
 }
 
 /// Why a call has no result. Nothing of it may become visible.
@@ -133,13 +159,16 @@ pub enum CallError {
     /// What the guest returned is not valid.
     #[error("the transform returned garbage: {0}; was it built with another version of the SDK?")]
     Garbage(String),
+    /// The output is more than one call may put out.
+    #[error("the transform put out too much at once: {0}")]
+    TooMuch(String),
     /// A record of the output is larger than its topic takes.
     #[error("the transform wrote a record that its output topic cannot take: {0}")]
     TooLarge(String),
     /// More calls are waiting than may.
     #[error("the guest thread has {0} calls waiting; try again later")]
     Busy(usize),
-    /// The engine could not be started or the module not be loaded on this machine.
+    /// The engine could not be started, or no instance of the module be made: the input has nothing to do with it.
     #[error("transforms cannot run here: {0}")]
     Unavailable(String),
     /// The transform was unregistered or the guest stopped meanwhile.

@@ -237,6 +237,77 @@ fn damaged_code_on_disk_is_compiled_anew() {
 }
 
 #[test]
+fn huge_lines_of_log_are_cut_and_hold_no_memory() {
+    let output = run("chatty", &["a"]).unwrap();
+    assert_eq!(output.logs.len(), 64 + 1);
+    assert!(output.logs[64].message.starts_with("6 more lines"));
+    for line in &output.logs {
+        assert!(
+            line.message.capacity() <= 1024 + 3,
+            "{}",
+            line.message.len()
+        );
+    }
+    assert!(output.logs[0].message.ends_with("ää..."));
+}
+
+#[test]
+fn memory_of_the_instance_is_reported() {
+    let output = run("", &["a"]).unwrap();
+    let memory = output.memory_bytes as usize;
+    assert!(
+        (1 << 20..=LIMITS.memory_bytes).contains(&memory),
+        "{memory}"
+    );
+}
+
+/// Less than the module's memory has from the start.
+const TOO_LITTLE: Limits = Limits {
+    memory_bytes: 64 << 10,
+    ..LIMITS
+};
+
+#[test]
+fn module_that_does_not_start_is_no_fault_of_the_records() {
+    let mut runner =
+        LocalRunner::new(&module(), env(""), TOO_LITTLE, vec![BATCH_BYTES_MAX]).unwrap();
+    let error = runner.call(&[input(&["a"])]).unwrap_err();
+    assert!(
+        matches!(&error, CallError::Unavailable(m) if m.contains("raise limits.memory_bytes")),
+        "{error:?}"
+    );
+}
+
+#[test]
+fn module_that_does_not_start_is_found_before_it_is_deployed() {
+    block_on(EngineChoice::Epoll, || async {
+        let factory = Factory::new(HostConfig::default());
+        let good = factory.try_out(module(), env(""), LIMITS).recv().await;
+        assert_eq!(good, Some(Ok(())));
+        let answer = factory.try_out(module(), env(""), TOO_LITTLE).recv().await;
+        let error = answer.unwrap().unwrap_err();
+        assert!(
+            matches!(&error, ModuleError::Start(m) if m.contains("raise limits.memory_bytes")),
+            "{error:?}"
+        );
+    })
+    .unwrap();
+}
+
+#[test]
+fn cache_that_cannot_be_used_costs_no_module() {
+    let file = std::env::temp_dir().join(format!("tidemill-no-dir-{}", std::process::id()));
+    std::fs::write(&file, b"").unwrap();
+    let factory = Factory::new(HostConfig {
+        cache_dir: Some(file.join("code")),
+    });
+    let module = factory.load_here(wasm()).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    let mut runner = LocalRunner::new(&module, env(""), LIMITS, vec![BATCH_BYTES_MAX]).unwrap();
+    assert_eq!(values(&runner.call(&[input(&["a"])]).unwrap()), ["a"]);
+}
+
+#[test]
 fn bad_neighbours_move_nobody_on_the_same_guest_thread() {
     block_on(EngineChoice::Epoll, || async {
         let factory = Factory::new(HostConfig::default());
@@ -273,10 +344,16 @@ fn bad_neighbours_move_nobody_on_the_same_guest_thread() {
             }
             assert_eq!(values(results[0].as_ref().unwrap()), ["poison"]);
             assert!(results[1..].iter().all(Result::is_err), "{results:?}");
+            let poisoned = results[3].as_ref().unwrap_err();
+            assert!(
+                poisoned.logs.iter().any(|l| l.message.contains("poisoned")),
+                "{poisoned:?}"
+            );
+            assert!(poisoned.cpu_ns > 0);
         }
         (0..5).for_each(|key| guest.unregister(TransformKey(key)));
         let gone = guest.call(TransformKey(0), vec![input(&["a"])]).await;
-        assert_eq!(gone.unwrap_err(), CallError::Stopped);
+        assert_eq!(gone.unwrap_err().error, CallError::Stopped);
         while guest.is_running() {
             tidemill_rt::task::yield_now().await;
         }

@@ -18,7 +18,9 @@ use tidemill_rt::chan::{oneshot, watch};
 use tidemill_rt::sim::Sim;
 use tidemill_rt::task::{self, JoinHandle, Queue};
 use tidemill_rt::{rand, time};
-use tidemill_wasm_host::{CallError, CallOutput, InputBatch, LogLine, OutputBatch, RecordFailure};
+use tidemill_wasm_host::{
+    CallError, CallOutput, FailedCall, InputBatch, LogLine, OutputBatch, RecordFailure,
+};
 
 use crate::io::{
     InputRun, LocalFuture, Observer, Outcome, Runner, Sink, SinkError, Source, SourceError,
@@ -430,7 +432,7 @@ impl Observer for Hand {
 }
 
 impl Runner for Hand {
-    fn call(&self, input: Vec<InputBatch>) -> LocalFuture<'_, Result<CallOutput, CallError>> {
+    fn call(&self, input: Vec<InputBatch>) -> LocalFuture<'_, Result<CallOutput, FailedCall>> {
         Box::pin(async move {
             let world = &self.0;
             assert!(
@@ -447,12 +449,12 @@ impl Runner for Hand {
             world.called.notify_all();
             time::sleep(world.call_time.get()).await;
             if chance(world.faults.get().busy) {
-                return Err(CallError::Busy(1));
+                return Err(CallError::Busy(1).into());
             }
             if chance(world.faults.get().trap) {
-                return Err(CallError::Trap("by chance".to_owned()));
+                return Err(CallError::Trap("by chance".to_owned()).into());
             }
-            function(&given, world.fixed.get())
+            Ok(function(&given, world.fixed.get())?)
         })
     }
 }

@@ -1,14 +1,16 @@
 //! The guest thread itself.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::PoisonError;
 
 use super::{Call, GuestConfig, Registered, Shared};
 use crate::engine::INSTANCES_MAX;
-use crate::instance::{Called, Instance, Surroundings};
+use crate::instance::{Called, Instance, Surroundings, timed};
 use crate::local::{surroundings, wasi_runtime};
+use crate::survival::{self, panic_message};
 use crate::sys;
-use crate::types::{CallError, TransformKey};
+use crate::types::{CallError, FailedCall, InputBatch, TransformKey};
 
 /// Nice value of guest threads: shards take the processor from them as soon as they wake (architecture, section 6.2).
 const GUEST_NICE: i32 = 10;
@@ -29,27 +31,42 @@ struct Guests<'a> {
 /// Runs calls until no transform is left or the shard is gone.
 pub(super) fn run(shared: &Shared, config: &GuestConfig) {
     let _ending = Ending(shared);
+    survival::begin();
     sys::set_nice(GUEST_NICE);
     sys::set_cpus(&config.cpus);
-    let ready = surroundings(config.memory_bytes, shared.stop.clone())
-        .and_then(|around| Ok((around, wasi_runtime()?)));
-    match ready {
-        Ok((around, runtime)) => {
-            let _entered = runtime.enter();
-            let guests = Guests {
-                around: &around,
-                idle: BTreeMap::new(),
-                turn: 0,
-            };
-            serve(shared, guests);
-        }
-        Err(error) => {
-            let mut state = shared.lock();
-            state.refuse_all(&error);
-            // The next call tries again.
-            state.thread_runs = false;
+    loop {
+        let ready = surroundings(config.memory_bytes, shared.stop.clone())
+            .and_then(|around| Ok((around, wasi_runtime()?)));
+        match ready {
+            Ok((around, runtime)) => {
+                let _entered = runtime.enter();
+                let guests = Guests {
+                    around: &around,
+                    idle: BTreeMap::new(),
+                    turn: 0,
+                };
+                if serve(shared, guests) == Served::All {
+                    return;
+                }
+            }
+            Err(error) => {
+                let mut state = shared.lock();
+                state.refuse_all(&error);
+                // The next call tries again.
+                state.thread_runs = false;
+                return;
+            }
         }
     }
+}
+
+/// Why no more calls are served.
+#[derive(PartialEq, Eq)]
+enum Served {
+    /// No transform is left, or the shard is gone.
+    All,
+    /// A call panicked in the host: nothing of this engine is to be trusted any more.
+    UpToAPanic,
 }
 
 /// Leaves nobody waiting, even when this thread panics.
@@ -65,12 +82,12 @@ impl Drop for Ending<'_> {
     }
 }
 
-fn serve(shared: &Shared, mut guests: Guests<'_>) {
+fn serve(shared: &Shared, mut guests: Guests<'_>) -> Served {
     loop {
         let mut state = shared.lock();
         if state.stopping || state.transforms.is_empty() {
             state.thread_runs = false;
-            return;
+            return Served::All;
         }
         guests.idle.retain(|key, idle| {
             state
@@ -89,16 +106,32 @@ fn serve(shared: &Shared, mut guests: Guests<'_>) {
         };
         drop(state);
         let Call { batches, done } = call;
-        let called = guests.call(key, registration, &made_of, &batches);
+        let call = || guests.call(key, registration, &made_of, &batches);
+        let (called, panicked) = match catch_unwind(AssertUnwindSafe(call)) {
+            Ok(called) => (called, false),
+            Err(payload) => (Err(host_failed(&*payload)), true),
+        };
         drop(batches);
-        shared
-            .lock()
-            .charge(key, registration, called.cpu_ns, called.logs);
-        done.send(called.result.map(|mut output| {
-            output.cpu_ns = called.cpu_ns;
-            output
-        }));
+        let cpu_ns = match &called {
+            Ok(output) => output.cpu_ns,
+            Err(failed) => failed.cpu_ns,
+        };
+        shared.lock().charge(key, registration, cpu_ns);
+        done.send(called);
+        if panicked {
+            return Served::UpToAPanic;
+        }
     }
+}
+
+/// A bug of ours, not of the records: they are kept and tried again.
+fn host_failed(payload: &(dyn std::any::Any + Send)) -> FailedCall {
+    let reason = panic_message(payload);
+    tracing::error!(
+        reason,
+        "a call panicked in the host; the engine is started anew"
+    );
+    CallError::Unavailable(format!("the engine failed: {reason}")).into()
 }
 
 impl Guests<'_> {
@@ -107,34 +140,29 @@ impl Guests<'_> {
         key: TransformKey,
         registration: u64,
         made_of: &Registered,
-        batches: &[crate::types::InputBatch],
+        batches: &[InputBatch],
     ) -> Called {
         self.turn += 1;
         let began = sys::thread_cpu_ns();
-        let mut instance = match self.instance(key, made_of) {
-            Ok(instance) => instance,
-            Err(error) => {
-                return Called {
-                    result: Err(error),
-                    cpu_ns: sys::thread_cpu_ns() - began,
-                    logs: Vec::new(),
-                };
-            }
-        };
-        let called = instance.call(batches, &made_of.setup, self.around);
-        if called.result.is_ok() {
+        let called = self.instance(key, made_of).and_then(|mut instance| {
+            let output = instance.call(batches, &made_of.setup, self.around)?;
             let idle = Idle {
                 registration,
                 instance,
                 last_turn: self.turn,
             };
             self.idle.insert(key, idle);
-        }
-        called
+            Ok(output)
+        });
+        timed(called, sys::thread_cpu_ns() - began)
     }
 
     /// The idle instance of `key` or a new one, with room to grow to its limit if the reservation allows that at all.
-    fn instance(&mut self, key: TransformKey, made_of: &Registered) -> Result<Instance, CallError> {
+    fn instance(
+        &mut self,
+        key: TransformKey,
+        made_of: &Registered,
+    ) -> Result<Instance, FailedCall> {
         let found = self.idle.remove(&key).map(|idle| idle.instance);
         let slots = INSTANCES_MAX as usize - 1;
         while !self.idle.is_empty()
