@@ -215,12 +215,15 @@ fn warn_if_exposed(config: &BrokerConfig) {
 }
 
 /// A panic is a bug of ours. The data is safe (everything acknowledged is in the log), the state in memory is not:
-/// the process ends rather than serve on with one shard gone.
+/// the process ends rather than serve on with one shard gone. Threads of guests and of the compiler have no such state: their panic is
+/// told, and answered to whoever waits for them.
 fn die_on_panic() {
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         default(info);
-        std::process::abort();
+        if !tidemill_wasm_host::survives_panics() {
+            std::process::abort();
+        }
     }));
 }
 

@@ -28,7 +28,7 @@ const MEMORY_DEFAULT: u64 = 64 << 20;
 /// Least memory of an instance, in bytes.
 const MEMORY_MIN: u64 = 1 << 20;
 /// Most memory of an instance, in bytes.
-const MEMORY_MAX: u64 = 512 << 20;
+const MEMORY_MAX: u64 = tidemill_wasm_host::MEMORY_BYTES_MAX as u64;
 /// Most attempts for a record.
 const ATTEMPTS_MAX: u32 = 100;
 /// Most environment variables.
@@ -63,13 +63,9 @@ impl Shard {
         request: DeployRequest,
     ) -> Result<Deployed, ApiError> {
         let mut deploy = checked(name.clone(), request)?;
-        modules::load(
-            &self.info.modules_dir,
-            &deploy.module,
-            &self.transforms.factory,
-        )
-        .await
-        .map_err(ApiError::module_refused)?;
+        modules::try_out(&self.info.modules_dir, &deploy, &self.transforms.factory)
+            .await
+            .map_err(ApiError::module_refused)?;
         let image = self.controller_here().image();
         let input = image
             .topic(&deploy.input)

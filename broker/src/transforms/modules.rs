@@ -1,20 +1,28 @@
 //! Modules on disk: files named by their hash.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use tidemill_rt::fs;
-use tidemill_wasm_host::{Factory, Module};
+use tidemill_controller::command::Deploy;
+use tidemill_rt::fs::{self, File, OpenMode};
+use tidemill_rt::task;
+use tidemill_wasm_host::{Factory, Limits, Module, ModuleError, guest_env};
 
 use crate::admin::ApiError;
 
-/// The hash a module is known by.
+/// The hash a module is known by. Takes up to a tenth of a second, which no shard has: see [`hash_beside`].
 pub(crate) fn hash(wasm: &[u8]) -> String {
     Sha256::digest(wasm)
         .iter()
         .map(|b| format!("{b:02x}"))
         .collect()
+}
+
+/// The same, computed on a helper thread.
+async fn hash_beside(wasm: Bytes) -> String {
+    task::blocking(move || hash(&wasm)).await
 }
 
 /// The file of a module; `None` when `hash` is none (so that no path can be smuggled in).
@@ -26,19 +34,39 @@ pub(crate) fn path(dir: &Path, hash: &str) -> Option<PathBuf> {
     plain.then(|| dir.join(format!("{hash}.wasm")))
 }
 
-/// Keeps a module; `true` when it was there already. Runs on a shard.
+/// Keeps a module, durably; `true` when it was there already. Runs on a shard.
 pub(crate) async fn store(dir: &Path, wasm: Bytes) -> Result<bool, ApiError> {
-    let file = path(dir, &hash(&wasm)).expect("a hash made here has the form of one");
-    let failed = |e: std::io::Error| {
+    let hash = hash_beside(wasm.clone()).await;
+    let file = path(dir, &hash).expect("a hash made here has the form of one");
+    let stored = store_as(dir, &file, wasm).await;
+    stored.map_err(|e| {
         ApiError::internal(format!("cannot keep the module at {}: {e}", file.display()))
-    };
-    // A damaged file is replaced: deploying again is what its error advises.
-    if fs::exists(&file).await.map_err(failed)? && fs::read(&file).await.map_err(failed)? == wasm {
-        return Ok(true);
+    })
+}
+
+async fn store_as(dir: &Path, file: &Path, wasm: Bytes) -> io::Result<bool> {
+    let known = holds(file, &wasm).await?;
+    if known {
+        // A process that was killed may have written it without coming to the end: it is there, but not for good.
+        File::open(file, OpenMode::Read).await?.sync_data().await?;
+        fs::sync_dir(dir).await?;
+    } else {
+        fs::create_dir_all(dir).await?;
+        fs::write_atomic(file, vec![wasm]).await?;
     }
-    fs::create_dir_all(dir).await.map_err(failed)?;
-    fs::write_atomic(&file, vec![wasm]).await.map_err(failed)?;
-    Ok(false)
+    if let Some(parent) = dir.parent() {
+        fs::sync_dir(parent).await?;
+    }
+    Ok(known)
+}
+
+/// Whether `file` is there with these bytes. A damaged one is to be replaced: deploying again is what its error advises.
+async fn holds(file: &Path, wasm: &Bytes) -> io::Result<bool> {
+    if !fs::exists(file).await? {
+        return Ok(false);
+    }
+    let (found, wasm) = (fs::read(file).await?, wasm.clone());
+    Ok(task::blocking(move || found == wasm).await)
 }
 
 /// Reads a module and makes it runnable: from the code cache, or compiled. Runs on a shard.
@@ -47,23 +75,76 @@ pub(crate) async fn load(dir: &Path, hash: &str, factory: &Factory) -> Result<Mo
     let wasm = fs::read(&file)
         .await
         .map_err(|e| format!("module {}: {e}", file.display()))?;
-    if self::hash(&wasm) != hash {
+    let wasm = Bytes::from(wasm);
+    if hash_beside(wasm.clone()).await != hash {
         return Err(format!(
             "module {} is damaged: its content has another hash; deploy it again",
             file.display()
         ));
     }
-    let loaded = factory.load(Bytes::from(wasm)).recv().await;
-    match loaded {
-        Some(Ok(module)) => Ok(module),
-        Some(Err(e)) => Err(e.to_string()),
-        None => Err("the compile threads are gone".to_owned()),
-    }
+    answered(factory.load(wasm).recv().await)
+}
+
+/// Whether `deploy` can be run: its module is loaded, and one instance made with the environment and the limits it will have. Runs on a
+/// shard.
+pub(crate) async fn try_out(dir: &Path, deploy: &Deploy, factory: &Factory) -> Result<(), String> {
+    let module = load(dir, &deploy.module, factory).await?;
+    let user: Vec<(String, String)> = deploy.env.clone().into_iter().collect();
+    let env = guest_env(&deploy.name, &deploy.input, &deploy.outputs, &user);
+    let limits = Limits {
+        time_ms: deploy.time_ms,
+        memory_bytes: deploy.memory_bytes as usize,
+    };
+    answered(factory.try_out(module, env, limits).recv().await)
+}
+
+fn answered<T>(answer: Option<Result<T, ModuleError>>) -> Result<T, String> {
+    answer
+        .unwrap_or_else(|| {
+            Err(ModuleError::Unavailable(
+                "the compile threads are gone".to_owned(),
+            ))
+        })
+        .map_err(|e| e.to_string())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tidemill_rt::sim::Sim;
+    use tidemill_rt::{rand, time};
+
     use super::*;
+
+    /// Longer than a store takes in a simulation.
+    const STORE_MAX_US: u64 = 20_000;
+
+    #[test]
+    fn module_is_kept_for_good_also_when_a_killed_process_had_begun_to_keep_it() {
+        let (dir, wasm) = (Path::new("/data/modules"), Bytes::from(vec![7; 3000]));
+        let file = path(dir, &hash(&wasm)).unwrap();
+        let mut known = 0;
+        for seed in 0..400 {
+            let sim = Sim::new(seed);
+            let made = sim.block_on(async {
+                fs::create_dir_all("/data".as_ref()).await?;
+                fs::sync_dir("/".as_ref()).await
+            });
+            made.unwrap().unwrap();
+            let begun = sim.block_on(async {
+                let life = Duration::from_micros(rand::below(STORE_MAX_US));
+                time::timeout(life, store(dir, wasm.clone())).await.is_ok()
+            });
+            begun.unwrap();
+            sim.kill();
+            known += u32::from(sim.block_on(store(dir, wasm.clone())).unwrap().unwrap());
+            sim.crash();
+            let kept = sim.block_on(fs::read(&file)).unwrap();
+            assert_eq!(kept.expect("it was acknowledged"), wasm, "seed {seed}");
+        }
+        assert!((1..400).contains(&known), "{known} were there");
+    }
 
     #[test]
     fn only_hashes_name_module_files() {
