@@ -208,7 +208,15 @@ impl Topic {
     #[inline]
     fn write(&mut self, record: &NewRecord<'_>, record_timestamp: i64) -> Result<()> {
         let timestamp = record.timestamp.unwrap_or(record_timestamp);
-        let mut layout = self.layout(record, timestamp);
+        let delta = match timestamp.checked_sub(self.open.base_timestamp) {
+            Some(delta) => delta,
+            // Too far from the section's first: no difference of timestamps says so, and the broker refuses one that overflows.
+            None => {
+                self.close();
+                0
+            }
+        };
+        let mut layout = self.layout(record, delta);
         if layout.total_len() > RECORD_BYTES_MAX {
             return Err("the record is larger than 1 GiB".into());
         }
@@ -216,7 +224,7 @@ impl Topic {
             && self.open.records.len() + layout.total_len() > SECTION_BYTES_MAX
         {
             self.close();
-            layout = self.layout(record, timestamp);
+            layout = self.layout(record, 0);
         }
         let open = &mut self.open;
         if open.record_count == 0 {
@@ -229,11 +237,12 @@ impl Topic {
         Ok(())
     }
 
+    /// The lengths of `record` as the next of the open section, `delta` ms after its first; the first is 0 ms after itself.
     #[inline]
-    fn layout(&self, record: &NewRecord<'_>, timestamp: i64) -> Layout {
+    fn layout(&self, record: &NewRecord<'_>, delta: i64) -> Layout {
         let delta = match self.open.record_count {
             0 => 0,
-            _ => timestamp.wrapping_sub(self.open.base_timestamp),
+            _ => delta,
         };
         Layout::new(record, delta, self.open.record_count)
     }

@@ -97,6 +97,27 @@ fn unknown_output_is_an_error_that_names_the_known() {
 }
 
 #[test]
+fn timestamps_too_far_apart_for_one_section_begin_another() {
+    let mut input = Vec::new();
+    for (place, timestamp) in [i64::MIN, i64::MAX, 0, -1].into_iter().enumerate() {
+        let record = TestRecord::new();
+        Layout::new(&record.as_new(), timestamp, place as u32).put(&mut input, &record.as_new());
+    }
+    let mut sections = Vec::new();
+    let mut native = Native::new(&["a"]).unwrap();
+    let done = native.process(
+        forward,
+        [(0, 0, 4, &input[..])],
+        |_, base, max, count, _| {
+            sections.push((base, max, count));
+        },
+    );
+    assert_eq!(done, Ok(0));
+    // As the broker reads them: no difference to the base overflows.
+    assert_eq!(sections, [(i64::MIN, i64::MIN, 1), (i64::MAX, i64::MAX, 3)]);
+}
+
+#[test]
 fn sections_stay_below_their_bound() {
     let mut output = Output::new(["a"]).unwrap();
     let value = vec![0; 100_000];
