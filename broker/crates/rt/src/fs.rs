@@ -6,6 +6,7 @@
 //! [`sync_dir`] on its directory.
 
 use std::io;
+use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -306,6 +307,23 @@ impl DirectFile {
         }
     }
 
+    /// The first byte at or after `position` that may have been written; `None` when there is none to the end. What lies
+    /// between reads as zeros. A file system that does not know says `position`. For start-up: on `uring` the shard
+    /// waits for the file system's answer, which is in memory as a rule.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    pub async fn next_data(&self, position: u64) -> io::Result<Option<u64>> {
+        match &self.0 {
+            DirectInner::Uring(f) => next_data(f.as_raw_fd(), position),
+            DirectInner::Sim(f) => f.next_data(position),
+            DirectInner::Std(f) => {
+                let f = f.clone();
+                task::blocking(move || next_data(f.as_raw_fd(), position)).await
+            }
+        }
+    }
+
     /// Closes the file; on `uring` a file dropped without this is closed later, by the engine.
     ///
     /// # Errors
@@ -315,6 +333,22 @@ impl DirectFile {
             DirectInner::Uring(f) => f.close().await,
             DirectInner::Sim(_) | DirectInner::Std(_) => Ok(()),
         }
+    }
+}
+
+fn next_data(fd: RawFd, position: u64) -> io::Result<Option<u64>> {
+    let from = libc::off_t::try_from(position).map_err(|_| io::ErrorKind::InvalidInput)?;
+    #[allow(unsafe_code, reason = "std does not offer SEEK_DATA")]
+    // SAFETY: plain numbers; the descriptor is open as long as its file is borrowed. Nothing here uses the file's own position.
+    let found = unsafe { libc::lseek(fd, from, libc::SEEK_DATA) };
+    if found >= 0 {
+        return Ok(Some(found as u64));
+    }
+    let error = io::Error::last_os_error();
+    match error.raw_os_error() {
+        Some(libc::ENXIO) => Ok(None),
+        Some(libc::EINVAL | libc::EOPNOTSUPP) => Ok(Some(position)),
+        _ => Err(error),
     }
 }
 

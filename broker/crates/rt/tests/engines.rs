@@ -68,6 +68,11 @@ async fn direct_file_round_trip(dir: &Path) {
     file.sync_data().await.unwrap();
     assert_eq!(file.read_at(0, 12288).await.unwrap(), vec![1; 12288]);
     assert_eq!(file.read_at(4 * 4096, 4096).await.unwrap(), vec![0; 4096]);
+    assert_eq!(file.next_data(0).await.unwrap(), Some(0));
+    // Where file systems do not tell, all of the file may be data.
+    let after = file.next_data(900_000).await.unwrap();
+    assert!(after.is_none_or(|at| at >= 900_000), "{after:?}");
+    assert_eq!(file.next_data(1 << 20).await.unwrap(), None);
     let past_end = file.read_at((1 << 20) - 4096, 1 << 20).await.unwrap();
     assert_eq!(past_end.len(), 4096);
     file.close().await.unwrap();

@@ -216,6 +216,11 @@ async fn check_torn(
     let mut block_at = at + BLOCK;
     while block_at < reader.bytes {
         let block = reader.get(block_at, BLOCK_BYTES).await?;
+        if block.iter().all(|b| *b == 0) {
+            // Most of the file was never written: the file system knows, and it need not be read.
+            block_at = reader.next_data(block_at + BLOCK).await?;
+            continue;
+        }
         if let Some(later) = GroupHeader::decode(&block, file.generation)
             && later.durable > (file.sequence, at)
         {
@@ -271,6 +276,13 @@ impl Reader {
         let from = (at - self.piece_at) as usize;
         let end = (from + len).min(self.piece.len());
         Ok(self.piece.slice(from.min(end)..end))
+    }
+
+    /// The first block at or after `at` that may not be zeros; the end of the file when there is none.
+    async fn next_data(&self, at: u64) -> Result<u64, LogError> {
+        let found = self.file.next_data(at).await;
+        let found = found.map_err(LogError::io("search", &self.path))?;
+        Ok(found.map_or(self.bytes, |data| data / BLOCK * BLOCK))
     }
 
     fn corrupt(&self, position: u64, what: String) -> LogError {

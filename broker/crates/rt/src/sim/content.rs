@@ -64,6 +64,13 @@ impl Content {
         out
     }
 
+    /// The first byte at or after `position` of a page that was written.
+    pub(crate) fn next_data(&self, position: u64) -> Option<u64> {
+        let (page, _) = self.pages.range(position / PAGE_BYTES as u64..).next()?;
+        let at = position.max(page * PAGE_BYTES as u64);
+        (at < self.len).then_some(at)
+    }
+
     pub(crate) fn all(&self) -> Vec<u8> {
         self.read(0, self.len as usize)
     }

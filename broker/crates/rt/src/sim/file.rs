@@ -213,6 +213,12 @@ impl SimFile {
         .await
     }
 
+    pub(crate) fn next_data(&self, position: u64) -> io::Result<Option<u64>> {
+        self.check(Writes::No)?;
+        let disk = self.disk.borrow();
+        Ok(disk.file(self.node)?.visible.next_data(position))
+    }
+
     pub(crate) fn len(&self) -> io::Result<u64> {
         self.check(Writes::No)?;
         Ok(self.disk.borrow().file(self.node)?.visible.len())

@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::io::ErrorKind;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tidemill_model::RingId;
@@ -50,6 +51,26 @@ fn entries_of(sim: &Sim, config: &crate::LogConfig) -> Result<Vec<u64>, LogError
     });
     sim.kill();
     entries
+}
+
+#[test]
+fn start_does_not_read_what_was_never_written() {
+    let sim = Sim::new(1);
+    let (config, _) = small_config(64 << 20);
+    let used = config.clone();
+    sim.block_on(async move {
+        let log = open(&used).await;
+        log.append(RING, vec![entry(1, 100)], Box::new(|| {}));
+        log.barrier().await;
+    })
+    .expect("it ends");
+    sim.kill();
+    let each = Duration::from_millis(1);
+    sim.disk().set_latency(DiskOp::Read, each, each);
+    let before = sim.now();
+    assert_eq!(entries_of(&sim, &config).expect("it opens"), [1]);
+    let reads = sim.now().since(before).as_millis();
+    assert!(reads < 20, "a file of 64 MiB took {reads} reads");
 }
 
 #[test]
