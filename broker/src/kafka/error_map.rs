@@ -55,6 +55,7 @@ pub(super) fn batch(error: &BatchError) -> i16 {
         BatchError::TrailingBytes
         | BatchError::Magic(_)
         | BatchError::Count { .. }
+        | BatchError::TooMany { .. }
         | BatchError::Producer { .. }
         | BatchError::Record(_) => code::INVALID_RECORD,
     }

@@ -8,6 +8,10 @@ use crate::ids::Offset;
 pub const HEADER_BYTES: usize = 61;
 /// Bytes in front of what `batch_length` counts (base offset and the length itself).
 pub const LENGTH_PREFIX_BYTES: usize = 12;
+/// Fewest bytes of a record: one each for its length, attributes, timestamp, offset, key, value and header count.
+pub const RECORD_BYTES_MIN: usize = 7;
+/// Most bytes that the records of a compressed batch may have uncompressed: as many as a request has at most.
+pub const UNCOMPRESSED_BYTES_MAX: usize = 100 << 20;
 /// Where the bytes that the CRC covers begin.
 pub const CRC_START: usize = 21;
 
@@ -48,6 +52,12 @@ pub enum BatchError {
         count: i32,
         /// The header's last offset delta.
         last_offset_delta: i32,
+    },
+    /// More records than the batch has bytes for.
+    #[error("record batch says {count} records, for which it has too few bytes")]
+    TooMany {
+        /// The header's record count.
+        count: i32,
     },
     /// Attribute bits that name no compression.
     #[error("record batch has unknown compression {0}")]
@@ -124,8 +134,8 @@ impl BatchHeader {
         })
     }
 
-    /// Checks that `b` is exactly one batch: length, magic, CRC, count, compression bits and producer fields agree.
-    /// Records are not looked at, nor whether the batch is a control batch, which clients may not send.
+    /// Checks that `b` is exactly one batch: length, magic, CRC, count, compression bits and producer fields agree, and
+    /// that as many records as it says can be in it. Records are not looked at, nor whether the batch is a control batch, which clients may not send.
     ///
     /// # Errors
     /// The first [`BatchError`] found.
@@ -145,7 +155,15 @@ impl BatchHeader {
                 last_offset_delta: h.last_offset_delta,
             });
         }
-        h.compression()?;
+        let section_bytes = match h.compression()? {
+            Compression::None => want - HEADER_BYTES,
+            _ => UNCOMPRESSED_BYTES_MAX,
+        };
+        if h.record_count as usize > section_bytes / RECORD_BYTES_MIN {
+            return Err(BatchError::TooMany {
+                count: h.record_count,
+            });
+        }
         // Transaction markers carry a producer without a sequence.
         let unnumbered = h.base_sequence < 0 && !h.is_control();
         if h.producer_id >= 0 && (h.producer_epoch < 0 || unnumbered) {

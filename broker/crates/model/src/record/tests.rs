@@ -5,7 +5,7 @@ use proptest::option;
 use proptest::prelude::*;
 
 use super::*;
-use crate::batch::{BatchHeader, Compression, HEADER_BYTES};
+use crate::batch::{BatchHeader, Compression, HEADER_BYTES, RECORD_BYTES_MIN};
 use crate::compression::decompress;
 
 type Header = (Vec<u8>, Option<Vec<u8>>);
@@ -203,4 +203,32 @@ proptest! {
         }
         prop_assert!(check_section(&section[..at], records.len() as i32).is_err());
     }
+}
+
+#[test]
+fn batch_that_says_more_records_than_its_bytes_can_hold_is_refused() {
+    let claiming = |attributes: i16, count: i32| {
+        let mut batch = build(&[Owned {
+            timestamp: 5,
+            key: None,
+            value: Some(vec![1; 100]),
+            headers: vec![],
+        }])
+        .build()
+        .to_vec();
+        batch[21..23].copy_from_slice(&attributes.to_be_bytes());
+        batch[23..27].copy_from_slice(&(count - 1).to_be_bytes());
+        batch[57..61].copy_from_slice(&count.to_be_bytes());
+        let crc = crc32c::crc32c(&batch[21..]);
+        batch[17..21].copy_from_slice(&crc.to_be_bytes());
+        BatchHeader::validate(&batch).map(|h| h.record_count)
+    };
+    let most = 108 / RECORD_BYTES_MIN as i32;
+    assert_eq!(claiming(0, most), Ok(most));
+    let refused = |count| Err(BatchError::TooMany { count });
+    assert_eq!(claiming(0, most + 1), refused(most + 1));
+    assert_eq!(claiming(0, i32::MAX), refused(i32::MAX));
+    let zstd = 4;
+    assert_eq!(claiming(zstd, 1_000_000), Ok(1_000_000));
+    assert_eq!(claiming(zstd, i32::MAX), refused(i32::MAX));
 }
