@@ -326,12 +326,21 @@ impl Shard {
         plain("tidemill_log_appended_bytes_total", log.appended_bytes);
         plain("tidemill_log_syncs_total", log.syncs);
         plain("tidemill_log_queued_bytes", log.queued_bytes);
-        let memory = &self.request_memory;
         plain(
-            "tidemill_request_memory_bytes",
-            memory.total() - memory.available(),
+            "tidemill_unpacking_waits_total",
+            self.unpacking.waits_total(),
         );
-        plain("tidemill_request_memory_waits_total", memory.waits_total());
+        let memory = &self.kafka_memory;
+        plain("tidemill_request_memory_bytes", memory.request_bytes());
+        plain(
+            "tidemill_request_memory_waits_total",
+            memory.request_waits_total(),
+        );
+        plain("tidemill_answer_memory_bytes", memory.answer_bytes());
+        plain(
+            "tidemill_answer_memory_waits_total",
+            memory.answer_waits_total(),
+        );
         for (_, ring) in self.rings() {
             let stats = ring.stats();
             plain("tidemill_outbox_bytes", stats.outbox_bytes);

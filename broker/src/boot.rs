@@ -11,7 +11,6 @@ use tidemill_consensus::GroupConfig;
 use tidemill_controller::{Controller, ControllerConfig, placement};
 use tidemill_model::{NodeId, RingId, ShardId};
 use tidemill_ring::{MemoryConfig, Ring, RingConfig, RingError, ShardMemory};
-use tidemill_rt::chan::semaphore::Semaphore;
 use tidemill_rt::mailbox;
 use tidemill_rt::runtime::{self, EngineChoice, RuntimeConfig, StartError};
 use tidemill_rt::task::{self, Queue};
@@ -28,8 +27,6 @@ use crate::transforms::TransformManager;
 
 /// The node id of a node that is alone.
 const NODE: NodeId = NodeId(1);
-/// Memory of a shard for requests that are being read or handled, in bytes.
-const REQUEST_MEMORY_BYTES: u64 = 128 << 20;
 /// How long a port that is in use is tried again ...
 const BIND_RETRY_MAX: std::time::Duration = std::time::Duration::from_secs(3);
 /// ... and how often.
@@ -128,7 +125,7 @@ pub(crate) fn run(config: BrokerConfig) -> Result<(), BootError> {
         async move { shard_main(&context, ShardId(shard)).await }
     })?;
     let service = Arc::new(Service::new(handle.clone(), info.clone(), factory));
-    let guard = admin::Guard::new(config.admin_addr.ip(), []);
+    let guard = admin::Guard::new(config.admin_addr.ip(), config.admin_names.iter().cloned());
     let admin =
         admin::start(admin_listener, guard, service).map_err(|source| BootError::Setup {
             what: "the admin server",
@@ -328,7 +325,6 @@ async fn open_shard(context: &Context, id: ShardId) -> Result<(Rc<Shard>, ShardL
         id,
         info: context.info.clone(),
         handle: context.handle.clone(),
-        request_memory: Semaphore::new(REQUEST_MEMORY_BYTES),
         transforms: TransformManager::new(context.factory.clone(), id),
         rings,
         controller,

@@ -1,6 +1,6 @@
 //! The broker's settings: from the command line, else from a file, else defaults.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -56,6 +56,9 @@ pub(crate) struct StartArgs {
     /// Where the admin API and metrics listen [default: 127.0.0.1:9644]
     #[arg(long, value_name = "HOST:PORT")]
     admin_addr: Option<String>,
+    /// A further name by which the admin API is reached; may be given several times
+    #[arg(long = "admin-name", value_name = "NAME")]
+    admin_name: Vec<String>,
     /// Threads that serve data, one a core; fixed when the data folder is made [default: one a core]
     #[arg(long, value_name = "N")]
     shards: Option<u16>,
@@ -72,6 +75,8 @@ struct FileConfig {
     kafka_addr: Option<String>,
     advertised_kafka_addr: Option<String>,
     admin_addr: Option<String>,
+    #[serde(default)]
+    admin_name: Vec<String>,
     shards: Option<u16>,
     runtime: Option<RuntimeName>,
 }
@@ -96,6 +101,8 @@ pub(crate) struct BrokerConfig {
     pub(crate) advertised: HostPort,
     /// Where the admin API listens.
     pub(crate) admin_addr: SocketAddr,
+    /// Names by which the admin API is reached, beside addresses.
+    pub(crate) admin_names: Vec<String>,
     /// Number of shards, if it was said.
     pub(crate) shards: Option<u16>,
     /// Which runtime.
@@ -118,6 +125,10 @@ pub(crate) enum ConfigError {
         value: String,
         example: &'static str,
     },
+    #[error(
+        "--admin-name '{0}' is no host name: write it without scheme and port, for example broker-1.example.com"
+    )]
+    AdminName(String),
     #[error("--shards {0} is out of range: write 1 to {SHARDS_MAX}")]
     Shards(u16),
     #[error(
@@ -140,6 +151,11 @@ impl StartArgs {
         let admin = self.admin_addr.or(file.admin_addr);
         let admin = admin.unwrap_or_else(|| ADMIN_ADDR_DEFAULT.to_owned());
         let admin_addr = address("--admin-addr", &admin, ADMIN_ADDR_DEFAULT)?;
+        let named = match self.admin_name.is_empty() {
+            true => file.admin_name,
+            false => self.admin_name,
+        };
+        let admin_names = admin_names(&admin, named)?;
         let advertised = match self.advertised_kafka_addr.or(file.advertised_kafka_addr) {
             Some(text) => host_port("--advertised-kafka-addr", &text)?,
             None if kafka_addr.ip().is_unspecified() => {
@@ -160,6 +176,7 @@ impl StartArgs {
             kafka_addr,
             advertised,
             admin_addr,
+            admin_names,
             shards,
             engine: runtime.choice(),
         })
@@ -192,6 +209,23 @@ fn address(
         value: value.to_owned(),
         example,
     })
+}
+
+/// The names of the admin API: the host of `--admin-addr`, if it is a name, and what `--admin-name` says.
+fn admin_names(admin_addr: &str, named: Vec<String>) -> Result<Vec<String>, ConfigError> {
+    let mut names = Vec::new();
+    for name in named {
+        if name.is_empty() || name.contains([':', '/', '@', ' ', '[', ']']) {
+            return Err(ConfigError::AdminName(name));
+        }
+        names.push(name);
+    }
+    if let Ok(HostPort { host, .. }) = host_port("--admin-addr", admin_addr)
+        && host.parse::<IpAddr>().is_err()
+    {
+        names.push(host);
+    }
+    Ok(names)
 }
 
 fn host_port(setting: &'static str, value: &str) -> Result<HostPort, ConfigError> {
@@ -233,6 +267,30 @@ mod tests {
             Err(ConfigError::AdvertiseWildcard(_))
         ));
         assert_eq!(args(Some("b:1")).resolve().unwrap().advertised.host, "b");
+    }
+
+    #[test]
+    fn admin_api_is_known_by_the_name_in_its_address_and_by_those_given() {
+        let names = |addr: &str, named: &[&str]| {
+            let named = named.iter().map(|n| (*n).to_owned()).collect();
+            admin_names(addr, named)
+        };
+        assert_eq!(names("localhost:9644", &[]).unwrap(), ["localhost"]);
+        assert!(names("127.0.0.1:9644", &[]).unwrap().is_empty());
+        assert!(names("[::1]:9644", &[]).unwrap().is_empty());
+        assert_eq!(
+            names("0.0.0.0:1", &["a.example", "b"]).unwrap(),
+            ["a.example", "b"]
+        );
+        assert!(matches!(
+            names("localhost:9644", &["http://a"]),
+            Err(ConfigError::AdminName(_))
+        ));
+        let config = StartArgs {
+            admin_name: vec!["broker.example".to_owned()],
+            ..StartArgs::default()
+        };
+        assert_eq!(config.resolve().unwrap().admin_names, ["broker.example"]);
     }
 
     #[test]

@@ -116,6 +116,10 @@ families! {
     "tidemill_fetch_latency_seconds" histogram "Time from a complete Fetch request to its answer, waiting included.",
     "tidemill_request_memory_bytes" gauge "Memory reserved for requests.",
     "tidemill_request_memory_waits_total" counter "Requests that had to wait for memory: the budget was full.",
+    "tidemill_answer_memory_bytes" gauge "Memory reserved for answers that are being made or written.",
+    "tidemill_answer_memory_waits_total" counter "Answers that had to wait for memory: the budget was full.",
+    "tidemill_stalled_connections_total" counter "Kafka connections closed because a request came too slowly or its answer was not taken.",
+    "tidemill_unpacking_waits_total" counter "Readings of the admin API that had to wait their turn to unpack a batch.",
     "tidemill_topic_records_in_total" counter "Records produced to a topic by clients.",
     "tidemill_topic_bytes_in_total" counter "Bytes of record batches produced to a topic by clients.",
     "tidemill_topic_records_out_total" counter "Records fetched from a topic by clients (as batches are sent).",
@@ -144,6 +148,7 @@ families! {
     "tidemill_transform_records_failed_total" counter "Failures of records in a transform, by what became of them.",
     "tidemill_transform_lag_records" gauge "Records a transform has still to read.",
     "tidemill_transform_cpu_seconds_total" counter "CPU time of a transform's calls.",
+    "tidemill_transform_memory_bytes" gauge "Memory of a transform's instances.",
     "tidemill_transform_memory_bytes" gauge "Memory of a transform's instances.",
     "tidemill_transform_latency_seconds" histogram "Time from reading a run of input to its outcome being committed.",
     "tidemill_transform_log_dropped_total" counter "Log lines of a transform that were dropped from its buffer.",
@@ -239,6 +244,7 @@ pub(crate) struct ShardMetrics {
     pub(crate) connections: Cell<i64>,
     pub(crate) connections_refused: Counter,
     pub(crate) malformed_requests: Counter,
+    pub(crate) stalled_connections: Counter,
     pub(crate) outbox_dropped: Counter,
     pub(crate) produce_latency: Histogram,
     pub(crate) fetch_latency: Histogram,
@@ -277,6 +283,10 @@ impl ShardMetrics {
         plain(
             "tidemill_malformed_requests_total",
             self.malformed_requests.get() as f64,
+        );
+        plain(
+            "tidemill_stalled_connections_total",
+            self.stalled_connections.get() as f64,
         );
         plain(
             "tidemill_outbox_dropped_total",

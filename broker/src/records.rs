@@ -7,22 +7,26 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures_util::future::join_all;
 use tidemill_controller::Topic;
-use tidemill_model::batch::Compression;
-use tidemill_model::record::{BatchBuilder, NewRecord as BatchRecord, Records};
+use tidemill_model::batch::{Compression, UNCOMPRESSED_BYTES_MAX};
+use tidemill_model::record::{BatchBuilder, NewRecord as BatchRecord, RecordRef, Records};
 use tidemill_model::{Batch, BatchError, BatchHeader, Offset, PartitionId, compression};
 use tidemill_ring::{Isolation, ReadError};
 use tidemill_rt::{rand, task, time};
 
 use crate::admin::ApiError;
-use crate::admin::records::{NewRecord, ReadQuery, ReadRecord, ReadRecords, partition_for_key};
+use crate::admin::records::{
+    NewRecord, ReadQuery, ReadRecord, ReadRecords, Unreadable, partition_for_key,
+};
 use crate::admin::types::{OffsetRange, Produced, StartFrom};
 use crate::shard::Shard;
 use crate::topics::{TopicError, now_ms};
 
 /// Bytes a batch made for the admin API may reach before the next begins.
 const BATCH_BYTES: usize = 512 << 10;
-/// Largest uncompressed record section read back, in bytes.
-const SECTION_BYTES_MAX: usize = 100 << 20;
+/// Most bytes that the headers of a record weigh where it is read back, whatever else was asked for.
+const RECORD_HEADERS_BYTES_MAX: usize = 8 << 20;
+/// Batches that a shard unpacks at once for the admin API: each may need [`UNCOMPRESSED_BYTES_MAX`] and its records.
+pub(crate) const UNPACKING_MAX: u64 = 2;
 
 /// The error a client of the admin API sees for a missing topic.
 pub(crate) fn topic_not_found(name: &str) -> ApiError {
@@ -121,6 +125,8 @@ impl Shard {
                 let from = positions[&index];
                 let run = self.read_partition(&topic, index, from, bytes_left).await?;
                 let mut next = run.next;
+                bytes_left = bytes_left.saturating_sub(run.unreadable.len() * UNREADABLE_BYTES);
+                found.unreadable.extend(run.unreadable);
                 for record in run.records {
                     if records_left == 0 {
                         next = record.offset;
@@ -132,7 +138,7 @@ impl Shard {
                 }
                 positions.insert(index, next);
             }
-            if !found.records.is_empty() || time::Instant::now() >= deadline || self.is_stopping() {
+            if !found.is_empty() || time::Instant::now() >= deadline || self.is_stopping() {
                 found.next = positions;
                 return Ok(found);
             }
@@ -204,63 +210,163 @@ impl Shard {
                 high_watermark,
                 ..
             }) => {
-                let next = from.clamp(log_start_offset, high_watermark);
-                return Ok(Run {
-                    records: Vec::new(),
-                    next,
-                    from,
-                    bytes: 0,
-                });
+                return Ok(Run::at(from.clamp(log_start_offset, high_watermark)));
             }
             Err(e) => return Err(ApiError::internal(format!("partition {index}: {e}"))),
         };
-        let mut run = Run {
-            records: Vec::new(),
-            next: from,
-            from,
-            bytes: 0,
-        };
-        for batch in &read.batches {
-            run.next = batch.header.next_offset();
-            if batch.header.is_control() {
-                continue;
-            }
-            let section = plain_section(index, batch).await?;
-            if let Some(next) = unpack(index, batch, &section, &mut run.room(max_bytes))? {
-                run.next = next;
-                break;
-            }
-        }
-        Ok(run)
+        // Uncompressed, records may be many times what was read: few readings at once, and on a helper thread.
+        let _turn = self.unpacking.acquire(1).await;
+        let unpacking = move || Run::of(index, from, &read.batches, max_bytes);
+        Ok(task::blocking(unpacking).await)
     }
 }
 
 /// Records of one partition, as far as they were read.
 struct Run {
     records: Vec<ReadRecord>,
+    unreadable: Vec<Unreadable>,
     next: Offset,
     from: Offset,
     bytes: usize,
 }
 
-/// Where records go, and how many bytes of them there may be in all.
-struct Room<'a> {
-    run: &'a mut Run,
-    max_bytes: usize,
-}
-
 impl Run {
-    fn room(&mut self, max_bytes: usize) -> Room<'_> {
-        Room {
-            run: self,
-            max_bytes,
+    fn at(from: Offset) -> Run {
+        Run {
+            records: Vec::new(),
+            unreadable: Vec::new(),
+            next: from,
+            from,
+            bytes: 0,
         }
+    }
+
+    /// The records of `batches`, until there are `max_bytes` bytes.
+    fn of(index: i32, from: Offset, batches: &[Batch], max_bytes: usize) -> Run {
+        let mut run = Run::at(from);
+        for batch in batches {
+            if run.bytes >= max_bytes {
+                break;
+            }
+            if batch.header.is_control() {
+                run.next = batch.header.next_offset();
+            } else {
+                run.unpack(index, batch, max_bytes);
+            }
+        }
+        run
+    }
+
+    /// Takes the records of `batch` out, until there are `max_bytes` bytes; `next` says where to go on. What cannot be
+    /// read is noted and passed over: nobody would get beyond it otherwise.
+    fn unpack(&mut self, index: i32, batch: &Batch, max_bytes: usize) {
+        if let Err((offset, message)) = self.records_of(index, batch, max_bytes) {
+            let first = offset.max(self.from);
+            self.unreadable.push(Unreadable {
+                partition: index,
+                offset: first,
+                message,
+            });
+            self.bytes += UNREADABLE_BYTES;
+            self.next = batch.header.next_offset();
+        }
+    }
+
+    /// As [`Run::unpack`]; an error is the offset from which on the batch cannot be read, and why.
+    fn records_of(
+        &mut self,
+        index: i32,
+        batch: &Batch,
+        max_bytes: usize,
+    ) -> Result<(), (Offset, String)> {
+        let header = &batch.header;
+        let mut offset = header.base_offset;
+        let section = plain_section(batch).map_err(|e| (offset, e))?;
+        for record in Records::new(&section, header.record_count) {
+            let record = record.map_err(|e| (offset, e.to_string()))?;
+            offset = header.base_offset + i64::from(record.offset_delta);
+            if offset < self.from {
+                continue;
+            }
+            if self.bytes >= max_bytes {
+                self.next = offset;
+                return Ok(());
+            }
+            if weight_in_place(&record) > max_bytes.max(RECORD_HEADERS_BYTES_MAX) {
+                self.unreadable.push(Unreadable {
+                    partition: index,
+                    offset,
+                    message: format!("its {} headers are too many to show", record.headers.len()),
+                });
+                self.bytes += UNREADABLE_BYTES;
+                continue;
+            }
+            let record = owned(index, header, &record).map_err(|e| (offset, e.to_string()))?;
+            self.bytes += weight(&record);
+            self.records.push(record);
+            // Where the batch breaks off, reading is past this one.
+            offset += 1;
+        }
+        self.next = header.next_offset();
+        Ok(())
     }
 }
 
+/// What a batch or record that cannot be read counts for, in bytes: finding that out may have cost much.
+const UNREADABLE_BYTES: usize = 512 << 10;
+/// Bytes a record weighs beside what is in it, and each of its headers.
+const RECORD_OVERHEAD_BYTES: usize = 64;
+const HEADER_OVERHEAD_BYTES: usize = 64;
+
 fn weight(record: &ReadRecord) -> usize {
     let of = |b: &Option<Bytes>| b.as_ref().map_or(0, Bytes::len);
-    64 + of(&record.key) + of(&record.value)
+    let headers = record
+        .headers
+        .iter()
+        .map(|(name, value)| HEADER_OVERHEAD_BYTES + name.len() + of(value));
+    RECORD_OVERHEAD_BYTES + of(&record.key) + of(&record.value) + headers.sum::<usize>()
+}
+
+/// What the headers of a record would weigh once they are taken out. Each may be two bytes in the batch.
+fn weight_in_place(record: &RecordRef<'_>) -> usize {
+    record.headers.raw().len() + record.headers.len().saturating_mul(HEADER_OVERHEAD_BYTES)
+}
+
+/// A record on its own.
+fn owned(
+    partition: i32,
+    header: &BatchHeader,
+    record: &RecordRef<'_>,
+) -> Result<ReadRecord, BatchError> {
+    let copy = |b: Option<&[u8]>| b.map(Bytes::copy_from_slice);
+    let mut headers = Vec::new();
+    for entry in record.headers {
+        let (key, value) = entry?;
+        headers.push((String::from_utf8_lossy(key).into_owned(), copy(value)));
+    }
+    Ok(ReadRecord {
+        partition,
+        offset: header.base_offset + i64::from(record.offset_delta),
+        timestamp: if header.is_log_append_time() {
+            header.max_timestamp
+        } else {
+            header.base_timestamp.saturating_add(record.timestamp_delta)
+        },
+        key: copy(record.key),
+        value: copy(record.value),
+        headers,
+    })
+}
+
+/// The record section of `batch`, uncompressed, which may take long.
+fn plain_section(batch: &Batch) -> Result<Bytes, String> {
+    let codec = batch.header.compression().map_err(|e| e.to_string())?;
+    let section = batch.bytes.slice(tidemill_model::batch::HEADER_BYTES..);
+    if codec == Compression::None {
+        return Ok(section);
+    }
+    let plain = compression::decompress(codec, &section, UNCOMPRESSED_BYTES_MAX);
+    plain.map(Bytes::from).map_err(|e| e.to_string())
 }
 
 fn choose(topic: &Topic, record: &NewRecord, sticky: i32) -> Result<i32, ApiError> {
@@ -277,6 +383,14 @@ fn choose(topic: &Topic, record: &NewRecord, sticky: i32) -> Result<i32, ApiErro
         (None, Some(key)) => Ok(partition_for_key(key, topic.partition_count())),
         (None, None) => Ok(sticky),
     }
+}
+
+/// Bytes of a record to be written, about.
+fn size(record: &NewRecord) -> usize {
+    let of = |b: &Option<Bytes>| b.as_ref().map_or(0, Bytes::len);
+    let headers = record.headers.iter();
+    let headers = headers.map(|(name, value)| name.len() + of(value) + 10);
+    of(&record.key) + of(&record.value) + headers.sum::<usize>()
 }
 
 fn build_batches(
@@ -301,8 +415,7 @@ fn build_batches(
         Ok(())
     };
     for record in records {
-        let size =
-            record.value.as_ref().map_or(0, Bytes::len) + record.key.as_ref().map_or(0, Bytes::len);
+        let size = size(record);
         if !builder.is_empty() && builder.bytes() + size + 128 > BATCH_BYTES.min(limit) {
             flush(std::mem::take(&mut builder))?;
         }
@@ -322,70 +435,6 @@ fn build_batches(
         flush(builder)?;
     }
     Ok(out)
-}
-
-fn damaged(index: i32, batch: &Batch, e: &dyn std::fmt::Display) -> ApiError {
-    let offset = batch.header.base_offset;
-    ApiError::internal(format!("partition {index}, offset {offset}: {e}"))
-}
-
-/// The record section of `batch`, uncompressed on a helper thread: that may take long.
-async fn plain_section(index: i32, batch: &Batch) -> Result<Bytes, ApiError> {
-    let codec = batch.header.compression();
-    let codec = codec.map_err(|e| damaged(index, batch, &e))?;
-    let section = batch.bytes.slice(tidemill_model::batch::HEADER_BYTES..);
-    if codec == Compression::None {
-        return Ok(section);
-    }
-    let unpacking = move || compression::decompress(codec, &section, SECTION_BYTES_MAX);
-    let plain = task::blocking(unpacking).await;
-    plain
-        .map(Bytes::from)
-        .map_err(|e| damaged(index, batch, &e))
-}
-
-/// Takes the records of `section` out until there are enough; the offset to go on from is given then.
-fn unpack(
-    index: i32,
-    batch: &Batch,
-    section: &Bytes,
-    room: &mut Room<'_>,
-) -> Result<Option<Offset>, ApiError> {
-    let damaged = |e: BatchError| damaged(index, batch, &e);
-    for record in Records::new(section, batch.header.record_count) {
-        let record = record.map_err(damaged)?;
-        let offset = batch.header.base_offset + i64::from(record.offset_delta);
-        if offset < room.run.from {
-            continue;
-        }
-        if room.run.bytes >= room.max_bytes {
-            return Ok(Some(offset));
-        }
-        let owned = |b: Option<&[u8]>| b.map(Bytes::copy_from_slice);
-        let mut headers = Vec::new();
-        for header in record.headers {
-            let (key, value) = header.map_err(damaged)?;
-            headers.push((String::from_utf8_lossy(key).into_owned(), owned(value)));
-        }
-        let record = ReadRecord {
-            partition: index,
-            offset,
-            timestamp: if batch.header.is_log_append_time() {
-                batch.header.max_timestamp
-            } else {
-                batch
-                    .header
-                    .base_timestamp
-                    .saturating_add(record.timestamp_delta)
-            },
-            key: owned(record.key),
-            value: owned(record.value),
-            headers,
-        };
-        room.run.bytes += weight(&record);
-        room.run.records.push(record);
-    }
-    Ok(None)
 }
 
 /// A stopped shard, as the admin API says it.
@@ -419,5 +468,77 @@ pub(crate) fn api_error(e: TopicError) -> ApiError {
             ApiError::unavailable("unavailable", message)
         }
         TopicError::Gone(e) => gone(e),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(base_offset: Offset, records: &[BatchRecord<'_>]) -> Batch {
+        let mut builder = BatchBuilder::new();
+        for record in records {
+            builder.append(*record);
+        }
+        let bytes = builder.build();
+        let mut header = BatchHeader::validate(&bytes).unwrap();
+        header.base_offset = base_offset;
+        Batch { header, bytes }
+    }
+
+    fn record<'a>(headers: &'a [(&'a [u8], Option<&'a [u8]>)]) -> BatchRecord<'a> {
+        BatchRecord {
+            timestamp: 1,
+            key: None,
+            value: Some(b"value"),
+            headers,
+        }
+    }
+
+    #[test]
+    fn headers_count_towards_the_bytes_of_a_reading() {
+        let headers: Vec<(&[u8], Option<&[u8]>)> = vec![(b"", None); 100];
+        let batch = batch(7, &vec![record(&headers); 10]);
+        let mut run = Run::at(7);
+        run.unpack(0, &batch, 10_000);
+        // A record weighs 64 and five bytes, and 64 for each header.
+        assert_eq!((run.records.len(), run.next), (2, 9));
+    }
+
+    #[test]
+    fn record_with_too_many_headers_is_passed_over() {
+        let many = RECORD_HEADERS_BYTES_MAX / HEADER_OVERHEAD_BYTES + 1;
+        let headers: Vec<(&[u8], Option<&[u8]>)> = vec![(b"", None); many];
+        let batch = batch(3, &[record(&[]), record(&headers), record(&[])]);
+        let mut run = Run::at(3);
+        run.unpack(0, &batch, 1 << 20);
+        let read: Vec<Offset> = run.records.iter().map(|r| r.offset).collect();
+        assert_eq!((read, run.next), (vec![3, 5], 6));
+        assert_eq!(run.unreadable[0].offset, 4);
+    }
+
+    #[test]
+    fn batch_that_cannot_be_read_is_noted_and_passed_over() {
+        let mut broken = batch(5, &[record(&[]), record(&[])]);
+        let mut bytes = broken.bytes.to_vec();
+        // Nothing of the second record is as it was.
+        let half = bytes.len() - 10;
+        bytes[half..].fill(0xff);
+        broken.bytes = Bytes::from(bytes);
+        let mut run = Run::at(5);
+        run.unpack(2, &broken, 1 << 20);
+        assert_eq!((run.records.len(), run.next), (1, 7));
+        let noted = &run.unreadable[0];
+        assert_eq!((noted.partition, noted.offset), (2, 6));
+        let mut garbage = broken;
+        garbage.header.attributes |= 4;
+        let mut run = Run::at(5);
+        run.unpack(2, &garbage, 1 << 20);
+        assert_eq!((run.records.len(), run.next), (0, 7));
+        assert!(
+            run.unreadable[0].message.contains("Zstd"),
+            "{:?}",
+            run.unreadable
+        );
     }
 }

@@ -17,7 +17,9 @@ use tidemill_rt::task::{self, Queue};
 use tidemill_shardlog::ShardLog;
 
 use crate::config::HostPort;
+use crate::kafka::Budgets;
 use crate::metrics::ShardMetrics;
+use crate::records::UNPACKING_MAX;
 use crate::transforms::TransformManager;
 
 /// Jobs that may wait for a shard; senders beyond it wait.
@@ -60,12 +62,14 @@ pub(crate) struct Shard {
     pub(crate) info: Arc<NodeInfo>,
     /// The way to the other shards.
     pub(crate) handle: ShardHandle,
-    /// Memory for requests that are being read or handled, in bytes.
-    pub(crate) request_memory: Semaphore,
+    /// Memory for Kafka requests and their answers.
+    pub(crate) kafka_memory: Budgets,
     /// Counters.
     pub(crate) metrics: ShardMetrics,
     /// Transforms at work here.
     pub(crate) transforms: TransformManager,
+    /// Batches that are being unpacked for the admin API.
+    pub(crate) unpacking: Semaphore,
     /// Serialises topic creation and deletion (shard 0).
     pub(crate) topic_changes: Semaphore,
     /// Whether shards are being made to agree with the controller in the background (shard 0).
@@ -91,7 +95,6 @@ pub(crate) struct ShardParts {
     pub(crate) id: ShardId,
     pub(crate) info: Arc<NodeInfo>,
     pub(crate) handle: ShardHandle,
-    pub(crate) request_memory: Semaphore,
     pub(crate) transforms: TransformManager,
     pub(crate) rings: BTreeMap<RingId, Ring>,
     pub(crate) controller: Option<Controller>,
@@ -200,9 +203,10 @@ impl Shard {
             id: parts.id,
             info: parts.info,
             handle: parts.handle,
-            request_memory: parts.request_memory,
+            kafka_memory: Budgets::new(),
             metrics: ShardMetrics::default(),
             transforms: parts.transforms,
+            unpacking: Semaphore::new(UNPACKING_MAX),
             topic_changes: Semaphore::new(1),
             reconciling: Cell::new(false),
             producer_ids: RefCell::new(0..0),

@@ -79,7 +79,7 @@ impl Guard {
                     "host_refused",
                     format!(
                         "this admin address does not answer to the host {authority:?}; use an IP address of the \
-                         broker or localhost, or give the name in --admin-addr"
+                         broker or localhost, or start the broker with --admin-name and this name"
                     ),
                 ));
             }
@@ -269,6 +269,19 @@ mod tests {
             ),
             Err(400)
         );
+    }
+
+    #[test]
+    fn refused_host_is_told_the_flag_that_admits_it() {
+        let guard = Guard::new(IpAddr::from([0, 0, 0, 0]), ["broker.example".to_owned()]);
+        let told = |host: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("host", HeaderValue::from_static(host));
+            guard.check(&Method::GET, &Uri::from_static("/health"), &headers)
+        };
+        assert_eq!(told("BROKER.example:9644"), Ok(()));
+        let refused = told("other.example").expect_err("another name");
+        assert!(refused.message.contains("--admin-name"), "{refused}");
     }
 
     #[test]

@@ -68,6 +68,27 @@ pub(crate) struct ReadRecords {
     pub(crate) records: Vec<ReadRecord>,
     /// Where to go on, for **every** partition of the topic, with records or not.
     pub(crate) next: BTreeMap<i32, i64>,
+    /// What is there and cannot be shown; `next` is beyond it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) unreadable: Vec<Unreadable>,
+}
+
+impl ReadRecords {
+    /// Whether nothing was found.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.records.is_empty() && self.unreadable.is_empty()
+    }
+}
+
+/// A record, or the rest of a batch, that cannot be shown.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Unreadable {
+    /// Its partition.
+    pub(crate) partition: i32,
+    /// Its offset, or the first of the batch's rest.
+    pub(crate) offset: i64,
+    /// Why.
+    pub(crate) message: String,
 }
 
 /// A record as a line of NDJSON says it.

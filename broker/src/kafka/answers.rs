@@ -8,30 +8,61 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use futures_util::stream::{FuturesOrdered, Stream};
 use tidemill_rt::chan::mpsc;
-use tidemill_rt::chan::semaphore::Permit;
+use tidemill_rt::chan::semaphore::{Permit, Semaphore};
 use tidemill_rt::net::WriteHalf;
+use tidemill_rt::time::Instant;
 use tidemill_wire::bounded::Flexible;
 use tidemill_wire::header;
 
+use super::connection::Client;
+
 /// Bytes of small parts that are gathered into one write.
 const GATHER_BYTES: usize = 64 << 10;
-/// Parts of this size and more are written from where they are.
+/// Parts of this size and more are written from where they are ...
 const OWN_WRITE_BYTES: usize = 16 << 10;
+/// ... so many bytes at once: what a client must take within [`super::connection::WRITE_STALL_MAX`].
+const WRITE_BYTES: usize = 256 << 10;
 
 /// What a handler answers.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    /// A response body, in parts.
-    Body(Vec<Bytes>),
+    /// A response body.
+    Body(Body),
     /// Nothing is sent (Produce with `acks=0`).
     Nothing,
     /// The connection is closed, for this reason.
     Close(String),
+}
+
+/// A response body, in parts, and the room that was reserved for it.
+#[derive(Debug)]
+pub(crate) struct Body {
+    parts: Vec<Bytes>,
+    room: Option<Permit>,
+}
+
+impl Body {
+    /// A body for which nothing was reserved: in proportion to its request, or small.
+    pub(crate) fn unreserved(part: Bytes) -> Body {
+        Body {
+            parts: vec![part],
+            room: None,
+        }
+    }
+
+    /// A body that was made within `room`.
+    pub(crate) fn within(room: Permit, parts: Vec<Bytes>) -> Body {
+        Body {
+            parts,
+            room: Some(room),
+        }
+    }
 }
 
 /// A request under way.
@@ -42,26 +73,29 @@ pub(crate) struct Running {
     pending: Pending,
     correlation_id: i32,
     header: Flexible,
-    memory: Option<Permit>,
+    budget: Semaphore,
     in_flight: Option<Permit>,
 }
 
 impl Running {
-    /// A started request.
-    pub(crate) fn new(pending: Pending, correlation_id: i32, header: Flexible) -> Running {
+    /// A started request, whose answer is charged to `budget`.
+    pub(crate) fn new(
+        pending: Pending,
+        correlation_id: i32,
+        header: Flexible,
+        budget: Semaphore,
+    ) -> Running {
         Running {
             pending,
             correlation_id,
             header,
-            memory: None,
+            budget,
             in_flight: None,
         }
     }
 
-    /// Keeps `memory` until the request is done, so that a client that does not read holds nothing of the shard's
-    /// budget, and `in_flight` until the answer is written.
-    pub(crate) fn holding(mut self, memory: Permit, in_flight: Permit) -> Running {
-        self.memory = Some(memory);
+    /// Keeps `in_flight` until the answer is written.
+    pub(crate) fn holding(mut self, in_flight: Permit) -> Running {
         self.in_flight = Some(in_flight);
         self
     }
@@ -71,15 +105,22 @@ impl Future for Running {
     type Output = Reply;
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Reply> {
         self.pending.as_mut().poll(cx).map(|answer| {
-            self.memory = None;
             let in_flight = self.in_flight.take();
             match answer {
-                Answer::Body(body) => {
-                    let bytes = body.iter().map(Bytes::len).sum();
+                Answer::Body(Body { parts, room }) => {
+                    let bytes = parts.iter().map(Bytes::len).sum();
                     let head = header::response(self.correlation_id, self.header, bytes);
+                    let room = match room {
+                        Some(mut room) => {
+                            room.settle(bytes as u64);
+                            room
+                        }
+                        None => self.budget.charge(bytes as u64),
+                    };
                     Reply::Send {
                         head,
-                        body,
+                        body: parts,
+                        _room: room,
                         _in_flight: in_flight,
                     }
                 }
@@ -96,6 +137,7 @@ pub(crate) enum Reply {
     Send {
         head: Vec<u8>,
         body: Vec<Bytes>,
+        _room: Permit,
         _in_flight: Option<Permit>,
     },
     /// Nothing to write.
@@ -122,6 +164,7 @@ pub(crate) struct Answers {
     running: FuturesOrdered<Running>,
     ready: VecDeque<Reply>,
     watch: Pin<Box<dyn Future<Output = ()>>>,
+    client: Rc<Client>,
 }
 
 impl Answers {
@@ -130,6 +173,7 @@ impl Answers {
         socket: WriteHalf,
         started: mpsc::Receiver<Running>,
         watch: Pin<Box<dyn Future<Output = ()>>>,
+        client: Rc<Client>,
     ) -> Answers {
         Answers {
             socket: Socket::Idle(socket),
@@ -138,6 +182,7 @@ impl Answers {
             running: FuturesOrdered::new(),
             ready: VecDeque::new(),
             watch,
+            client,
         }
     }
 
@@ -181,7 +226,8 @@ impl Answers {
             }
             match std::mem::replace(&mut self.socket, Socket::Gone) {
                 Socket::Idle(socket) => {
-                    self.socket = Socket::Busy(Box::pin(write_all(socket, batch)))
+                    self.socket =
+                        Socket::Busy(Box::pin(write_all(socket, batch, self.client.clone())))
                 }
                 Socket::Busy(_) | Socket::Gone => return Poll::Ready(()),
             }
@@ -219,35 +265,53 @@ impl Future for Answers {
 }
 
 /// Writes replies, small parts gathered. Memory held for them is given back as this ends.
-async fn write_all(mut socket: WriteHalf, batch: Vec<Reply>) -> (WriteHalf, io::Result<()>) {
-    let result = write_parts(&mut socket, &batch).await;
-    (socket, result)
+async fn write_all(
+    socket: WriteHalf,
+    batch: Vec<Reply>,
+    client: Rc<Client>,
+) -> (WriteHalf, io::Result<()>) {
+    let mut writing = Progress { socket, client };
+    let result = writing.replies(&batch).await;
+    writing.client.wrote(None);
+    (writing.socket, result)
 }
 
-async fn write_parts(socket: &mut WriteHalf, batch: &[Reply]) -> io::Result<()> {
-    let mut gathered = Vec::new();
-    for reply in batch {
-        let Reply::Send { head, body, .. } = reply else {
-            continue;
-        };
-        gathered.extend_from_slice(head);
-        for part in body {
-            if part.len() >= OWN_WRITE_BYTES {
-                socket.write_all(&gathered).await?;
-                gathered.clear();
-                socket.write_all(part).await?;
-            } else {
-                gathered.extend_from_slice(part);
-            }
-            if gathered.len() >= GATHER_BYTES {
-                socket.write_all(&gathered).await?;
-                gathered.clear();
+/// A socket of which it is noted when something was last written.
+struct Progress {
+    socket: WriteHalf,
+    client: Rc<Client>,
+}
+
+impl Progress {
+    async fn replies(&mut self, batch: &[Reply]) -> io::Result<()> {
+        let mut gathered = Vec::new();
+        for reply in batch {
+            let Reply::Send { head, body, .. } = reply else {
+                continue;
+            };
+            gathered.extend_from_slice(head);
+            for part in body {
+                if part.len() >= OWN_WRITE_BYTES {
+                    self.bytes(&gathered).await?;
+                    gathered.clear();
+                    self.bytes(part).await?;
+                } else {
+                    gathered.extend_from_slice(part);
+                }
+                if gathered.len() >= GATHER_BYTES {
+                    self.bytes(&gathered).await?;
+                    gathered.clear();
+                }
             }
         }
+        self.bytes(&gathered).await
     }
-    if gathered.is_empty() {
+
+    async fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        for piece in bytes.chunks(WRITE_BYTES) {
+            self.client.wrote(Some(Instant::now()));
+            self.socket.write_all(piece).await?;
+        }
         Ok(())
-    } else {
-        socket.write_all(&gathered).await
     }
 }

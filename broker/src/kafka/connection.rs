@@ -2,6 +2,7 @@
 //! order.
 
 use std::cell::Cell;
+use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::rc::Rc;
@@ -10,34 +11,85 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use tidemill_rt::chan::mpsc;
+use tidemill_rt::chan::notify::Notify;
 use tidemill_rt::chan::semaphore::{Permit, Semaphore};
-use tidemill_rt::net::{ReadHalf, Stream, WriteHalf};
+use tidemill_rt::net::{self, ReadHalf, Stream, WriteHalf};
 use tidemill_rt::time::{self, Instant};
 use tidemill_wire::frame;
 
 use super::answers::{Answers, Running};
 use super::dispatch::{self, Received};
-use super::listener::CONNECTIONS_PER_SHARD_MAX;
+use super::memory::FrameRoom;
 use crate::shard::Shard;
 
 /// Requests of one connection that may be under way; the next is read when the first is answered.
 pub(crate) const PIPELINE_MAX: usize = 64;
-/// Bytes of requests, and of the answers they may bring, that one connection may have under way.
-const IN_FLIGHT_BYTES_MAX: u64 = 256 << 20;
+/// Bytes of requests, and of the answers they may bring, that one connection may have under way. A larger request runs
+/// alone.
+const IN_FLIGHT_BYTES_MAX: u64 = 64 << 20;
 /// A connection without a request for so long is closed (Kafka's `connections.max.idle.ms`).
 pub(crate) const IDLE_MAX: Duration = Duration::from_secs(600);
-/// A request must arrive whole within this time, since memory is held for it.
-const FRAME_READ_MAX: Duration = Duration::from_secs(60);
-/// How often the two limits above are looked at.
-const WATCH_EVERY: Duration = Duration::from_secs(15);
+/// A request must arrive whole within this time ...
+const FRAME_TIME: Duration = Duration::from_secs(10);
+/// ... and as long as its bytes take at this rate, in bytes per second, since memory is held for it.
+const FRAME_BYTES_PER_SECOND_MIN: u64 = 256 << 10;
+/// A client that takes nothing of its answers for so long is closed: they hold memory that others wait for.
+pub(crate) const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
+/// How often idling and stalled writing are looked at.
+const WATCH_EVERY: Duration = Duration::from_secs(10);
 /// Bytes read at once; smaller requests are copied out of this buffer, larger ones read into their own.
 const READ_BUFFER_BYTES: usize = 64 << 10;
+/// Memory for a request of its own is reserved as its bytes arrive: at most so many times what is there, while that is
+/// below [`FAST_GROWTH_BELOW`] bytes, which spares copies ...
+const FAST_GROWTH: usize = 4;
+const FAST_GROWTH_BELOW: usize = 1 << 20;
+/// ... and at most so many times beyond.
+const GROWTH: usize = 2;
 
-/// What reader and watch of one connection share.
+/// What reader, handlers and writer of one connection share.
 #[derive(Debug)]
-struct State {
+pub(crate) struct Client {
     last_request: Cell<Instant>,
-    frame_began: Cell<Option<Instant>>,
+    /// When the write under way began.
+    writing_since: Cell<Option<Instant>>,
+    gone: Cell<bool>,
+    left: Notify,
+}
+
+impl Client {
+    fn new() -> Client {
+        Client {
+            last_request: Cell::new(Instant::now()),
+            writing_since: Cell::new(None),
+            gone: Cell::new(false),
+            left: Notify::new(),
+        }
+    }
+
+    /// Notes that a write begins, or that nothing is to be written.
+    pub(super) fn wrote(&self, now: Option<Instant>) {
+        self.writing_since.set(now);
+    }
+
+    /// Whether it sends no more requests: nobody is there to wait for what is still to come.
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone.get()
+    }
+
+    /// Ready when it is gone.
+    pub(super) fn left(&self) -> impl Future<Output = ()> + use<> {
+        let (gone, left) = (self.gone.get(), self.left.notified());
+        async move {
+            if !gone {
+                left.await;
+            }
+        }
+    }
+
+    fn leave(&self) {
+        self.gone.set(true);
+        self.left.notify_all();
+    }
 }
 
 /// Why a connection is closed by the broker.
@@ -51,12 +103,19 @@ enum Closed {
     Request(String),
     #[error("the answering side is gone")]
     Answers,
+    #[error("a request came too slowly")]
+    Slow,
+}
+
+/// Connections a shard serves: what the process may have open, shared out.
+fn connections_max(shard: &Shard) -> i64 {
+    i64::try_from(net::connections_max(shard.info.shards)).unwrap_or(i64::MAX)
 }
 
 /// Serves a connection to its end. Runs on the shard that owns it.
 pub(crate) async fn serve(shard: Rc<Shard>, stream: TcpStream, peer: SocketAddr) {
     let connections = &shard.metrics.connections;
-    if connections.get() >= CONNECTIONS_PER_SHARD_MAX {
+    if connections.get() >= connections_max(&shard) {
         shard.metrics.connections_refused.add(1);
         return;
     }
@@ -74,19 +133,17 @@ pub(crate) async fn serve(shard: Rc<Shard>, stream: TcpStream, peer: SocketAddr)
 }
 
 async fn run(shard: &Rc<Shard>, read: ReadHalf, write: WriteHalf, peer: SocketAddr) {
-    let state = Rc::new(State {
-        last_request: Cell::new(Instant::now()),
-        frame_began: Cell::new(None),
-    });
+    let client = Rc::new(Client::new());
     let (started, to_drive) = mpsc::channel(PIPELINE_MAX);
-    let answers = Answers::new(write, to_drive, Box::pin(watch(state.clone())));
+    let watch = Box::pin(watch(shard.clone(), client.clone()));
+    let answers = Answers::new(write, to_drive, watch, client.clone());
     let reader = Reader {
         shard: shard.clone(),
         read,
         buffer: vec![0; READ_BUFFER_BYTES],
         filled: 0..0,
         in_flight: Semaphore::new(IN_FLIGHT_BYTES_MAX),
-        state,
+        client: client.clone(),
         started,
     };
     // Both in one task: glommio keeps some memory of every task that made and joined others.
@@ -97,29 +154,53 @@ async fn run(shard: &Rc<Shard>, read: ReadHalf, write: WriteHalf, peer: SocketAd
                     shard.metrics.malformed_requests.add(1);
                     tracing::warn!(%peer, "Kafka connection closed: {closed}");
                 }
+                Closed::Slow => {
+                    shard.metrics.stalled_connections.add(1);
+                    tracing::info!(%peer, "Kafka connection closed: {closed}");
+                }
                 Closed::Io(_) | Closed::Answers => {
                     tracing::debug!(%peer, "Kafka connection ended: {closed}")
                 }
             }
-            // What was started is answered if the client still listens; then the socket closes.
+            // What was started is answered at once if the client still listens; then the socket closes.
+            client.leave();
             answers.await;
         }
         Either::Right(_) => tracing::debug!(%peer, "Kafka connection ended"),
     }
 }
 
-/// Ends when the connection should: it idles, or trickles a request.
-async fn watch(state: Rc<State>) {
+/// Ends when the connection should: it idles, or does not take its answers.
+async fn watch(shard: Rc<Shard>, client: Rc<Client>) {
     loop {
         time::sleep(WATCH_EVERY).await;
-        let trickles = state
-            .frame_began
+        let stalled = client
+            .writing_since
             .get()
-            .is_some_and(|began| began.elapsed() > FRAME_READ_MAX);
-        if trickles || state.last_request.get().elapsed() > IDLE_MAX {
+            .is_some_and(|began| began.elapsed() > WRITE_STALL_MAX);
+        if stalled {
+            shard.metrics.stalled_connections.add(1);
+            return;
+        }
+        if client.last_request.get().elapsed() > IDLE_MAX {
             return;
         }
     }
+}
+
+/// How long a request of `bytes` bytes may take to arrive.
+fn frame_time(bytes: usize) -> Duration {
+    FRAME_TIME + Duration::from_millis(bytes as u64 * 1000 / FRAME_BYTES_PER_SECOND_MIN)
+}
+
+/// Memory for a request of `size` bytes of which `there` have arrived, in bytes.
+fn capacity(size: usize, there: usize) -> usize {
+    let growth = if there < FAST_GROWTH_BELOW {
+        FAST_GROWTH
+    } else {
+        GROWTH
+    };
+    size.min(there.saturating_mul(growth))
 }
 
 struct Reader {
@@ -129,7 +210,7 @@ struct Reader {
     /// The part of `buffer` that was read and not used yet.
     filled: std::ops::Range<usize>,
     in_flight: Semaphore,
-    state: Rc<State>,
+    client: Rc<Client>,
     started: mpsc::Sender<Running>,
 }
 
@@ -138,15 +219,15 @@ impl Reader {
     async fn requests(mut self) -> Closed {
         loop {
             let next = async {
-                let (frame, memory) = self.frame().await?;
-                let weight = dispatch::answer_weight(&frame) + frame.len() as u64;
-                let in_flight = self.in_flight.acquire(weight).await;
+                let (frame, memory, in_flight) = self.frame().await?;
                 let received = Received {
                     frame,
+                    memory,
+                    client: self.client.clone(),
                     at: Instant::now(),
                 };
                 let running = dispatch::start(&self.shard, received).await;
-                Ok::<_, Closed>(running.map_err(Closed::Request)?.holding(memory, in_flight))
+                Ok::<_, Closed>(running.map_err(Closed::Request)?.holding(in_flight))
             };
             match next.await {
                 Ok(running) => {
@@ -159,38 +240,80 @@ impl Reader {
         }
     }
 
-    /// The next request, with the memory reserved for it before its body was read.
-    async fn frame(&mut self) -> Result<(Bytes, Permit), Closed> {
+    /// The next request, the memory reserved for it, and its part of what the connection may have under way.
+    async fn frame(&mut self) -> Result<(Bytes, FrameRoom, Permit), Closed> {
         while self.filled.len() < 4 {
             self.fill().await?;
         }
-        let now = Instant::now();
-        self.state.last_request.set(now);
+        self.client.last_request.set(Instant::now());
         let at = self.filled.start;
         let size = self.buffer[at..]
             .first_chunk()
             .expect("four bytes are there");
         let size = frame::check_size(*size)?;
         self.filled.start += 4;
-        let memory = self.shard.request_memory.acquire(size as u64).await;
-        self.state.frame_began.set(Some(Instant::now()));
-        let frame = if size <= self.buffer.len() {
-            while self.filled.len() < size {
-                self.fill().await?;
+        let mut due = Instant::now() + frame_time(size);
+        self.fill_up(2, due).await?;
+        let at = self.filled.start;
+        let api_key = i16::from_be_bytes([self.buffer[at], self.buffer[at + 1]]);
+        let weight = dispatch::answer_weight(api_key) + size as u64;
+        let waits = Instant::now();
+        let in_flight = self.in_flight.acquire(weight).await;
+        due = due + waits.elapsed();
+        let mut memory = FrameRoom::default();
+        if size > self.buffer.len() {
+            let body = self.long_body(size, due, &mut memory).await?;
+            return Ok((body, memory, in_flight));
+        }
+        self.fill_up(size, due).await?;
+        self.shard.kafka_memory.grow(&mut memory, size, size).await;
+        let at = self.filled.start;
+        self.filled.start += size;
+        let body = Bytes::copy_from_slice(&self.buffer[at..at + size]);
+        Ok((body, memory, in_flight))
+    }
+
+    /// The body of a request that does not fit into the buffer. Memory is reserved for what has arrived and as much
+    /// again, not for what was announced. Waiting for memory does not count as the client's time.
+    async fn long_body(
+        &mut self,
+        size: usize,
+        mut due: Instant,
+        memory: &mut FrameRoom,
+    ) -> Result<Bytes, Closed> {
+        self.fill_up(self.buffer.len(), due).await?;
+        let mut body = Vec::new();
+        let (mut there, mut reserved) = (self.filled.len(), 0);
+        while there < size {
+            let room = capacity(size, there);
+            let waits = Instant::now();
+            let more = room - reserved;
+            self.shard.kafka_memory.grow(memory, size, more).await;
+            due = due + waits.elapsed();
+            reserved = room;
+            body.reserve_exact(room - body.len());
+            if body.is_empty() {
+                body.extend_from_slice(&self.buffer[self.filled.clone()]);
+                self.filled = 0..0;
             }
-            let at = self.filled.start;
-            self.filled.start += size;
-            Bytes::copy_from_slice(&self.buffer[at..at + size])
-        } else {
-            let mut body = vec![0; size];
-            let have = self.filled.len();
-            body[..have].copy_from_slice(&self.buffer[self.filled.clone()]);
-            self.filled = 0..0;
-            self.read.read_exact(&mut body[have..]).await?;
-            Bytes::from(body)
-        };
-        self.state.frame_began.set(None);
-        Ok((frame, memory))
+            body.resize(room, 0);
+            let rest = self.read.read_exact(&mut body[there..]);
+            time::timeout_at(due, rest)
+                .await
+                .map_err(|_| Closed::Slow)??;
+            there = room;
+        }
+        Ok(Bytes::from(body))
+    }
+
+    /// Reads until `bytes` bytes are in the buffer, into which they fit.
+    async fn fill_up(&mut self, bytes: usize, due: Instant) -> Result<(), Closed> {
+        while self.filled.len() < bytes {
+            time::timeout_at(due, self.fill())
+                .await
+                .map_err(|_| Closed::Slow)??;
+        }
+        Ok(())
     }
 
     /// Reads some more bytes behind those that are there.
@@ -208,5 +331,26 @@ impl Reader {
                 Ok(())
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_follows_the_bytes_that_have_arrived() {
+        let size = frame::FRAME_BYTES_MAX;
+        let (mut there, mut steps) = (READ_BUFFER_BYTES, 0);
+        while there < size {
+            let next = capacity(size, there);
+            assert!(next > there && next <= there * FAST_GROWTH);
+            (there, steps) = (next, steps + 1);
+        }
+        assert!(steps < 12);
+        assert_eq!(
+            capacity(READ_BUFFER_BYTES + 1, READ_BUFFER_BYTES),
+            READ_BUFFER_BYTES + 1
+        );
     }
 }

@@ -3,23 +3,31 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
+use tidemill_rt::chan::semaphore::Permit;
 use tidemill_rt::time::Instant;
 use tidemill_wire::api::{self, Api};
 use tidemill_wire::{WireError, header, message};
 
-use super::answers::{Answer, Pending, Running};
+use super::answers::{Answer, Body, Pending, Running};
+use super::connection::Client;
 use super::error_map::code;
 use super::handlers;
+use super::memory::FrameRoom;
 use crate::shard::Shard;
 
 /// Bytes of records a Fetch answers with at most; a first batch that is larger is given alone.
 pub(crate) const FETCH_BYTES_MAX: usize = 32 << 20;
+/// Bytes of unwritten answers that a request whose answer may be large counts for on its connection.
+const LARGE_ANSWER_BYTES: u64 = FETCH_BYTES_MAX as u64;
 
 /// A request as it came in.
-#[derive(Debug)]
 pub(crate) struct Received {
     /// The frame, without its size.
     pub(crate) frame: Bytes,
+    /// The memory reserved for it.
+    pub(crate) memory: FrameRoom,
+    /// Who sent it.
+    pub(crate) client: Rc<Client>,
     /// When it was complete.
     pub(crate) at: Instant,
 }
@@ -34,6 +42,10 @@ pub(crate) struct Request {
     pub(crate) version: i16,
     /// The frame.
     pub(crate) frame: Bytes,
+    /// The memory reserved for it.
+    memory: FrameRoom,
+    /// Who sent it.
+    pub(crate) client: Rc<Client>,
     /// Where in it the body begins.
     pub(crate) body_at: usize,
     /// When it was complete.
@@ -46,10 +58,42 @@ impl Request {
         message::decode(self.api.key, self.version, &self.frame, self.body_at)
     }
 
-    /// `response` as an answer in the request's version.
+    /// Forgets the frame and gives its memory back. Nothing that shares it may be kept.
+    pub(crate) fn release(&mut self) {
+        self.frame = Bytes::new();
+        self.memory = FrameRoom::default();
+    }
+
+    /// Waits for room for an answer of about `bytes` bytes.
+    pub(crate) async fn room(&self, bytes: usize) -> Permit {
+        self.shard
+            .kafka_memory
+            .answers()
+            .acquire(bytes as u64)
+            .await
+    }
+
+    /// `response` as an answer in the request's version, for which nothing was reserved.
     pub(crate) fn answer<M: kafka_protocol::protocol::Encodable>(&self, response: &M) -> Answer {
+        self.encoded(response, Body::unreserved)
+    }
+
+    /// `response` as an answer in the request's version, made within `room`.
+    pub(crate) fn answer_within<M: kafka_protocol::protocol::Encodable>(
+        &self,
+        room: Permit,
+        response: &M,
+    ) -> Answer {
+        self.encoded(response, |body| Body::within(room, vec![body]))
+    }
+
+    fn encoded<M: kafka_protocol::protocol::Encodable>(
+        &self,
+        response: &M,
+        body: impl FnOnce(Bytes) -> Body,
+    ) -> Answer {
         match message::encode(response, self.version) {
-            Ok(body) => Answer::Body(vec![body]),
+            Ok(bytes) => Answer::Body(body(bytes)),
             Err(e) => Answer::Close(format!(
                 "{} version {} cannot be answered: {e}",
                 self.api.name, self.version
@@ -58,11 +102,12 @@ impl Request {
     }
 }
 
-/// Bytes that the answer to this request may keep in memory beyond the request.
-pub(crate) fn answer_weight(frame: &[u8]) -> u64 {
-    match header::preamble(frame) {
-        Ok(preamble) if preamble.api_key == api::FETCH => FETCH_BYTES_MAX as u64,
-        _ => 0,
+/// Bytes that the answer to a request of this API counts for on its connection, beyond the request itself.
+pub(crate) fn answer_weight(api_key: i16) -> u64 {
+    match api_key {
+        // In proportion to the request, or small.
+        api::PRODUCE | api::API_VERSIONS | api::INIT_PRODUCER_ID => 0,
+        _ => LARGE_ANSWER_BYTES,
     }
 }
 
@@ -82,11 +127,12 @@ pub(crate) async fn start(shard: &Rc<Shard>, received: Received) -> Result<Runni
         // KIP-511: the one API that answers, in the layout of version 0, whatever was asked.
         if api.key == api::API_VERSIONS {
             let body = api::api_versions_body(version, code::UNSUPPORTED_VERSION);
-            let answer = std::future::ready(Answer::Body(vec![Bytes::from(body)]));
+            let answer = std::future::ready(Answer::Body(Body::unreserved(Bytes::from(body))));
             return Ok(Running::new(
                 Box::pin(answer),
                 preamble.correlation_id,
                 response_header,
+                shard.kafka_memory.answers().clone(),
             ));
         }
         return Err(format!(
@@ -101,6 +147,8 @@ pub(crate) async fn start(shard: &Rc<Shard>, received: Received) -> Result<Runni
         api,
         version,
         frame: received.frame,
+        memory: received.memory,
+        client: received.client,
         body_at,
         at: received.at,
     };
@@ -109,6 +157,7 @@ pub(crate) async fn start(shard: &Rc<Shard>, received: Received) -> Result<Runni
         pending,
         preamble.correlation_id,
         response_header,
+        shard.kafka_memory.answers().clone(),
     ))
 }
 

@@ -6,5 +6,7 @@ mod dispatch;
 mod error_map;
 mod handlers;
 mod listener;
+mod memory;
 
 pub(crate) use listener::listen;
+pub(crate) use memory::Budgets;

@@ -8,6 +8,7 @@ use tidemill_tests::{Broker, Engine, modules, on_both_engines, wait};
 on_both_engines!(
     file_that_is_not_wasm_is_refused_at_deployment,
     component_without_the_export_is_refused_at_deployment,
+    module_that_cannot_start_within_its_memory_is_refused_at_deployment,
     module_that_loops_forever_is_ended_and_moves_nobody_else,
     module_that_eats_memory_is_ended_and_moves_nobody_else,
     module_that_returns_garbage_is_reported_and_moves_nobody_else,
@@ -52,6 +53,34 @@ fn component_without_the_export_is_refused_at_deployment(engine: Engine) {
         said.contains("export") || said.contains("processor"),
         "the missing export is named: {said}"
     );
+}
+
+fn module_that_cannot_start_within_its_memory_is_refused_at_deployment(engine: Engine) {
+    let mut broker = Broker::start(engine);
+    let cli = Cli::new(&broker);
+    cli.create_topic("in", 1);
+    let module = modules::mask();
+    let module = module.to_string_lossy();
+    // Less than the stack that a module of Rust begins with.
+    let said = cli.refused(&[
+        "deploy",
+        "--module",
+        &module,
+        "--name",
+        "bad",
+        "--input",
+        "in",
+        "--output",
+        "out",
+        "--memory-mb",
+        "1",
+    ]);
+    assert!(said.contains("limits.memory_bytes"), "{said}");
+    assert!(
+        !cli.ok(&["list"]).contains("bad"),
+        "a refused module is not deployed"
+    );
+    assert!(broker.running());
 }
 
 /// The misbehaving module, built once per run.
@@ -165,5 +194,7 @@ fn trap_on_one_record_fails_that_record_alone(engine: Engine) {
     );
     let described = cli.json(&["describe", "bad"]);
     assert_eq!(described["partitions"][0]["position"], 2, "{described}");
+    let logs = cli.ok(&["logs", "bad"]);
+    assert!(logs.contains("about to end abruptly"), "{logs}");
     assert!(broker.running() && broker.healthy());
 }

@@ -6,6 +6,7 @@ mod bad_input;
 mod bad_modules;
 mod clients;
 mod command_line;
+mod greedy_clients;
 mod kafka;
 mod kills;
 mod starting;

@@ -1,9 +1,10 @@
 //! Finding offsets by timestamp, exact to the record.
 
-use tidemill_model::batch::HEADER_BYTES;
+use tidemill_model::batch::{Compression, HEADER_BYTES};
 use tidemill_model::compression::decompress;
 use tidemill_model::record::Records;
 use tidemill_model::{Batch, Offset};
+use tidemill_rt::task;
 
 use crate::log::{Bounds, PartitionLog, ReadError};
 use crate::segment::{READ_CHUNK_BYTES, Scan, SegmentMeta};
@@ -11,6 +12,9 @@ use crate::state::MaxTimestamp;
 
 /// Most bytes a batch may decompress to for a look inside; of a larger one the first record is the answer.
 pub const DECOMPRESSED_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Largest uncompressed batch that is looked through on the shard itself, in bytes.
+const LOOK_HERE_BYTES_MAX: usize = 256 * 1024;
 
 /// A record's offset and its timestamp in ms.
 pub type Found = (Offset, i64);
@@ -41,11 +45,21 @@ impl PartitionLog {
                 return Ok(None);
             }
             // While segments were searched, a flush may have moved batches there and the cache dropped them.
-            if let Some(batches) = self.tail().read(from, bounds.high_watermark, usize::MAX) {
-                let start = bounds.log_start_offset;
-                return Ok(batches
-                    .iter()
-                    .find_map(|b| find_in_batch(b, timestamp, start)));
+            if let Some(batches) = self
+                .tail()
+                .read(from, bounds.high_watermark, READ_CHUNK_BYTES)
+            {
+                for batch in &batches {
+                    if let Some(found) = look(batch, timestamp, bounds.log_start_offset).await {
+                        return Ok(Some(found));
+                    }
+                }
+                let Some(last) = batches.last() else {
+                    return Ok(None);
+                };
+                from = last.header.next_offset();
+                task::yield_now().await;
+                continue;
             }
             if self.segments_end() <= from {
                 return Ok(None);
@@ -76,7 +90,7 @@ impl PartitionLog {
                 if batch.header.base_offset >= end {
                     break;
                 }
-                if let Some(found) = find_in_batch(&batch, timestamp, bounds.log_start_offset) {
+                if let Some(found) = look(&batch, timestamp, bounds.log_start_offset).await {
                     return Ok(Some(found));
                 }
             }
@@ -97,9 +111,25 @@ impl PartitionLog {
         let read = self
             .read(bounds, from, 1, crate::Isolation::ReadUncommitted)
             .await?;
-        let batch = read.batches.first();
-        Ok(batch.and_then(|b| find_in_batch(b, max.timestamp, bounds.log_start_offset)))
+        match read.batches.first() {
+            Some(batch) => Ok(look(batch, max.timestamp, bounds.log_start_offset).await),
+            None => Ok(None),
+        }
     }
+}
+
+/// [`find_in_batch`], on a helper thread where it may take long.
+async fn look(batch: &Batch, timestamp: i64, start: Offset) -> Option<Found> {
+    let header = &batch.header;
+    if header.max_timestamp < timestamp || header.next_offset() <= start {
+        return None;
+    }
+    let is_plain = header.compression() == Ok(Compression::None);
+    if is_plain && batch.len() <= LOOK_HERE_BYTES_MAX {
+        return find_in_batch(batch, timestamp, start);
+    }
+    let batch = batch.clone();
+    task::blocking(move || find_in_batch(&batch, timestamp, start)).await
 }
 
 /// The first record of `batch` at or after offset `start` with a timestamp of at least `timestamp`. Where the records

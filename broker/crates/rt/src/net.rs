@@ -14,6 +14,29 @@ use crate::context::{self, EngineKind};
 /// Pending connections the kernel keeps for us.
 pub const LISTEN_BACKLOG: i32 = 1024;
 
+/// Descriptors of the process that are kept for files and what else is no connection; at most half of all.
+const DESCRIPTORS_RESERVED: usize = 512;
+
+/// Connections that each of `shards` shards may have open: the process's limit of descriptors (`RLIMIT_NOFILE`) without
+/// those that files need, shared out. At least one.
+pub fn connections_max(shards: u16) -> usize {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    #[allow(unsafe_code, reason = "std does not tell limits")]
+    // SAFETY: `limit` is a live variable that getrlimit fills in.
+    let known = unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } == 0;
+    // Without an answer: what POSIX systems give at least.
+    let descriptors = if known { limit.rlim_cur } else { 1024 };
+    share(usize::try_from(descriptors).unwrap_or(usize::MAX), shards)
+}
+
+fn share(descriptors: usize, shards: u16) -> usize {
+    let left = descriptors - DESCRIPTORS_RESERVED.min(descriptors / 2);
+    (left / usize::from(shards.max(1))).max(1)
+}
+
 /// Binds `addr` and listens. Works on every thread; the socket becomes a [`Listener`] on a shard.
 ///
 /// # Errors
@@ -220,5 +243,19 @@ pub(crate) fn transfer<T: FromRawFd>(socket: impl IntoRawFd) -> T {
     // SAFETY: `into_raw_fd` gives up ownership of an open descriptor, which `T` takes over.
     unsafe {
         T::from_raw_fd(socket.into_raw_fd())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_descriptors_for_files() {
+        assert_eq!(share(1024, 2), 256);
+        assert_eq!(share(600, 1), 300);
+        assert_eq!(share(65_536, 4), 16_256);
+        assert_eq!(share(1, 8), 1);
+        assert!(connections_max(1) > connections_max(64));
     }
 }

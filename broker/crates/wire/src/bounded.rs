@@ -7,8 +7,9 @@ use tidemill_model::TopicId;
 use tidemill_model::varint::read_u32;
 
 /// Most elements that the arrays of one request may hold together. Small elements on the wire are large in memory;
-/// without this a frame of the largest size would be worth gigabytes.
-pub const ELEMENTS_MAX: usize = 500_000;
+/// without this a frame of the largest size would be worth gigabytes. A topic may have 100,000 partitions, and a request
+/// may name each.
+pub const ELEMENTS_MAX: usize = 200_000;
 
 /// Why bytes are not the message they should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -25,9 +26,9 @@ pub enum WireError {
     /// A text that is not UTF-8.
     #[error("{0} is not UTF-8")]
     Utf8(&'static str),
-    /// More array elements than [`ELEMENTS_MAX`].
-    #[error("request has more than {ELEMENTS_MAX} array elements; send several requests")]
-    TooManyElements,
+    /// More array elements than a request of its kind may have: its limit.
+    #[error("request has more than {0} array elements; send several requests")]
+    TooManyElements(usize),
     /// An API or version that is not served.
     #[error("API {api} is not served in version {version}")]
     Version {
@@ -45,16 +46,30 @@ pub enum WireError {
 #[derive(Debug, Clone)]
 pub struct Reader<'a> {
     rest: &'a [u8],
-    elements: usize,
+    /// Array elements that may still come, of so many.
+    elements_left: usize,
+    elements_max: usize,
 }
 
 impl<'a> Reader<'a> {
     /// A cursor at the start of `bytes`.
     pub fn new(bytes: &'a [u8]) -> Reader<'a> {
+        Reader::limited(bytes, ELEMENTS_MAX)
+    }
+
+    /// A cursor at the start of `bytes` whose arrays may hold `elements_max` elements together.
+    pub fn limited(bytes: &'a [u8], elements_max: usize) -> Reader<'a> {
         Reader {
             rest: bytes,
-            elements: 0,
+            elements_left: elements_max,
+            elements_max,
         }
+    }
+
+    fn take_elements(&mut self, count: usize) -> Result<(), WireError> {
+        let left = self.elements_left.checked_sub(count);
+        self.elements_left = left.ok_or(WireError::TooManyElements(self.elements_max))?;
+        Ok(())
     }
 
     /// Bytes left.
@@ -211,10 +226,7 @@ impl<'a> Reader<'a> {
         if count.saturating_mul(element_bytes_min.max(1)) > self.rest.len() {
             return Err(WireError::Truncated(what));
         }
-        self.elements = self.elements.saturating_add(count);
-        if self.elements > ELEMENTS_MAX {
-            return Err(WireError::TooManyElements);
-        }
+        self.take_elements(count)?;
         Ok(Some(count))
     }
 
@@ -265,10 +277,7 @@ impl<'a> Reader<'a> {
         if count.saturating_mul(2) > self.rest.len() {
             return Err(WireError::Truncated("tagged fields"));
         }
-        self.elements = self.elements.saturating_add(count);
-        if self.elements > ELEMENTS_MAX {
-            return Err(WireError::TooManyElements);
-        }
+        self.take_elements(count)?;
         for _ in 0..count {
             let tag = self.unsigned("a tagged field")?;
             let len = self.unsigned("a tagged field")? as usize;
@@ -361,7 +370,7 @@ mod tests {
         assert!(r.count(Flexible::No, 1, "topics").is_ok());
         assert_eq!(
             r.count(Flexible::No, 1, "topics"),
-            Err(WireError::TooManyElements)
+            Err(WireError::TooManyElements(ELEMENTS_MAX))
         );
     }
 }

@@ -5,7 +5,7 @@
 //! definitions; a property test holds it against the crate's own encoder.
 
 use crate::api;
-use crate::bounded::{Flexible, Reader, WireError};
+use crate::bounded::{ELEMENTS_MAX, Flexible, Reader, WireError};
 
 /// The type of a field.
 #[derive(Debug, Clone, Copy)]
@@ -157,6 +157,18 @@ const DESCRIBE_CONFIGS: &[Field] = &[
     since(3, "documentation", BOOL),
 ];
 
+/// Most array elements of a request that carries no data and names no partitions.
+const ELEMENTS_FEW: usize = 20_000;
+
+/// Most array elements of a request.
+fn elements_max(api_key: i16) -> usize {
+    match api_key {
+        // It names partitions, as data requests do.
+        api::LIST_OFFSETS => ELEMENTS_MAX,
+        _ => ELEMENTS_FEW,
+    }
+}
+
 fn fields(api_key: i16) -> Option<&'static [Field]> {
     Some(match api_key {
         api::LIST_OFFSETS => LIST_OFFSETS,
@@ -184,7 +196,7 @@ pub fn walk(api_key: i16, version: i16, body: &[u8]) -> Result<usize, WireError>
             version,
         });
     };
-    let mut reader = Reader::new(body);
+    let mut reader = Reader::limited(body, elements_max(api_key));
     let walk = Walk {
         version,
         flexible: api.flexible(version),

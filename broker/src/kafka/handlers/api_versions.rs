@@ -4,7 +4,7 @@ use bytes::Bytes;
 use kafka_protocol::messages::ApiVersionsRequest;
 use tidemill_wire::{WireError, api};
 
-use super::super::answers::{Answer, Pending};
+use super::super::answers::{Answer, Body, Pending};
 use super::super::dispatch::Request;
 use super::super::error_map::code;
 
@@ -19,7 +19,9 @@ pub(in super::super) fn start(request: Request) -> Result<Pending, WireError> {
         _ => code::NONE,
     };
     let body = Bytes::from(api::api_versions_body(request.version, error));
-    Ok(Box::pin(std::future::ready(Answer::Body(vec![body]))))
+    Ok(Box::pin(std::future::ready(Answer::Body(
+        Body::unreserved(body),
+    ))))
 }
 
 /// Letters, digits, and inside also '-' and '.'.

@@ -11,13 +11,15 @@ use tidemill_controller::{Topic, configs};
 use tidemill_model::topic_name;
 use tidemill_wire::{WireError, frame};
 
-use super::super::answers::Pending;
+use super::super::answers::{Answer, Pending};
 use super::super::connection::IDLE_MAX;
 use super::super::dispatch::Request;
 use super::super::error_map::code;
 use super::text;
 use crate::topics::{PARTITIONS_DEFAULT, REPLICAS_DEFAULT};
 
+/// Bytes of an answer for a resource, with synonyms and documentation, about.
+const RESOURCE_BYTES: usize = 4 << 10;
 /// Resource types.
 const TOPIC: i8 = 2;
 const BROKER: i8 = 4;
@@ -37,16 +39,25 @@ pub(in super::super) fn start(request: Request) -> Result<Pending, WireError> {
         synonyms: body.include_synonyms,
         documentation: body.include_documentation,
     };
+    Ok(Box::pin(
+        async move { answer(&request, body, &options).await },
+    ))
+}
+
+async fn answer(request: &Request, body: DescribeConfigsRequest, options: &Options) -> Answer {
+    let room = request.room(body.resources.len() * RESOURCE_BYTES).await;
     // A resource that is named many times is described once, so that a small request has no vast answer.
     let mut seen = BTreeSet::new();
     let results = body
         .resources
         .into_iter()
         .filter(|r| seen.insert((r.resource_type, r.resource_name.to_string())))
-        .map(|r| describe(&request, r, &options))
+        .map(|r| describe(request, r, options))
         .collect();
-    let answer = request.answer(&DescribeConfigsResponse::default().with_results(results));
-    Ok(Box::pin(std::future::ready(answer)))
+    request.answer_within(
+        room,
+        &DescribeConfigsResponse::default().with_results(results),
+    )
 }
 
 struct Options {
@@ -96,11 +107,18 @@ fn describe(
             .with_error_message(Some(text(message))),
         Ok(settings) => {
             let keys = resource.configuration_keys.as_deref();
-            let wanted = |s: &Setting| keys.is_none_or(|keys| keys.iter().any(|k| &**k == s.name));
-            let settings = settings.into_iter().filter(wanted);
+            let keys: Option<Vec<&str>> = keys.map(|keys| keys.iter().map(|k| &**k).collect());
+            let settings = settings
+                .into_iter()
+                .filter(|s| is_wanted(keys.as_deref(), s.name));
             result.with_configs(settings.map(|s| convert(s, options)).collect())
         }
     }
+}
+
+/// Whether a setting is asked for. No list and an empty one both ask for all, as Kafka takes them.
+fn is_wanted(keys: Option<&[&str]>, name: &str) -> bool {
+    keys.is_none_or(|keys| keys.is_empty() || keys.contains(&name))
 }
 
 fn topic_settings(request: &Request, name: &str) -> Result<Vec<Setting>, (i16, String)> {
@@ -212,4 +230,15 @@ fn convert(s: Setting, options: &Options) -> DescribeConfigsResourceResult {
         .with_synonyms(synonyms)
         .with_config_type(s.kind)
         .with_documentation(options.documentation.then(|| text(s.doc)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_list_of_keys_asks_for_all_settings() {
+        assert!(is_wanted(None, "a") && is_wanted(Some(&[]), "a"));
+        assert!(is_wanted(Some(&["b", "a"]), "a") && !is_wanted(Some(&["b"]), "a"));
+    }
 }

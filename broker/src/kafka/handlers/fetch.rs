@@ -2,33 +2,41 @@
 //!
 //! Sessions (KIP-227) are not kept: every answer says session 0, which clients take for "send everything each time".
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{select, select_all};
 use tidemill_model::{PartitionId, RingId, ShardId};
 use tidemill_ring::{Isolation, Read};
-use tidemill_rt::mailbox;
+use tidemill_rt::chan::semaphore::Permit;
 use tidemill_rt::time::{self, Instant};
-use tidemill_wire::WireError;
+use tidemill_rt::{mailbox, task};
 use tidemill_wire::fetch::{
     AbortedTransaction, FetchPartition, FetchRequest, FetchResponse, FetchedPartition,
     FetchedTopic, decode,
 };
+use tidemill_wire::{TopicRef, WireError};
 
-use super::super::answers::{Answer, Pending};
+use super::super::answers::{Answer, Body, Pending};
 use super::super::dispatch::{FETCH_BYTES_MAX, Request};
 use super::super::error_map::{self, code};
-use super::find_topic;
+use super::{find_topic, text};
 use crate::shard::Shard;
 
 /// Longest a Fetch waits for records, whatever the client says.
 const WAIT_MAX: Duration = Duration::from_secs(300);
+/// After a first wake-up that brought too little, partitions are read again at most this often.
+const READ_AGAIN_EVERY: Duration = Duration::from_millis(5);
 /// First version with an error of the whole request.
 const TOP_LEVEL_ERROR_FROM: i16 = 7;
+/// Partitions looked at before other tasks have their turn.
+const PARTITIONS_PER_TURN: usize = 256;
+/// Bytes of an answer for each partition, beside its records, at most.
+const PARTITION_ANSWER_BYTES: usize = 64;
 
 /// What is asked of one partition.
 #[derive(Debug, Clone)]
@@ -36,10 +44,13 @@ struct Query {
     slot: (usize, usize),
     ring: RingId,
     partition: PartitionId,
-    topic: String,
+    topic: Arc<str>,
     asked: FetchPartition,
     committed: bool,
 }
+
+/// What is asked of each shard, in the order in which the request names the first partition of each.
+type Queries = Vec<(ShardId, Arc<[Query]>)>;
 
 /// What is left of the bytes a request may be answered with.
 #[derive(Debug, Clone, Copy)]
@@ -49,74 +60,156 @@ struct Budget {
     nothing_yet: bool,
 }
 
-type Fetched = ((usize, usize), FetchedPartition);
-
-pub(in super::super) fn start(request: Request) -> Result<Pending, WireError> {
-    let body = decode(&request.frame, request.body_at, request.version)?;
-    Ok(Box::pin(async move { answer(request, body).await }))
+/// What was read of one partition.
+#[derive(Debug)]
+struct Fetched {
+    slot: (usize, usize),
+    topic: Arc<str>,
+    partition: FetchedPartition,
 }
 
-async fn answer(request: Request, body: FetchRequest) -> Answer {
-    let refused = if body.replica_id >= 0 {
-        // Replicas fetch from each other in another way; whoever says so here is not one.
-        Some(code::CLUSTER_AUTHORIZATION_FAILED)
-    } else if body.session_id != 0 && body.session_epoch > 0 {
-        Some(code::FETCH_SESSION_ID_NOT_FOUND)
-    } else {
-        None
-    };
-    if let Some(error_code) = refused {
-        let topics = if request.version >= TOP_LEVEL_ERROR_FROM {
-            Vec::new()
-        } else {
-            refuse_each(&body, error_code)
-        };
-        let response = FetchResponse {
-            error_code,
-            topics,
-            ..FetchResponse::default()
-        };
-        return Answer::Body(response.encode(request.version));
+impl Fetched {
+    fn bytes(&self) -> usize {
+        self.partition.batches.iter().map(|b| b.len()).sum()
     }
-    let (mut topics, queries) = sort(&request, &body);
-    let wait = Duration::from_millis(body.max_wait_ms.max(0) as u64).min(WAIT_MAX);
-    let deadline = request.at + wait;
+
+    /// Whether there is more than was read: waiting makes the answer no larger.
+    fn has_more(&self) -> bool {
+        let p = &self.partition;
+        let end = p.last_stable_offset;
+        let read_to = p.batches.last().map(|b| b.header.next_offset());
+        read_to.is_some_and(|offset| offset < end)
+    }
+}
+
+/// The request as it is kept while it waits.
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
+    bytes_min: usize,
+    bytes_max: usize,
+    deadline: Instant,
+}
+
+pub(in super::super) fn start(mut request: Request) -> Result<Pending, WireError> {
+    let body = decode(&request.frame, request.body_at, request.version)?;
+    Ok(Box::pin(async move {
+        let refused = if body.replica_id >= 0 {
+            // Replicas fetch from each other in another way; whoever says so here is not one.
+            Some(code::CLUSTER_AUTHORIZATION_FAILED)
+        } else if body.session_id != 0 && body.session_epoch > 0 {
+            Some(code::FETCH_SESSION_ID_NOT_FOUND)
+        } else {
+            None
+        };
+        if let Some(error_code) = refused {
+            return refuse(&request, &body, error_code).await;
+        }
+        let (topics, queries) = sort(&request, &body);
+        let wait = Duration::from_millis(body.max_wait_ms.max(0) as u64).min(WAIT_MAX);
+        let bytes_max = bytes_max(&body);
+        let wanted = Wanted {
+            bytes_min: (body.min_bytes.max(0) as usize).min(bytes_max),
+            bytes_max,
+            deadline: request.at + wait,
+        };
+        // What waits for records, for minutes perhaps, holds nothing of the budgets.
+        drop(body);
+        request.release();
+        answer(request, topics, queries, wanted).await
+    }))
+}
+
+async fn answer(
+    request: Request,
+    mut topics: Vec<FetchedTopic>,
+    queries: Queries,
+    wanted: Wanted,
+) -> Answer {
     let known_error = topics
         .iter()
         .flat_map(|t| &t.partitions)
         .any(|p| p.error_code != code::NOT_LEADER_OR_FOLLOWER);
+    let asked: usize = queries.iter().map(|(_, q)| q.len()).sum();
+    let partitions: usize = topics.iter().map(|t| t.partitions.len()).sum();
+    let beside = partitions * PARTITION_ANSWER_BYTES;
+    let mut woken: Option<Instant> = None;
     loop {
-        let enough = known_error || Instant::now() >= deadline || queries.is_empty();
-        let found = read_all(&request.shard, &queries, &body).await;
-        let bytes: usize = found
-            .iter()
-            .map(|(_, p)| p.batches.iter().map(|b| b.len()).sum::<usize>())
-            .sum();
-        let failed = found.iter().any(|(_, p)| p.error_code != code::NONE)
-            || found.len() < queries.values().map(Vec::len).sum();
-        let satisfied = enough || failed || bytes >= body.min_bytes.max(0) as usize;
-        if !satisfied {
-            Watch::new(&request.shard, &queries, &found, deadline)
-                .changed()
-                .await;
-            continue;
+        let enough = known_error
+            || queries.is_empty()
+            || request.client.is_gone()
+            || Instant::now() >= wanted.deadline;
+        let room = (wanted.bytes_max + beside) as u64;
+        let room: Permit = request.shard.kafka_memory.answer(room).await;
+        let mut budget = Budget {
+            left: wanted
+                .bytes_max
+                .min((room.amount() as usize).saturating_sub(beside)),
+            nothing_yet: true,
+        };
+        let found = read_all(&request.shard, &queries, &mut budget).await;
+        let bytes: usize = found.iter().map(Fetched::bytes).sum();
+        let error = |f: &Fetched| f.partition.error_code != code::NONE;
+        let failed = found.iter().any(error) || found.len() < asked;
+        let full = !budget.nothing_yet && budget.left == 0 || found.iter().any(Fetched::has_more);
+        if enough || failed || full || bytes >= wanted.bytes_min {
+            fill(&request, &mut topics, found);
+            return within(&request, room, topics);
         }
-        for ((t, p), partition) in found {
-            topics[t].partitions[p] = partition;
-        }
-        request
-            .shard
-            .metrics
-            .fetch_latency
-            .observe(request.at.elapsed());
-        return Answer::Body(
-            FetchResponse {
-                topics,
-                ..FetchResponse::default()
+        let watch = Watch::new(&request.shard, &queries, &found, wanted.deadline);
+        drop((room, found));
+        let left = request.client.left();
+        select(Box::pin(watch.changed()), Box::pin(left)).await;
+        // Each commit wakes; what is there is not read anew for each when it takes many to make enough.
+        if let Some(before) = woken.replace(Instant::now()) {
+            let due = (before + READ_AGAIN_EVERY).min(wanted.deadline);
+            if Instant::now() < due {
+                time::sleep_until(due).await;
+                woken = Some(Instant::now());
             }
-            .encode(request.version),
-        );
+        }
     }
+}
+
+/// Puts what was found into the answer, and counts it.
+fn fill(request: &Request, topics: &mut [FetchedTopic], found: Vec<Fetched>) {
+    let metrics = &request.shard.metrics;
+    for fetched in found {
+        let batches = fetched.partition.batches.iter();
+        let records: i64 = batches.map(|b| i64::from(b.header.record_count)).sum();
+        if records > 0 {
+            let counters = metrics.topic(&fetched.topic);
+            counters.records_out.add(records as u64);
+            counters.bytes_out.add(fetched.bytes() as u64);
+        }
+        let (t, p) = fetched.slot;
+        topics[t].partitions[p] = fetched.partition;
+    }
+    metrics.fetch_latency.observe(request.at.elapsed());
+}
+
+/// `topics` as the answer, made within `room`.
+fn within(request: &Request, room: Permit, topics: Vec<FetchedTopic>) -> Answer {
+    let response = FetchResponse {
+        topics,
+        ..FetchResponse::default()
+    };
+    Answer::Body(Body::within(room, response.encode(request.version)))
+}
+
+async fn refuse(request: &Request, body: &FetchRequest, error_code: i16) -> Answer {
+    let partitions: usize = body.topics.iter().map(|t| t.partitions.len()).sum();
+    let room = request.room(partitions * PARTITION_ANSWER_BYTES).await;
+    let topics = if request.version >= TOP_LEVEL_ERROR_FROM {
+        Vec::new()
+    } else {
+        refuse_each(body, error_code)
+    };
+    let response = FetchResponse {
+        error_code,
+        topics,
+        ..FetchResponse::default()
+    };
+    Answer::Body(Body::within(room, response.encode(request.version)))
 }
 
 fn refuse_each(body: &FetchRequest, error_code: i16) -> Vec<FetchedTopic> {
@@ -131,70 +224,93 @@ fn refuse_each(body: &FetchRequest, error_code: i16) -> Vec<FetchedTopic> {
     body.topics.iter().map(topic).collect()
 }
 
-/// The answer with an error in every place, and what to ask to replace those errors, by shard.
-fn sort(
-    request: &Request,
-    body: &FetchRequest,
-) -> (Vec<FetchedTopic>, BTreeMap<ShardId, Vec<Query>>) {
+/// Bytes of records that the answer may have: what the request says, for all and for each partition, and what the
+/// broker gives at most.
+fn bytes_max(body: &FetchRequest) -> usize {
+    let partitions = body.topics.iter().flat_map(|t| &t.partitions);
+    let of_partitions = partitions.fold(0usize, |sum, p| {
+        sum.saturating_add(p.max_bytes.max(0) as usize)
+    });
+    of_partitions
+        .min(body.max_bytes.max(0) as usize)
+        .min(FETCH_BYTES_MAX)
+}
+
+/// The answer with an error in every place, and what to ask to replace those errors. Nothing of it shares the request's
+/// frame.
+fn sort(request: &Request, body: &FetchRequest) -> (Vec<FetchedTopic>, Queries) {
     let image = request.shard.image();
-    let mut queries: BTreeMap<ShardId, Vec<Query>> = BTreeMap::new();
+    let mut queries = Vec::new();
+    let mut seen = BTreeSet::new();
     let mut topics = Vec::with_capacity(body.topics.len());
     for (t, asked) in body.topics.iter().enumerate() {
         let found = find_topic(&image, &asked.topic);
+        let name: Option<Arc<str>> = found.ok().map(|topic| Arc::from(topic.name.as_str()));
         let mut partitions = Vec::with_capacity(asked.partitions.len());
         for (p, asked) in asked.partitions.iter().enumerate() {
-            let ring = found.and_then(|topic| {
-                topic
-                    .ring(asked.index)
-                    .ok_or(code::UNKNOWN_TOPIC_OR_PARTITION)
+            let place = found.and_then(|topic| {
+                let ring = topic.ring(asked.index);
+                let ring = ring.ok_or(code::UNKNOWN_TOPIC_OR_PARTITION)?;
+                Ok((ring, topic.partition(asked.index)))
             });
-            let error = match (found, ring) {
-                (Ok(topic), Ok(ring)) => {
-                    queries
-                        .entry(ring.shard(request.shard.info.shards))
-                        .or_default()
-                        .push(Query {
-                            slot: (t, p),
-                            ring,
-                            partition: topic.partition(asked.index),
-                            topic: topic.name.clone(),
-                            asked: *asked,
-                            committed: body.isolation_level == 1,
-                        });
+            let error = match (place, &name) {
+                // Asked twice, it would be read twice for nothing.
+                (Ok((_, partition)), _) if !seen.insert(partition) => code::INVALID_REQUEST,
+                (Ok((ring, partition)), Some(name)) => {
+                    let query = Query {
+                        slot: (t, p),
+                        ring,
+                        partition,
+                        topic: name.clone(),
+                        asked: *asked,
+                        committed: body.isolation_level == 1,
+                    };
+                    queries.push((ring.shard(request.shard.info.shards), query));
                     code::NOT_LEADER_OR_FOLLOWER
                 }
-                (_, Err(error)) | (Err(error), _) => error,
+                (Err(error), _) => error,
+                (Ok(_), None) => code::UNKNOWN_TOPIC_OR_PARTITION,
             };
             partitions.push(FetchedPartition::error(asked.index, error));
         }
         topics.push(FetchedTopic {
-            topic: asked.topic.clone(),
+            topic: match &asked.topic {
+                TopicRef::Name(name) => TopicRef::Name(text(name.to_string())),
+                TopicRef::Id(id) => TopicRef::Id(*id),
+            },
             partitions,
         });
     }
-    (topics, queries)
+    (topics, by_shard(queries))
+}
+
+/// Queries by shard: shards in the order of their first query, the queries of each in the order of the request. Clients
+/// put what they got least of first, and it must be served first, or it may never be.
+fn by_shard(queries: Vec<(ShardId, Query)>) -> Queries {
+    let mut order: Vec<ShardId> = Vec::new();
+    let mut groups: BTreeMap<ShardId, Vec<Query>> = BTreeMap::new();
+    for (shard, query) in queries {
+        let group = groups.entry(shard).or_default();
+        if group.is_empty() {
+            order.push(shard);
+        }
+        group.push(query);
+    }
+    let group = |shard| Some((shard, groups.remove(&shard)?.into()));
+    order.into_iter().filter_map(group).collect()
 }
 
 /// Reads every partition, shard after shard, within the request's budget. What a stopped shard was asked is missing.
-async fn read_all(
-    shard: &Rc<Shard>,
-    queries: &BTreeMap<ShardId, Vec<Query>>,
-    body: &FetchRequest,
-) -> Vec<Fetched> {
-    let left = (body.max_bytes.max(0) as usize).min(FETCH_BYTES_MAX);
-    let mut budget = Budget {
-        left,
-        nothing_yet: true,
-    };
+async fn read_all(shard: &Rc<Shard>, queries: &Queries, budget: &mut Budget) -> Vec<Fetched> {
     let mut out = Vec::new();
     for (target, queries) in queries {
-        let queries = queries.clone();
+        let (queries, left) = (queries.clone(), *budget);
         let read = shard.on(*target, move |shard| async move {
-            read_here(&shard, queries, budget).await
+            read_here(&shard, &queries, left).await
         });
         if let Ok((found, left)) = read.await {
             out.extend(found);
-            budget = left;
+            *budget = left;
         }
     }
     out
@@ -202,28 +318,20 @@ async fn read_all(
 
 async fn read_here(
     shard: &Rc<Shard>,
-    queries: Vec<Query>,
+    queries: &[Query],
     mut budget: Budget,
 ) -> (Vec<Fetched>, Budget) {
     let mut out = Vec::with_capacity(queries.len());
-    for query in queries {
-        let fetched = match read(shard, &query, &mut budget).await {
-            Ok(fetched) => fetched,
-            Err(error) => FetchedPartition::error(query.asked.index, error),
-        };
-        let records: i64 = fetched
-            .batches
-            .iter()
-            .map(|b| i64::from(b.header.record_count))
-            .sum();
-        if records > 0 {
-            let counters = shard.metrics.topic(&query.topic);
-            counters.records_out.add(records as u64);
-            counters
-                .bytes_out
-                .add(fetched.batches.iter().map(|b| b.len() as u64).sum());
+    for (i, query) in queries.iter().enumerate() {
+        if i % PARTITIONS_PER_TURN == PARTITIONS_PER_TURN - 1 {
+            task::yield_now().await;
         }
-        out.push((query.slot, fetched));
+        let read = read(shard, query, &mut budget).await;
+        out.push(Fetched {
+            slot: query.slot,
+            topic: query.topic.clone(),
+            partition: read.unwrap_or_else(|e| FetchedPartition::error(query.asked.index, e)),
+        });
     }
     (out, budget)
 }
@@ -271,13 +379,18 @@ async fn read(
     Ok(fetched)
 }
 
-/// Puts what was read into the answer, except a batch that is too large and not the first of all.
+/// Puts what was read into the answer, except a batch that is too large and not the first of all: nothing more fits then.
 fn take(fetched: &mut FetchedPartition, read: Read, max: usize, budget: &mut Budget) {
     fetched.high_watermark = read.high_watermark;
     fetched.last_stable_offset = read.last_stable_offset;
     fetched.log_start_offset = read.log_start_offset;
     let bytes: usize = read.batches.iter().map(|b| b.len()).sum();
-    if bytes == 0 || bytes > max && !budget.nothing_yet {
+    if bytes == 0 {
+        return;
+    }
+    if bytes > max && !budget.nothing_yet {
+        // Reading on would mean to read a batch of each further partition and throw it away.
+        budget.left = 0;
         return;
     }
     *budget = Budget {
@@ -312,15 +425,13 @@ struct Watch {
 
 impl Watch {
     /// Watches for anything beyond what was `found`.
-    fn new(
-        shard: &Rc<Shard>,
-        queries: &BTreeMap<ShardId, Vec<Query>>,
-        found: &[Fetched],
-        deadline: Instant,
-    ) -> Watch {
+    fn new(shard: &Rc<Shard>, queries: &Queries, found: &[Fetched], deadline: Instant) -> Watch {
         let stood: BTreeMap<_, _> = found
             .iter()
-            .map(|(slot, p)| (*slot, (p.high_watermark, p.last_stable_offset)))
+            .map(|f| {
+                let p = &f.partition;
+                (f.slot, (p.high_watermark, p.last_stable_offset))
+            })
             .collect();
         let seen = |q: &Query| Seen {
             ring: q.ring,
@@ -375,5 +486,91 @@ fn moved(shard: &Rc<Shard>, partitions: &[Seen]) -> Signal {
             Box::pin(async move { drop(select_all(signals).await) })
         }
         _ => Box::pin(std::future::ready(())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tidemill_model::record::{BatchBuilder, NewRecord};
+    use tidemill_model::{Batch, BatchHeader, TopicId};
+
+    use super::*;
+
+    fn query(slot: (usize, usize)) -> Query {
+        Query {
+            slot,
+            ring: RingId(1),
+            partition: PartitionId {
+                topic: TopicId::NONE,
+                index: slot.1 as i32,
+            },
+            topic: Arc::from("t"),
+            asked: FetchPartition {
+                index: slot.1 as i32,
+                current_leader_epoch: -1,
+                fetch_offset: 0,
+                last_fetched_epoch: -1,
+                max_bytes: 1,
+            },
+            committed: false,
+        }
+    }
+
+    fn read_of(value_bytes: usize) -> Read {
+        let mut builder = BatchBuilder::new();
+        builder.append(NewRecord {
+            timestamp: 1,
+            key: None,
+            value: Some(&vec![0; value_bytes]),
+            headers: &[],
+        });
+        let bytes = builder.build();
+        let header = BatchHeader::validate(&bytes).unwrap();
+        Read {
+            batches: vec![Batch { header, bytes }],
+            high_watermark: 1,
+            last_stable_offset: 1,
+            log_start_offset: 0,
+            aborted: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn shard_of_the_first_partition_asked_for_is_read_first() {
+        let of = |shard, slot| (ShardId(shard), query(slot));
+        let asked = vec![of(1, (0, 0)), of(0, (0, 1)), of(1, (0, 2)), of(0, (1, 0))];
+        let order: Vec<_> = by_shard(asked)
+            .into_iter()
+            .map(|(shard, queries)| (shard.0, queries.iter().map(|q| q.slot).collect::<Vec<_>>()))
+            .collect();
+        assert_eq!(
+            order,
+            [(1, vec![(0, 0), (0, 2)]), (0, vec![(0, 1), (1, 0)])]
+        );
+    }
+
+    #[test]
+    fn batch_that_does_not_fit_ends_the_reading() {
+        let mut budget = Budget {
+            left: 1000,
+            nothing_yet: true,
+        };
+        let mut first = FetchedPartition::error(0, code::NONE);
+        take(&mut first, read_of(100), 1000, &mut budget);
+        assert!(first.batches.len() == 1 && !budget.nothing_yet && budget.left > 0);
+        let (mut second, left) = (FetchedPartition::error(1, code::NONE), budget.left);
+        take(&mut second, read_of(2000), left, &mut budget);
+        assert!(second.batches.is_empty() && budget.left == 0);
+    }
+
+    #[test]
+    fn first_batch_is_given_whatever_its_size() {
+        let mut budget = Budget {
+            left: 10,
+            nothing_yet: true,
+        };
+        let mut fetched = FetchedPartition::error(0, code::NONE);
+        take(&mut fetched, read_of(5000), 10, &mut budget);
+        assert!(fetched.batches.len() == 1 && budget.left == 0 && !budget.nothing_yet);
     }
 }

@@ -5,20 +5,31 @@ use kafka_protocol::messages::{BrokerId, FindCoordinatorRequest, FindCoordinator
 use kafka_protocol::protocol::StrBytes;
 use tidemill_wire::WireError;
 
-use super::super::answers::Pending;
+use super::super::answers::{Answer, Pending};
 use super::super::dispatch::Request;
 use super::super::error_map::code;
 use super::text;
 
 /// First version that asks for several keys.
 const BATCHED_FROM: i16 = 4;
+/// Bytes of an answer for a key, beside the key and the host, about.
+const COORDINATOR_BYTES: usize = 128;
 /// Key types: consumer groups and transactional ids.
 const KEY_TYPES: std::ops::RangeInclusive<i8> = 0..=1;
 
 pub(in super::super) fn start(request: Request) -> Result<Pending, WireError> {
     let body: FindCoordinatorRequest = request.decode()?;
+    Ok(Box::pin(async move { answer(&request, body).await }))
+}
+
+async fn answer(request: &Request, body: FindCoordinatorRequest) -> Answer {
+    let keys: usize = body.coordinator_keys.iter().map(|key| key.len()).sum();
+    let each = COORDINATOR_BYTES + request.shard.info.advertised.host.len();
+    let room = request
+        .room(keys + body.coordinator_keys.len() * each + each)
+        .await;
     let known = KEY_TYPES.contains(&body.key_type);
-    let one = |key: StrBytes| coordinator(&request, key, known);
+    let one = |key: StrBytes| coordinator(request, key, known);
     let response = if request.version >= BATCHED_FROM {
         FindCoordinatorResponse::default()
             .with_coordinators(body.coordinator_keys.into_iter().map(one).collect())
@@ -31,8 +42,7 @@ pub(in super::super) fn start(request: Request) -> Result<Pending, WireError> {
             .with_host(found.host)
             .with_port(found.port)
     };
-    let answer = request.answer(&response);
-    Ok(Box::pin(std::future::ready(answer)))
+    request.answer_within(room, &response)
 }
 
 fn coordinator(request: &Request, key: StrBytes, known: bool) -> Coordinator {

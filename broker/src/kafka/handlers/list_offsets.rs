@@ -1,12 +1,12 @@
 //! ListOffsets: first, last, and by timestamp, exact to the record.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use kafka_protocol::messages::list_offsets_response::{
     ListOffsetsPartitionResponse, ListOffsetsTopicResponse,
 };
-use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse};
+use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse, TopicName};
 use tidemill_controller::Topic;
 use tidemill_model::{PartitionId, RingId, ShardId};
 use tidemill_ring::ReadError;
@@ -18,6 +18,8 @@ use super::super::dispatch::Request;
 use super::super::error_map::{self, code};
 use crate::shard::Shard;
 
+/// Bytes of an answer for a topic or a partition, about.
+const ENTRY_BYTES: usize = 64;
 /// Timestamps that mean places, and the first version that has them.
 const LATEST: i64 = -1;
 const EARLIEST: i64 = -2;
@@ -50,17 +52,25 @@ pub(in super::super) fn start(request: Request) -> Result<Pending, WireError> {
 async fn answer(request: Request, body: ListOffsetsRequest) -> Answer {
     let shard = &request.shard;
     let image = shard.image();
+    let asked: usize = body.topics.iter().map(|t| t.partitions.len()).sum();
+    let room = request
+        .room((asked + body.topics.len()) * ENTRY_BYTES)
+        .await;
+    let twice = named_twice(&body);
     let mut queries: BTreeMap<ShardId, Vec<Query>> = BTreeMap::new();
     let mut topics = Vec::new();
     for (t, asked) in body.topics.into_iter().enumerate() {
         let topic = image.topic(&asked.name);
+        let asked_name = asked.name.clone();
         let mut partitions = Vec::new();
         for (p, asked) in asked.partitions.into_iter().enumerate() {
             let index = asked.partition_index;
             let found =
                 topic.and_then(|topic| Some((topic.ring(index)?, Topic::partition(topic, index))));
             let mut code = code::UNKNOWN_TOPIC_OR_PARTITION;
-            if let Some((ring, partition)) = found {
+            if twice.contains(&(asked_name.clone(), index)) {
+                code = code::INVALID_REQUEST;
+            } else if let Some((ring, partition)) = found {
                 code = code::NOT_LEADER_OR_FOLLOWER;
                 queries
                     .entry(ring.shard(shard.info.shards))
@@ -97,7 +107,22 @@ async fn answer(request: Request, body: ListOffsetsRequest) -> Answer {
             put(&mut topics[t].partitions[p], listed, request.version);
         }
     }
-    request.answer(&ListOffsetsResponse::default().with_topics(topics))
+    request.answer_within(room, &ListOffsetsResponse::default().with_topics(topics))
+}
+
+/// Partitions that the request names more than once: like Kafka's brokers, this one looks at none of them.
+fn named_twice(body: &ListOffsetsRequest) -> BTreeSet<(TopicName, i32)> {
+    let mut seen = BTreeSet::new();
+    let mut twice = BTreeSet::new();
+    for topic in &body.topics {
+        for partition in &topic.partitions {
+            let named = (topic.name.clone(), partition.partition_index);
+            if !seen.insert(named.clone()) {
+                twice.insert(named);
+            }
+        }
+    }
+    twice
 }
 
 fn put(response: &mut ListOffsetsPartitionResponse, listed: Listed, version: i16) {
@@ -116,20 +141,9 @@ fn put(response: &mut ListOffsetsPartitionResponse, listed: Listed, version: i16
 
 async fn list_all(shard: &Rc<Shard>, queries: Vec<Query>) -> Vec<((usize, usize), Listed)> {
     let mut out = Vec::with_capacity(queries.len());
-    // Asked twice, a partition is looked at once: finding a timestamp may mean to uncompress a batch.
-    let mut known: BTreeMap<(PartitionId, i64), Listed> = BTreeMap::new();
     for query in queries {
-        let (slot, key) = (query.slot, (query.partition, query.timestamp));
-        let listed = match known.get(&key) {
-            Some(listed) => *listed,
-            None => {
-                task::yield_now().await;
-                let listed = list(shard, query).await;
-                known.insert(key, listed);
-                listed
-            }
-        };
-        out.push((slot, listed));
+        task::yield_now().await;
+        out.push((query.slot, list(shard, query).await));
     }
     out
 }
@@ -171,4 +185,34 @@ async fn list(shard: &Rc<Shard>, q: Query) -> Listed {
             -1
         },
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
+
+    use super::super::text;
+    use super::*;
+
+    #[test]
+    fn partition_named_twice_is_found_whatever_its_timestamps() {
+        let asked = |index, timestamp| {
+            ListOffsetsPartition::default()
+                .with_partition_index(index)
+                .with_timestamp(timestamp)
+        };
+        let topic = |name: &str, partitions| {
+            ListOffsetsTopic::default()
+                .with_name(TopicName(text(name)))
+                .with_partitions(partitions)
+        };
+        let body = ListOffsetsRequest::default().with_topics(vec![
+            topic("a", vec![asked(0, 1), asked(1, 1), asked(0, 2)]),
+            topic("b", vec![asked(1, 1)]),
+            topic("b", vec![asked(1, 5), asked(2, 5)]),
+        ]);
+        let twice = named_twice(&body);
+        let named = |name: &str, index| (TopicName(text(name)), index);
+        assert_eq!(twice, BTreeSet::from([named("a", 0), named("b", 1)]));
+    }
 }

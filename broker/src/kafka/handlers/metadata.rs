@@ -23,6 +23,12 @@ use crate::shard::Shard;
 /// First version in which an empty list means no topics (before: all).
 const EMPTY_IS_NONE_FROM: i16 = 1;
 
+/// Topics that one request may have made; the others are there to be asked for again.
+const TOPICS_MADE_MAX: usize = 100;
+/// Bytes of an answer for a topic beside its name, and for a partition, about.
+const TOPIC_BYTES: usize = 64;
+const PARTITION_BYTES: usize = 64;
+
 /// What is said about one topic.
 enum Found {
     Topic(Arc<Topic>),
@@ -33,12 +39,23 @@ enum Found {
     },
 }
 
+impl Found {
+    fn answer_bytes(&self) -> usize {
+        match self {
+            Found::Topic(topic) => {
+                TOPIC_BYTES + topic.name.len() + topic.rings.len() * PARTITION_BYTES
+            }
+            Found::Error { name, .. } => TOPIC_BYTES + name.as_ref().map_or(0, |n| n.len()),
+        }
+    }
+}
+
 pub(in super::super) fn start(request: Request) -> Result<Pending, WireError> {
     let body: MetadataRequest = request.decode()?;
     Ok(Box::pin(async move { answer(request, body).await }))
 }
 
-async fn answer(request: Request, body: MetadataRequest) -> Answer {
+async fn answer(mut request: Request, body: MetadataRequest) -> Answer {
     let shard = &request.shard;
     let all = match &body.topics {
         None => true,
@@ -50,6 +67,11 @@ async fn answer(request: Request, body: MetadataRequest) -> Answer {
     } else {
         // A topic that is named many times is described once, so that a small request has no vast answer.
         let mut seen = BTreeSet::new();
+        let mut may_create = if body.allow_auto_topic_creation {
+            TOPICS_MADE_MAX
+        } else {
+            0
+        };
         for topic in body.topics.into_iter().flatten() {
             if !seen.insert((
                 topic.name.clone().map(|n| n.to_string()),
@@ -57,9 +79,14 @@ async fn answer(request: Request, body: MetadataRequest) -> Answer {
             )) {
                 continue;
             }
-            found.push(find(shard, topic, body.allow_auto_topic_creation).await);
+            found.push(find(shard, topic, &mut may_create).await);
         }
     }
+    request.release();
+    let shard = &request.shard;
+    let room = request
+        .room(found.iter().map(Found::answer_bytes).sum())
+        .await;
     let epochs = leader_epochs(shard, &found).await;
     let node = BrokerId(shard.info.node.0);
     let broker = MetadataResponseBroker::default()
@@ -75,10 +102,11 @@ async fn answer(request: Request, body: MetadataRequest) -> Answer {
         .with_cluster_id(Some(text(shard.info.cluster_id.clone())))
         .with_controller_id(node)
         .with_topics(topics);
-    request.answer(&response)
+    request.answer_within(room, &response)
 }
 
-async fn find(shard: &Rc<Shard>, topic: MetadataRequestTopic, create: bool) -> Found {
+/// Looks a topic up, and makes it where it is missing and `may_create` more may be made.
+async fn find(shard: &Rc<Shard>, topic: MetadataRequestTopic, may_create: &mut usize) -> Found {
     let id = TopicId(*topic.topic_id.as_bytes());
     let Some(name) = topic.name else {
         return match shard.image().topic_by_id(id) {
@@ -94,16 +122,19 @@ async fn find(shard: &Rc<Shard>, topic: MetadataRequestTopic, create: bool) -> F
         return Found::Topic(topic.clone());
     }
     let error = |code| Found::Error {
-        name: Some(name.clone()),
+        // A copy: the name as it came keeps the request's frame.
+        name: Some(TopicName(text(name.to_string()))),
         id: TopicId::NONE,
         code,
     };
     if topic_name::check(&name).is_err() {
         return error(code::INVALID_TOPIC_EXCEPTION);
     }
-    if !create {
+    if *may_create == 0 {
+        // Clients take this for "not yet" and ask again.
         return error(code::UNKNOWN_TOPIC_OR_PARTITION);
     }
+    *may_create -= 1;
     match shard.topic_or_create(&name).await {
         Ok(topic) => Found::Topic(topic),
         Err(e) => error(error_map::topic(&e)),

@@ -3,7 +3,7 @@
 //! [`start`] returns when every batch of the request is queued at its ring, or on its way to the shard of its ring in
 //! the order of requests; the answers are awaited afterwards, many requests at a time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use tidemill_wire::produce::{
 };
 use tidemill_wire::{TopicRef, WireError};
 
-use super::super::answers::{Answer, Pending};
+use super::super::answers::{Answer, Body, Pending};
 use super::super::dispatch::Request;
 use super::super::error_map::{self, code};
 use super::find_topic;
@@ -55,11 +55,13 @@ struct Job {
 pub(in super::super) async fn start(request: Request) -> Result<Pending, WireError> {
     let body = decode(&request.frame, request.body_at, request.version)?;
     let mut response = ProduceResponse::default();
+    let mut said = Said::default();
     let mut jobs: BTreeMap<ShardId, Vec<Job>> = BTreeMap::new();
     let image = request.shard.image();
     let refused = refuse_all(&request, &body);
     for (t, topic) in body.topics.into_iter().enumerate() {
-        let produced = sort_topic(&request, &image, (t, topic), refused.as_ref(), &mut jobs);
+        let mut produced = sort_topic(&request, &image, (t, topic), refused.as_ref(), &mut jobs);
+        said.once(&mut produced.partitions);
         response.topics.push(produced);
     }
     let mut groups = Vec::new();
@@ -71,8 +73,27 @@ pub(in super::super) async fn start(request: Request) -> Result<Pending, WireErr
     let wait = Duration::from_millis(body.timeout_ms.max(1) as u64).min(TIMEOUT_MAX);
     Ok(Box::pin(async move {
         fill(&mut response, groups, sent, wait).await;
+        let mut said = Said::default();
+        for topic in &mut response.topics {
+            said.once(&mut topic.partitions);
+        }
         answer(&request, response, body.acks)
     }))
+}
+
+/// Which errors an answer has explained: the sentence stands where an error comes first. Repeated for each of very many
+/// partitions it would make a vast answer to a small request.
+#[derive(Default)]
+struct Said(BTreeSet<i16>);
+
+impl Said {
+    fn once(&mut self, partitions: &mut [PartitionProduced]) {
+        for partition in partitions {
+            if partition.error_message.is_some() && !self.0.insert(partition.error_code) {
+                partition.error_message = None;
+            }
+        }
+    }
 }
 
 /// Why nothing of the request is taken, if so.
@@ -277,7 +298,8 @@ fn answer(request: &Request, response: ProduceResponse, acks: i16) -> Answer {
         .produce_latency
         .observe(request.at.elapsed());
     if acks != 0 {
-        return Answer::Body(vec![Bytes::from(response.encode(request.version))]);
+        let body = Bytes::from(response.encode(request.version));
+        return Answer::Body(Body::unreserved(body));
     }
     // Nobody reads an answer: closing is the only way to say that something went wrong.
     let failed = |t: &TopicProduced| {
@@ -302,5 +324,25 @@ fn answer(request: &Request, response: ProduceResponse, acks: i16) -> Answer {
                 p.index, p.error_code
             ))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sentence_of_an_error_stands_in_an_answer_once() {
+        let refused = |code| PartitionProduced::error(0, code, Some("why".to_owned()));
+        let mut partitions = vec![refused(1), refused(2), refused(1)];
+        let mut said = Said::default();
+        said.once(&mut partitions);
+        said.once(&mut partitions[1..2]);
+        let explained: Vec<bool> = partitions
+            .iter()
+            .map(|p| p.error_message.is_some())
+            .collect();
+        assert_eq!(explained, [true, false, false]);
+        assert!(partitions.iter().all(|p| p.error_code != code::NONE));
     }
 }
