@@ -1,12 +1,12 @@
 //! The broker's admin API, from the client's side.
 
-use std::io::Read;
+use std::io::{self, Read};
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use ureq::http::Response;
-use ureq::{Agent, Body};
+use ureq::{Agent, Body, Timeout};
 
 use crate::error::{CliError, CliResult};
 
@@ -16,8 +16,8 @@ const DEFAULT_PORT: u16 = 9644;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longer than the broker's own limit for a request, so that its answer is heard.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(150);
-/// Bytes of an answer.
-const ANSWER_MAX: u64 = 64 << 20;
+/// Bytes of an answer. Records come up to some MiB at once, but a single one may have 100 MiB, and more as JSON.
+const ANSWER_MAX: u64 = 256 << 20;
 
 /// A client of one admin address.
 #[derive(Debug)]
@@ -103,28 +103,44 @@ impl Admin {
         format!("http://{}{path}", self.address)
     }
 
-    fn unreachable(&self, reason: impl ToString) -> CliError {
-        CliError::Unreachable {
-            address: self.address.clone(),
-            reason: reason.to_string(),
+    /// What a failed question is to people: a broker that is not there, one that may have done what it was asked, or a
+    /// question that cannot be asked.
+    fn failed(&self, error: ureq::Error) -> CliError {
+        let (address, reason) = (self.address.clone(), error.to_string());
+        match error {
+            ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect) => CliError::Unreachable {
+                address,
+                reason: "connecting took too long".to_owned(),
+            },
+            ureq::Error::Timeout(_) => CliError::Lost {
+                address,
+                reason: "it took too long".to_owned(),
+            },
+            ureq::Error::Io(error) if is_unconnected(&error) => {
+                CliError::Unreachable { address, reason }
+            }
+            ureq::Error::Io(_) | ureq::Error::BodyStalled => CliError::Lost { address, reason },
+            ureq::Error::HostNotFound | ureq::Error::ConnectionFailed => {
+                CliError::Unreachable { address, reason }
+            }
+            _ => CliError::said(format!("the broker at {address} cannot be asked: {reason}")),
         }
     }
 
     fn answer(&self, response: Result<Response<Body>, ureq::Error>) -> CliResult<Value> {
-        let mut response = match response {
-            Ok(response) => response,
-            Err(ureq::Error::Timeout(_)) => return Err(self.unreachable("it took too long")),
-            Err(ureq::Error::Io(error)) => return Err(self.unreachable(error)),
-            Err(error) => return Err(self.unreachable(error)),
-        };
+        let mut response = response.map_err(|error| self.failed(error))?;
         let status = response.status();
-        let mut body = Vec::new();
-        let read = response
-            .body_mut()
-            .as_reader()
-            .take(ANSWER_MAX)
-            .read_to_end(&mut body);
-        read.map_err(|error| self.unreachable(format!("its answer broke off: {error}")))?;
+        let body =
+            whole(response.body_mut().as_reader(), ANSWER_MAX).map_err(|error| CliError::Lost {
+                address: self.address.clone(),
+                reason: format!("its answer broke off: {error}"),
+            })?;
+        let Some(body) = body else {
+            return Err(CliError::said(format!(
+                "the broker's answer is longer than {ANSWER_MAX} bytes, too long for this command; \
+                 ask for less, such as fewer records with --max, or use a Kafka client"
+            )));
+        };
         match serde_json::from_slice::<Value>(&body) {
             Ok(value) if status.is_success() => Ok(value),
             Ok(value) if value["error"]["message"].is_string() => Err(CliError::Refused(
@@ -140,6 +156,26 @@ impl Admin {
             ))),
         }
     }
+}
+
+/// Whether an error says that there was no connection yet: then nothing was asked.
+fn is_unconnected(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::HostUnreachable
+            | io::ErrorKind::NetworkUnreachable
+            | io::ErrorKind::AddrNotAvailable
+            | io::ErrorKind::PermissionDenied
+            | io::ErrorKind::NotFound
+    )
+}
+
+/// All that `reader` gives; nothing where that is more than `max` bytes.
+fn whole(reader: impl Read, max: u64) -> io::Result<Option<Vec<u8>>> {
+    let mut body = Vec::new();
+    reader.take(max + 1).read_to_end(&mut body)?;
+    Ok((body.len() as u64 <= max).then_some(body))
 }
 
 /// `HOST:PORT` from what people write: a URL, or a host alone.
@@ -236,6 +272,42 @@ mod tests {
         ] {
             assert!(normal_address(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn question_that_was_asked_is_not_told_as_a_broker_that_is_missing() {
+        let admin = Admin::new("broker").expect("an address");
+        let failed = |error| admin.failed(error);
+        let io = |kind: io::ErrorKind| ureq::Error::Io(kind.into());
+        for error in [
+            ureq::Error::Timeout(Timeout::Connect),
+            io(io::ErrorKind::ConnectionRefused),
+            ureq::Error::HostNotFound,
+        ] {
+            let told = failed(error);
+            assert!(matches!(told, CliError::Unreachable { .. }), "{told}");
+        }
+        for error in [
+            ureq::Error::Timeout(Timeout::Global),
+            ureq::Error::Timeout(Timeout::RecvResponse),
+            io(io::ErrorKind::ConnectionReset),
+            io(io::ErrorKind::UnexpectedEof),
+        ] {
+            let told = failed(error);
+            assert!(matches!(told, CliError::Lost { .. }), "{told}");
+            assert!(!told.to_string().contains("tidemill start"));
+        }
+        let told = failed(ureq::Error::BadUri("too long".to_owned()));
+        assert!(matches!(told, CliError::Said(_)), "{told}");
+    }
+
+    #[test]
+    fn answer_that_is_too_long_is_not_taken_for_a_shorter_one() {
+        assert_eq!(
+            whole(&[1; 5][..], 5).expect("read").map(|b| b.len()),
+            Some(5)
+        );
+        assert_eq!(whole(&[1; 6][..], 5).expect("read"), None);
     }
 
     #[test]

@@ -20,6 +20,18 @@ pub(crate) enum CliError {
         /// What the system said.
         reason: String,
     },
+    /// The broker was asked and did not answer whole: nobody knows what became of it.
+    #[error(
+        "the broker at {address} was asked, but no whole answer came ({reason})\n\
+         What was asked may have been done, or may still be: look before asking again, with `transform list`, \
+         `transform describe` or `transform topic list`."
+    )]
+    Lost {
+        /// Who was asked.
+        address: String,
+        /// What the system said.
+        reason: String,
+    },
     /// The broker refused; its sentence says why and what to do.
     #[error("{0}")]
     Refused(String),

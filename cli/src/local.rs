@@ -7,8 +7,8 @@ use tidemill_model::BatchHeader;
 use tidemill_model::batch::HEADER_BYTES;
 use tidemill_model::record::{BatchBuilder, NewRecord, RecordRef, Records};
 use tidemill_wasm_host::{
-    CallOutput, Factory, HostConfig, InputBatch, Limits, LocalRunner, LogLine, OutputBatch,
-    guest_env,
+    CallOutput, Factory, HostConfig, InputBatch, Limits, LocalRunner, LogLine, MEMORY_BYTES_MAX,
+    OutputBatch, guest_env,
 };
 
 use crate::error::{CliError, CliResult};
@@ -222,9 +222,32 @@ fn limits(manifest: &Manifest) -> CliResult<Limits> {
     if let Some(memory_mb) = manifest.limits.memory_mb {
         let bytes = usize::try_from(memory_mb)
             .ok()
-            .and_then(|mib| mib.checked_mul(1 << 20));
-        limits.memory_bytes =
-            bytes.ok_or_else(|| CliError::said("limits.memory_mb is too large"))?;
+            .and_then(|mib| mib.checked_mul(1 << 20))
+            .filter(|bytes| *bytes <= MEMORY_BYTES_MAX);
+        limits.memory_bytes = bytes.ok_or_else(|| {
+            let max = MEMORY_BYTES_MAX >> 20;
+            CliError::said(format!(
+                "limits.memory_mb is {memory_mb}, it may be at most {max}"
+            ))
+        })?;
     }
     Ok(limits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_are_those_of_a_broker_and_more_memory_than_it_gives_is_refused() {
+        let of = |text: &str| {
+            let manifest = format!("name = \"t\"\nlanguage = \"rust\"\n[limits]\n{text}");
+            limits(&toml::from_str(&manifest).expect("a manifest"))
+        };
+        let limits = of("").expect("the defaults");
+        assert_eq!((limits.time_ms, limits.memory_bytes), (3000, 64 << 20));
+        let limits = of("memory_mb = 512").expect("the most there is");
+        assert_eq!(limits.memory_bytes, MEMORY_BYTES_MAX);
+        assert!(of("memory_mb = 513").is_err());
+    }
 }

@@ -17,7 +17,14 @@ use tokio::time::{Instant, Sleep};
 /// Connections at once; more wait in the kernel's backlog.
 pub(super) const CONNECTIONS_MAX: usize = 128;
 
-/// A connection without a byte in either direction for so long is closed. Longer than any request takes.
+/// The head of a request must be there whole so long after its first byte, and the first head so long after connecting:
+/// connections are few.
+const HEAD_MAX: Duration = Duration::from_secs(10);
+
+/// A connection between two requests is closed after so long.
+const KEEP_ALIVE_MAX: Duration = Duration::from_secs(20);
+
+/// A request under way without a byte in either direction for so long is cut off. Longer than any request takes.
 const IDLE_MAX: Duration = Duration::from_secs(150);
 
 /// How long accepting pauses after an error such as "too many open files".
@@ -67,11 +74,61 @@ impl Listener for BoundedListener {
     }
 }
 
-/// A connection with its permit and its idle clock.
+/// Where a connection stands, as far as its bytes tell.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// A head is coming; so many bytes of what ends it have just come.
+    Head(usize),
+    /// A request is under way.
+    Request,
+    /// Something was answered; what comes next begins another head.
+    Answered,
+}
+
+/// What ends a head.
+const HEAD_END: [u8; 4] = *b"\r\n\r\n";
+
+impl Phase {
+    /// The phase after `bytes` were read. Bytes behind a head are its body, or a request that waits its turn.
+    fn read(self, bytes: &[u8]) -> Phase {
+        let mut ended = match self {
+            Phase::Request => return Phase::Request,
+            Phase::Answered => 0,
+            Phase::Head(ended) => ended,
+        };
+        for byte in bytes {
+            ended = match *byte {
+                byte if byte == HEAD_END[ended] => ended + 1,
+                b'\r' => 1,
+                _ => 0,
+            };
+            if ended == HEAD_END.len() {
+                return Phase::Request;
+            }
+        }
+        Phase::Head(ended)
+    }
+
+    /// Whether a byte now puts the end of the time off: a head has its time as a whole.
+    fn goes_on_from(self, before: Phase) -> bool {
+        matches!((before, self), (Phase::Head(_), Phase::Head(_)))
+    }
+
+    fn time(self) -> Duration {
+        match self {
+            Phase::Head(_) => HEAD_MAX,
+            Phase::Request => IDLE_MAX,
+            Phase::Answered => KEEP_ALIVE_MAX,
+        }
+    }
+}
+
+/// A connection with its permit and its clock.
 #[derive(Debug)]
 pub(super) struct Connection {
     stream: TcpStream,
-    idle: Pin<Box<Sleep>>,
+    phase: Phase,
+    clock: Pin<Box<Sleep>>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -81,23 +138,44 @@ impl Connection {
         let _ = stream.set_nodelay(true);
         Connection {
             stream,
-            idle: Box::pin(tokio::time::sleep(IDLE_MAX)),
+            phase: Phase::Head(0),
+            clock: Box::pin(tokio::time::sleep(HEAD_MAX)),
             _permit: permit,
         }
     }
 
-    fn watched<T>(
+    fn now_in(&mut self, phase: Phase) {
+        if !phase.goes_on_from(self.phase) {
+            self.clock.as_mut().reset(Instant::now() + phase.time());
+        }
+        self.phase = phase;
+    }
+
+    /// An error where the time is up; else registers to be woken then.
+    fn in_time(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        match self.clock.as_mut().poll(cx) {
+            Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
+            Poll::Pending => Ok(()),
+        }
+    }
+
+    /// The outcome of writing bytes that begin with `start`.
+    fn written(
         &mut self,
         cx: &mut Context<'_>,
-        progress: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
+        start: &[u8],
+        progress: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
         if progress.is_ready() {
-            self.idle.as_mut().reset(Instant::now() + IDLE_MAX);
+            // "100 Continue" only says that the body may come.
+            if !start.starts_with(b"HTTP/1.1 100 ") {
+                self.now_in(Phase::Answered);
+            }
             return progress;
         }
-        match self.idle.as_mut().poll(cx) {
-            Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
-            Poll::Pending => Poll::Pending,
+        match self.in_time(cx) {
+            Ok(()) => Poll::Pending,
+            Err(error) => Poll::Ready(Err(error)),
         }
     }
 }
@@ -108,8 +186,14 @@ impl AsyncRead for Connection {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.in_time(cx)?;
+        let before = buf.filled().len();
         let progress = Pin::new(&mut self.stream).poll_read(cx, buf);
-        self.watched(cx, progress)
+        if progress.is_ready() {
+            let phase = self.phase.read(&buf.filled()[before..]);
+            self.now_in(phase);
+        }
+        progress
     }
 }
 
@@ -120,7 +204,7 @@ impl AsyncWrite for Connection {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let progress = Pin::new(&mut self.stream).poll_write(cx, buf);
-        self.watched(cx, progress)
+        self.written(cx, buf, progress)
     }
 
     fn poll_write_vectored(
@@ -129,7 +213,8 @@ impl AsyncWrite for Connection {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let progress = Pin::new(&mut self.stream).poll_write_vectored(cx, bufs);
-        self.watched(cx, progress)
+        let start = bufs.first().map_or(&[][..], |buf| buf);
+        self.written(cx, start, progress)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -142,5 +227,60 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn head_ends_with_an_empty_line_however_it_is_cut() {
+        let head = b"GET / HTTP/1.1\r\nhost: a\r\n\r\r\n\r\n";
+        for cut in 0..head.len() {
+            let phase = Phase::Head(0).read(&head[..cut]);
+            assert!(matches!(phase, Phase::Head(_)), "ended after {cut}");
+            assert_eq!(phase.read(&head[cut..]), Phase::Request);
+        }
+        assert_eq!(Phase::Answered.read(b"G"), Phase::Head(0));
+        assert_eq!(Phase::Request.read(b"body"), Phase::Request);
+    }
+
+    #[test]
+    fn head_that_trickles_in_is_cut_off() {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        const TIME: Duration = Duration::from_millis(300);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let address = listener.local_addr().expect("it is bound");
+            let mut bounded = BoundedListener::new(listener);
+            let mut client = TcpStream::connect(address).await.expect("it listens");
+            let (mut connection, _) = bounded.accept().await;
+            connection.clock.as_mut().reset(Instant::now() + TIME);
+            let trickle = Box::pin(async move {
+                while client.write_all(b"x").await.is_ok() {
+                    tokio::time::sleep(TIME / 10).await;
+                }
+            });
+            let read = Box::pin(async move {
+                let mut byte = [0; 1];
+                loop {
+                    if let Err(error) = connection.read_exact(&mut byte).await {
+                        return error.kind();
+                    }
+                }
+            });
+            let both = futures_util::future::select(read, trickle);
+            match tokio::time::timeout(20 * TIME, both).await {
+                Ok(futures_util::future::Either::Left((kind, _))) => {
+                    assert_eq!(kind, io::ErrorKind::TimedOut)
+                }
+                _ => panic!("bytes put the end off"),
+            }
+        });
     }
 }

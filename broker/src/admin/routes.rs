@@ -15,7 +15,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::guard::Guard;
 use super::records::{ReadQuery, parse_lines};
@@ -26,10 +26,17 @@ use super::types::{LogQuery, StartFrom};
 pub(super) const MODULE_BYTES_MAX: usize = 64 << 20;
 /// Bytes of a request that writes records.
 pub(super) const RECORDS_BYTES_MAX: usize = 16 << 20;
+/// Bytes of a request that reads records: it may say a position for each of 100,000 partitions.
+const POSITIONS_BYTES_MAX: usize = 4 << 20;
 /// Bytes of any other request.
 const BODY_BYTES_MAX: usize = 1 << 20;
 /// Requests under way at once; more are refused with 503.
 pub(super) const REQUESTS_MAX: usize = 64;
+/// Of these, requests that may wait for records or log lines; more are refused with 503, so that there is room for those
+/// that do not wait.
+pub(super) const WAITING_MAX: usize = 32;
+/// Paths that whoever watches over the broker asks: they are answered however many other requests there are.
+const WATCHED_PATHS: [&str; 2] = ["/health", "/metrics"];
 /// Requests with a large body under way at once; more wait their turn, so that bodies cannot fill the memory.
 const LARGE_REQUESTS_MAX: usize = 3;
 /// A request that takes longer is given up.
@@ -51,6 +58,7 @@ struct Shared {
     guard: Guard,
     service: Arc<dyn AdminService>,
     requests: Semaphore,
+    waiting: Semaphore,
     large: Semaphore,
     counts: Counts,
 }
@@ -74,18 +82,21 @@ pub(super) fn router(guard: Guard, service: Arc<dyn AdminService>) -> Router {
         guard,
         service,
         requests: Semaphore::new(REQUESTS_MAX),
+        waiting: Semaphore::new(WAITING_MAX),
         large: Semaphore::new(LARGE_REQUESTS_MAX),
         counts: Counts::default(),
     });
     let records = get(read)
         .post(produce)
         .layer(DefaultBodyLimit::max(RECORDS_BYTES_MAX));
+    let positions = post(read_from).layer(DefaultBodyLimit::max(POSITIONS_BYTES_MAX));
     let modules = put(store_module).layer(DefaultBodyLimit::max(MODULE_BYTES_MAX));
     Router::new()
         .route("/v1/cluster", get(cluster))
         .route("/v1/topics", get(topics).post(create_topic))
         .route("/v1/topics/{name}", get(topic).delete(delete_topic))
         .route("/v1/topics/{name}/records", records)
+        .route("/v1/topics/{name}/records/read", positions)
         .route("/v1/modules", modules)
         .route("/v1/transforms", get(transforms))
         .route(
@@ -132,12 +143,10 @@ async fn admitted(shared: &Shared, request: Request, next: Next) -> Reply {
         return Err(error);
     }
     check_length(&request)?;
-    let Ok(_permit) = shared.requests.try_acquire() else {
-        shared.counts.full.fetch_add(1, Ordering::Relaxed);
-        return Err(ApiError::unavailable(
-            "too_many_requests",
-            format!("{REQUESTS_MAX} admin requests are under way; try again in a moment"),
-        ));
+    let _permit = if WATCHED_PATHS.contains(&request.uri().path()) {
+        None
+    } else {
+        Some(shared.place(&shared.requests, REQUESTS_MAX)?)
     };
     shared.counts.served.fetch_add(1, Ordering::Relaxed);
     match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
@@ -155,6 +164,31 @@ async fn admitted(shared: &Shared, request: Request, next: Next) -> Reply {
     }
 }
 
+impl Shared {
+    /// One of the `max` places of `places`, if one is free.
+    fn place<'a>(
+        &self,
+        places: &'a Semaphore,
+        max: usize,
+    ) -> Result<SemaphorePermit<'a>, ApiError> {
+        places.try_acquire().map_err(|_| {
+            self.counts.full.fetch_add(1, Ordering::Relaxed);
+            ApiError::unavailable(
+                "too_many_requests",
+                format!("{max} admin requests like this one are under way; try again in a moment"),
+            )
+        })
+    }
+
+    /// A place for a request that may wait `wait_ms`, if it needs one.
+    fn place_to_wait(&self, wait_ms: u64) -> Result<Option<SemaphorePermit<'_>>, ApiError> {
+        match wait_ms {
+            0 => Ok(None),
+            _ => self.place(&self.waiting, WAITING_MAX).map(Some),
+        }
+    }
+}
+
 /// Refuses a body that says it is too large before a byte of it is read; the extractors stop one that does not say.
 fn check_length(request: &Request) -> Result<(), ApiError> {
     let length = request
@@ -164,6 +198,7 @@ fn check_length(request: &Request) -> Result<(), ApiError> {
     let limit = match request.uri().path() {
         "/v1/modules" => MODULE_BYTES_MAX,
         path if path.ends_with("/records") => RECORDS_BYTES_MAX,
+        path if path.ends_with("/records/read") => POSITIONS_BYTES_MAX,
         _ => BODY_BYTES_MAX,
     };
     match length {
@@ -328,6 +363,39 @@ async fn read(
         max_bytes: READ_BYTES_MAX,
         wait_ms: parameters.wait_ms.min(WAIT_MS_MAX),
     };
+    let _place = app.place_to_wait(query.wait_ms)?;
+    answered(app.service.read(name, query)).await
+}
+
+/// As [`ReadParameters`], in a body: positions of many partitions are too long for an address.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReadBody {
+    #[serde(default)]
+    from: StartFrom,
+    #[serde(default)]
+    positions: BTreeMap<i32, i64>,
+    max: Option<usize>,
+    #[serde(default)]
+    wait_ms: u64,
+}
+
+async fn read_from(State(app): App, Path(name): Path<String>, raw: Body) -> Reply {
+    let asked: ReadBody = parsed(raw)?;
+    if let Some((partition, offset)) = asked.positions.iter().find(|(p, o)| **p < 0 || **o < 0) {
+        return Err(ApiError::bad_request(
+            "invalid_positions",
+            format!("partition {partition} and offset {offset} cannot be: neither is below 0"),
+        ));
+    }
+    let query = ReadQuery {
+        from: asked.from,
+        positions: asked.positions,
+        max: asked.max.unwrap_or(READ_DEFAULT).clamp(1, READ_MAX),
+        max_bytes: READ_BYTES_MAX,
+        wait_ms: asked.wait_ms.min(WAIT_MS_MAX),
+    };
+    let _place = app.place_to_wait(query.wait_ms)?;
     answered(app.service.read(name, query)).await
 }
 
@@ -433,6 +501,7 @@ async fn logs(
         limit: parameters.limit.unwrap_or(LOGS_DEFAULT).clamp(1, LOGS_MAX),
         wait_ms: parameters.wait_ms.min(WAIT_MS_MAX),
     };
+    let _place = app.place_to_wait(query.wait_ms)?;
     answered(app.service.logs(name, query)).await
 }
 

@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal};
 
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::following;
 use crate::Context;
@@ -47,6 +47,15 @@ enum From {
 struct Page {
     records: Vec<Value>,
     next: BTreeMap<i32, i64>,
+    #[serde(default)]
+    unreadable: Vec<Unreadable>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Unreadable {
+    partition: i32,
+    offset: i64,
+    message: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -81,7 +90,8 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> CliResult {
         );
     }
     let mut left = arguments.max.unwrap_or(u64::MAX);
-    let mut positions = String::new();
+    let mut positions = BTreeMap::new();
+    let path = format!("/v1/topics/{topic}/records/read");
     let mut answered = false;
     let mut idle = false;
     while left > 0 {
@@ -97,13 +107,10 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> CliResult {
                 }
             }
         };
-        let path = format!(
-            "/v1/topics/{topic}/records?from={from}&positions={positions}&max={}&wait_ms={wait_ms}",
-            left.min(PAGE)
-        );
-        let page: Page = typed(&following(answered, || admin.get(&path))?)?;
+        let question = question(from, &positions, left.min(PAGE), wait_ms);
+        let page: Page = typed(&following(answered, || admin.post(&path, &question))?)?;
         answered = true;
-        idle = page.records.is_empty();
+        idle = page.records.is_empty() && page.unreadable.is_empty();
         left = left.saturating_sub(page.records.len() as u64);
         for record in &page.records {
             if ends.as_ref().is_none_or(|ends| before_end(record, ends)) {
@@ -111,17 +118,23 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> CliResult {
             }
         }
         context.output.flush()?;
+        for skipped in &page.unreadable {
+            eprintln!(
+                "partition {}, offset {} cannot be shown: {}",
+                skipped.partition, skipped.offset, skipped.message
+            );
+        }
         if ends.as_ref().is_some_and(|ends| reached(&page.next, ends)) {
             break;
         }
-        let next: Vec<String> = page
-            .next
-            .iter()
-            .map(|(partition, offset)| format!("{partition}:{offset}"))
-            .collect();
-        positions = next.join(",");
+        positions = page.next;
     }
     Ok(())
+}
+
+/// What the broker is asked. Positions are in the body: with many partitions they would be too long for an address.
+fn question(from: &str, positions: &BTreeMap<i32, i64>, max: u64, wait_ms: u64) -> Value {
+    json!({ "from": from, "positions": positions, "max": max, "wait_ms": wait_ms })
 }
 
 fn ends(admin: &Admin, topic: &str) -> CliResult<BTreeMap<i32, i64>> {
@@ -170,13 +183,20 @@ fn text<'a>(record: &'a Value, name: &str, base64_name: &str) -> Option<&'a str>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
 
     #[test]
     fn end_is_reached_when_every_partition_is_read() {
         let ends = BTreeMap::from([(0, 5), (1, 0), (2, 3)]);
         assert!(!reached(&BTreeMap::from([(0, 5), (2, 2)]), &ends));
         assert!(reached(&BTreeMap::from([(0, 6), (2, 3)]), &ends));
+    }
+
+    #[test]
+    fn positions_of_many_partitions_are_asked_for_whole() {
+        let positions: BTreeMap<i32, i64> = (0..100_000).map(|p| (p, 1 << 40)).collect();
+        let asked = question("latest", &positions, 5, 0);
+        assert_eq!(asked["positions"]["99999"], json!(1_i64 << 40));
+        assert!(asked.to_string().len() < 4 << 20);
     }
 
     #[test]

@@ -46,16 +46,16 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> CliResult {
     loop {
         let path =
             format!("/v1/transforms/{name}/logs?after={after}&limit={PAGE}&wait_ms={wait_ms}");
-        let page: Page = typed(&following(answered && arguments.follow, || {
-            admin.get(&path)
-        })?)?;
+        let page: Page = typed(&following(answered, || admin.get(&path))?)?;
         answered = true;
         shown += page.lines.len() as u64;
         for line in &page.lines {
             print(line, context)?;
         }
         context.output.flush()?;
-        if page.lines.is_empty() && !arguments.follow {
+        // The first answer has the newest lines up to now: what came since is not asked for, or a busy transform would
+        // keep this going.
+        if !arguments.follow {
             break;
         }
         if page.lines.is_empty() {

@@ -94,12 +94,14 @@ fn separator(text: &str) -> Result<String, String> {
     }
 }
 
-/// An answer while following: a broker that is away for a moment is asked again, once it has answered before.
+/// An answer while following, to a question that changes nothing: a broker that is away for a moment is asked again, once it has answered before.
 fn following<T>(answered_before: bool, ask: impl Fn() -> CliResult<T>) -> CliResult<T> {
     let mut said = false;
     loop {
         match ask() {
-            Err(CliError::Unreachable { address, reason }) if answered_before => {
+            Err(CliError::Unreachable { address, reason } | CliError::Lost { address, reason })
+                if answered_before =>
+            {
                 if !said {
                     eprintln!(
                         "the broker at {address} went away ({reason}); going on when it is back"

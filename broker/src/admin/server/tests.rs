@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use bytes::Bytes;
 
 use super::super::records::{NewRecord, ReadQuery, ReadRecord, ReadRecords};
-use super::super::routes::{MODULE_BYTES_MAX, REQUESTS_MAX};
+use super::super::routes::{MODULE_BYTES_MAX, REQUESTS_MAX, WAITING_MAX};
 use super::super::service::{Answer, ApiError, BoxFuture};
 use super::super::types::*;
 use super::*;
@@ -127,6 +127,7 @@ impl AdminService for Fake {
             ReadRecords {
                 records: vec![record],
                 next: BTreeMap::from([(0, 6)]),
+                unreadable: Vec::new(),
             },
         )
     }
@@ -320,6 +321,13 @@ fn every_route_reaches_its_method() {
             "GET",
             "/v1/topics/t/records?from=earliest&positions=0:5,1:7&max=9&wait_ms=99999999",
             "",
+            200,
+            "read t Earliest {0: 5, 1: 7} 9 30000",
+        ),
+        (
+            "POST",
+            "/v1/topics/t/records/read",
+            r#"{"from":"earliest","positions":{"0":5,"1":7},"max":9,"wait_ms":99999999}"#,
             200,
             "read t Earliest {0: 5, 1: 7} 9 30000",
         ),
@@ -521,11 +529,34 @@ fn requests_above_the_limit_are_told_to_come_back() {
     let (status, text) = f.ask("GET", "/v1/topics", "");
     assert_eq!(status, 503, "{text}");
     assert!(text.contains("too_many_requests"), "{text}");
+    // Whoever watches the broker is answered all the same.
+    assert!(f.ask("GET", "/health", "").1.contains("the disk is full"));
+    assert_eq!(f.ask("GET", "/metrics", "").0, 200);
     f.fake.gate.add_permits(REQUESTS_MAX);
     for stream in held {
         assert_eq!(answer(stream).0, 200);
     }
     assert_eq!(f.ask("GET", "/v1/topics", "").0, 200);
+    f.server.stop();
+}
+
+#[test]
+fn requests_that_wait_leave_room_for_those_that_do_not() {
+    let f = fixture();
+    let headers = format!("host: {}\r\n", f.address);
+    let path = "/v1/transforms/m/logs?wait_ms=1000";
+    let held: Vec<TcpStream> = (0..WAITING_MAX)
+        .map(|_| f.send("GET", path, &headers, b""))
+        .collect();
+    while f.fake.calls.lock().expect("not poisoned").len() < WAITING_MAX {
+        std::thread::yield_now();
+    }
+    assert_eq!(f.ask("GET", path, "").0, 503);
+    assert_eq!(f.ask("GET", "/v1/topics", "").0, 200);
+    f.fake.gate.add_permits(WAITING_MAX);
+    for stream in held {
+        assert_eq!(answer(stream).0, 200);
+    }
     f.server.stop();
 }
 
