@@ -10,7 +10,10 @@ fn forward(record: Record<'_>, output: &mut Output) -> Result<()> {
             std::hint::black_box(());
         },
         ("memory", _) => eat_memory(),
-        ("trap", Some(b"trap")) => std::process::abort(),
+        ("trap", Some(b"trap")) => {
+            tidemill_sdk::log::info!("about to end abruptly");
+            std::process::abort()
+        }
         _ => output.forward(&record),
     }
 }

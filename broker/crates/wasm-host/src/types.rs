@@ -20,10 +20,10 @@ pub struct Limits {
 }
 
 impl Default for Limits {
-    /// 1,000 ms and 64 MiB.
+    /// What a deployment has that says nothing: 3,000 ms and 64 MiB.
     fn default() -> Limits {
         Limits {
-            time_ms: 1000,
+            time_ms: 3000,
             memory_bytes: 64 << 20,
         }
     }
