@@ -1,3 +1,5 @@
+//! The limits of instances: what is counted, and what the engine is told.
+
 use wasmtime::Error;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Turns on a guest thread, and what becomes of calls that panic.
+
 use tidemill_rt::runtime::{EngineChoice, block_on};
 
 use super::*;
