@@ -6,12 +6,17 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tidemill_model::{Batch, Offset};
 use tidemill_rt::chan::notify::Notify;
 use tidemill_rt::chan::oneshot;
+use tidemill_rt::time::Instant;
 
 /// Batches below this many bytes are copied out of the buffer they arrived in.
 pub const COPY_BELOW_BYTES: usize = 16 * 1024;
@@ -19,6 +24,9 @@ pub const COPY_BELOW_BYTES: usize = 16 * 1024;
 pub const BATCH_OVERHEAD_BYTES: u64 = 192;
 /// Callers that may wait for memory at once on one shard; each has a client's request in hand.
 pub const WAITING_MAX: usize = 65_536;
+/// How long memory is kept free for a delivery that found none. Its sender tries again much sooner; one that does not has
+/// found another way.
+const HOLD_BACK: Duration = Duration::from_secs(1);
 
 /// `bytes` in an allocation of their own if they are small, else as they are.
 pub fn compact(bytes: Bytes) -> Bytes {
@@ -63,6 +71,8 @@ struct Budgets {
     waiting: VecDeque<(u64, oneshot::Sender<Reservation>)>,
     /// A delivery found no room since memory was last given back.
     starved: bool,
+    /// The largest delivery that found no room, in bytes, and when it was last refused.
+    refused: Option<(u64, Instant)>,
     pressure: Notify,
     stats: MemoryStats,
 }
@@ -111,6 +121,32 @@ impl Budgets {
         // What is larger than the whole budget runs alone instead of never.
         used == 0 || used + bytes <= limit
     }
+
+    /// Bytes kept free for a delivery that was refused. Without that, writers would take whatever comes free, and one that is
+    /// larger than the reserve for deliveries would never be let in. At most half of the writers' share is kept from them,
+    /// so that they go on even when that delivery never comes back.
+    fn held_back(&self) -> u64 {
+        let most = self.config.delivery_bytes + self.config.unflushed_bytes / 2;
+        match self.refused {
+            Some((bytes, at)) if at.elapsed() < HOLD_BACK => bytes.min(most),
+            _ => 0,
+        }
+    }
+
+    /// Memory in use up to which a write is let in.
+    fn write_limit(&self) -> u64 {
+        let all = self.config.unflushed_bytes + self.config.delivery_bytes;
+        self.config.unflushed_bytes.min(all - self.held_back())
+    }
+
+    /// Memory in use up to which a delivery is let in: smaller ones do not overtake one that was refused either.
+    fn delivery_limit(&self, bytes: u64) -> u64 {
+        let all = self.config.unflushed_bytes + self.config.delivery_bytes;
+        match self.refused {
+            Some((refused, _)) if refused > bytes => all - self.held_back(),
+            _ => all,
+        }
+    }
 }
 
 impl ShardMemory {
@@ -124,6 +160,7 @@ impl ShardMemory {
             cache: VecDeque::new(),
             waiting: VecDeque::new(),
             starved: false,
+            refused: None,
             pressure: Notify::new(),
             stats: MemoryStats::default(),
         })))
@@ -143,7 +180,7 @@ impl ShardMemory {
     /// Memory for a write, if it is free and nobody waits for it.
     pub fn try_reserve(&self, bytes: u64) -> Option<Reservation> {
         let mut b = self.0.borrow_mut();
-        let free = b.waiting.is_empty() && b.fits(bytes, b.config.unflushed_bytes);
+        let free = b.waiting.is_empty() && b.fits(bytes, b.write_limit());
         free.then(|| self.take(&mut b, bytes))
     }
 
@@ -152,7 +189,7 @@ impl ShardMemory {
         if let Some(reservation) = self.try_reserve(bytes) {
             return Some(reservation);
         }
-        let rx = {
+        let waiting = {
             let mut b = self.0.borrow_mut();
             if b.waiting.len() >= WAITING_MAX {
                 return None;
@@ -161,19 +198,27 @@ impl ShardMemory {
             b.waiting.push_back((bytes, tx));
             b.stats.waits_total += 1;
             b.pressure.notify_all();
-            rx
+            WaitingWriter { memory: self, rx }
         };
-        rx.await.ok()
+        waiting.await
     }
 
     /// Memory for a delivery of another ring: never waits, has a reserve of its own (rule X8). `None` means busy.
     pub fn try_reserve_delivery(&self, bytes: u64) -> Option<Reservation> {
         let mut b = self.0.borrow_mut();
-        if b.fits(bytes, b.config.unflushed_bytes + b.config.delivery_bytes) {
+        if b.fits(bytes, b.delivery_limit(bytes)) {
+            if b.refused.is_some_and(|(refused, _)| refused <= bytes) {
+                b.refused = None;
+            }
             return Some(self.take(&mut b, bytes));
         }
         b.stats.deliveries_refused_total += 1;
         b.starved = true;
+        let larger_is_kept_for =
+            |(refused, at): (u64, Instant)| refused > bytes && at.elapsed() < HOLD_BACK;
+        if !b.refused.is_some_and(larger_is_kept_for) {
+            b.refused = Some((bytes, Instant::now()));
+        }
         b.pressure.notify_all();
         None
     }
@@ -190,16 +235,21 @@ impl ShardMemory {
         loop {
             let (reservation, tx) = {
                 let mut b = self.0.borrow_mut();
-                match b.waiting.front() {
-                    Some((bytes, _)) if b.fits(*bytes, b.config.unflushed_bytes) => {}
-                    _ => return,
+                // Those who gave up are passed over before anything is asked of their size: it is nobody's any more.
+                while b.waiting.front().is_some_and(|(_, tx)| tx.is_closed()) {
+                    b.waiting.pop_front();
+                }
+                let limit = b.write_limit();
+                if !b
+                    .waiting
+                    .front()
+                    .is_some_and(|(bytes, _)| b.fits(*bytes, limit))
+                {
+                    return;
                 }
                 let Some((bytes, tx)) = b.waiting.pop_front() else {
                     return;
                 };
-                if tx.is_closed() {
-                    continue;
-                }
                 (self.take(&mut b, bytes), tx)
             };
             // A waiter that is gone drops the reservation, which comes back through here.
@@ -251,6 +301,26 @@ impl ShardMemory {
             cached_bytes: b.cached,
             ..b.stats
         }
+    }
+}
+
+/// A writer that waits. Going away, it lets those behind it have their turn.
+struct WaitingWriter<'a> {
+    memory: &'a ShardMemory,
+    rx: oneshot::Receiver<Reservation>,
+}
+
+impl Future for WaitingWriter<'_> {
+    type Output = Option<Reservation>;
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Reservation>> {
+        Pin::new(&mut self.rx).poll(cx).map(Result::ok)
+    }
+}
+
+impl Drop for WaitingWriter<'_> {
+    fn drop(&mut self) {
+        self.rx.close();
+        self.memory.grant();
     }
 }
 
@@ -401,5 +471,86 @@ impl Tail {
     /// Whether no batch is in memory.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::Waker;
+
+    use tidemill_rt::sim::Sim;
+    use tidemill_rt::time;
+
+    use super::*;
+
+    fn memory() -> ShardMemory {
+        ShardMemory::new(MemoryConfig {
+            unflushed_bytes: 100,
+            delivery_bytes: 20,
+            cache_bytes: 0,
+        })
+    }
+
+    fn now<T>(future: &mut Pin<Box<impl Future<Output = T>>>) -> Option<T> {
+        match future
+            .as_mut()
+            .poll(&mut Context::from_waker(Waker::noop()))
+        {
+            Poll::Ready(value) => Some(value),
+            Poll::Pending => None,
+        }
+    }
+
+    #[test]
+    fn writer_that_gives_up_lets_those_behind_it_have_their_turn() {
+        Sim::new(1)
+            .block_on(async {
+                let memory = memory();
+                let held = memory.try_reserve(50);
+                let mut large = Box::pin(memory.reserve(80));
+                let mut small = Box::pin(memory.reserve(40));
+                assert!(now(&mut large).is_none() && now(&mut small).is_none());
+                drop(large);
+                assert!(now(&mut small).flatten().is_some());
+                drop(held);
+            })
+            .expect("ends");
+    }
+
+    #[test]
+    fn x8_delivery_above_the_reserve_is_let_in_although_writers_take_what_comes_free() {
+        Sim::new(1)
+            .block_on(async {
+                let memory = memory();
+                let mut held: VecDeque<Reservation> =
+                    (0..10).filter_map(|_| memory.try_reserve(10)).collect();
+                assert_eq!(held.len(), 10);
+                let mut tries = 0;
+                while memory.try_reserve_delivery(50).is_none() {
+                    tries += 1;
+                    assert!(tries < 10, "it never finds room");
+                    // A writer waits for whatever is given back next.
+                    let mut writer = Box::pin(memory.reserve(10));
+                    assert!(now(&mut writer).is_none());
+                    held.pop_front();
+                    held.extend(now(&mut writer).flatten());
+                }
+            })
+            .expect("ends");
+    }
+
+    #[test]
+    fn memory_kept_for_a_delivery_that_never_comes_back_is_the_writers_again() {
+        Sim::new(1)
+            .block_on(async {
+                let memory = memory();
+                let held = memory.try_reserve(80);
+                assert!(memory.try_reserve_delivery(70).is_none());
+                assert!(memory.try_reserve(10).is_none(), "it is kept free");
+                time::sleep(HOLD_BACK).await;
+                assert!(memory.try_reserve(10).is_some());
+                drop(held);
+            })
+            .expect("ends");
     }
 }
