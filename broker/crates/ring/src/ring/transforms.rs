@@ -203,8 +203,14 @@ impl Ring {
         Ok(())
     }
 
+    /// Bytes of output that one outcome may have at most: what the outbox holds (rule X8).
+    pub fn outcome_bytes_max(&self) -> u64 {
+        self.0.config.outbox_bytes
+    }
+
     /// Waits for room for `bytes` of output in the outbox, first come, first served; more than it can ever hold is cut to
-    /// that. To be taken before a transform runs and held until its outcome is applied (rules X8, X10).
+    /// that. To be taken before a transform runs, made as large as its output, and held until its outcome is applied (rules
+    /// X8, X10).
     pub async fn outbox_room(&self, bytes: u64) -> OutboxRoom {
         self.0.wake.rooms.take(bytes).await
     }
