@@ -10,9 +10,11 @@ use tidemill_controller::{Image, StartPosition, TransformSpec, TransformStatus, 
 use tidemill_model::{PartitionId, ShardId};
 use tidemill_ring::{Ring, StartAt};
 use tidemill_rt::chan::notify::Notify;
+use tidemill_rt::chan::semaphore::Semaphore;
 use tidemill_rt::chan::watch;
 use tidemill_rt::task::{self, JoinHandle, Queue};
 use tidemill_rt::time;
+use tidemill_transform::input::UNPACKED_BYTES_MAX;
 use tidemill_transform::{Control, OnError, Processor, ProcessorConfig, ProcessorStats, Stopped};
 use tidemill_wasm_host::{Factory, Guest, GuestConfig, Limits, TransformKey};
 
@@ -56,6 +58,8 @@ pub(crate) struct TransformManager {
     pub(crate) active: RefCell<BTreeMap<String, Active>>,
     pub(crate) latency: RefCell<BTreeMap<String, Rc<Histogram>>>,
     guest: RefCell<Option<Guest>>,
+    /// Memory for unpacked input.
+    unpacking: Semaphore,
     shard: ShardId,
     next_key: Cell<u64>,
     wake: Notify,
@@ -71,6 +75,7 @@ impl TransformManager {
             active: RefCell::default(),
             latency: RefCell::default(),
             guest: RefCell::default(),
+            unpacking: Semaphore::new(UNPACKED_BYTES_MAX),
             shard,
             next_key: Cell::new(1),
             wake: Notify::new(),
@@ -397,6 +402,7 @@ impl Shard {
             partition: partition.index,
             on_error: on_error(spec),
             attempts: spec.attempts,
+            unpacking: self.transforms.unpacking.clone(),
         };
         let parts = (source, sink, GuestRunner { guest, key });
         let processor = Processor::new(parts, config, rx, stats.clone(), observer);
@@ -436,28 +442,41 @@ impl Shard {
         let Some(active) = stopped else {
             return;
         };
-        for running in active.processors.values() {
-            let _ = running.control.send(Control::Stop);
-        }
+        self.tell_to_stop(&active);
         for (_, running) in active.processors {
             let _ = running.task.await;
         }
-        let guest = self.transforms.guest.borrow().clone();
-        if let (Some(guest), Some(key)) = (guest, active.key) {
+    }
+
+    /// Tells processors to stop, and takes what they wait for away from the guest thread: nothing of a call that has not been
+    /// proposed is needed by anybody.
+    fn tell_to_stop(&self, active: &Active) {
+        for running in active.processors.values() {
+            let _ = running.control.send(Control::Stop);
+        }
+        let guest = self.transforms.guest.borrow();
+        if let (Some(guest), Some(key)) = (&*guest, active.key) {
             guest.unregister(key);
         }
     }
 
-    /// Stops everything, for the end of the process.
+    /// Stops everything, for the end of the process: first all are told, then all are waited for.
     pub(crate) async fn stop_transforms(self: &Rc<Shard>) {
         self.transforms.wake.notify_all();
+        for active in self.transforms.active.borrow().values() {
+            self.tell_to_stop(active);
+        }
         let follower = self.transforms.task.borrow_mut().take();
         if let Some(follower) = follower {
             let _ = follower.await;
         }
-        let names: Vec<String> = self.transforms.active.borrow().keys().cloned().collect();
-        for name in names {
-            self.stop_transform(&name).await;
+        let active = std::mem::take(&mut *self.transforms.active.borrow_mut());
+        // Once more, for what the follower started meanwhile.
+        for active in active.values() {
+            self.tell_to_stop(active);
+        }
+        for running in active.into_values().flat_map(|a| a.processors) {
+            let _ = running.1.task.await;
         }
         *self.transforms.guest.borrow_mut() = None;
     }

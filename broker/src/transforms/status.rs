@@ -155,7 +155,10 @@ impl Shard {
             }
             let labels = vec![("transform", name.clone())];
             // The processors share one instance.
-            let memory = active.processors.values().map(|r| r.stats.memory_bytes.get());
+            let memory = active
+                .processors
+                .values()
+                .map(|r| r.stats.memory_bytes.get());
             out.push(Sample::plain(
                 "tidemill_transform_memory_bytes",
                 labels.clone(),

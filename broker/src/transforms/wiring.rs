@@ -1,14 +1,13 @@
 //! A processor's source, sink and runner: the ring of its input partition and the shard's guest thread.
 
-use std::any::Any;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
 use tidemill_controller::TransformSpec;
 use tidemill_model::{Offset, PartitionId};
-use tidemill_ring::{Isolation, OutcomeError, ReadError, Ring};
+use tidemill_ring::{Isolation, OutboxRoom, OutcomeError, ReadError, Ring};
 use tidemill_transform::io::LocalFuture;
-use tidemill_transform::{InputRun, Outcome, Runner, Sink, SinkError, Source, SourceError};
+use tidemill_transform::{InputRun, Outcome, Room, Runner, Sink, SinkError, Source, SourceError};
 use tidemill_wasm_host::{CallOutput, FailedCall, Guest, InputBatch, TransformKey};
 
 use crate::shard::Shard;
@@ -73,12 +72,6 @@ impl Source for RingSource {
             }
         })
     }
-
-    fn end(&self) -> Offset {
-        self.ring
-            .view(self.partition)
-            .map_or(0, |v| v.last_stable_offset)
-    }
 }
 
 /// Proposes outcomes in the ring of the input partition.
@@ -123,14 +116,32 @@ impl RingSink {
     }
 }
 
+/// Room in the outbox of the ring.
+#[derive(Debug)]
+struct RingRoom(OutboxRoom);
+
+impl Room for RingRoom {
+    fn bytes(&self) -> usize {
+        self.0.bytes() as usize
+    }
+
+    fn resize(&mut self, bytes: usize) -> bool {
+        self.0.resize(bytes as u64)
+    }
+}
+
 impl Sink for RingSink {
     fn position(&self) -> Option<Offset> {
         self.ring.progress(self.partition, self.spec.incarnation())
     }
 
-    fn room(&self, bytes: usize) -> LocalFuture<'_, Box<dyn Any>> {
+    fn outcome_bytes_max(&self) -> usize {
+        self.ring.outcome_bytes_max() as usize
+    }
+
+    fn room(&self, bytes: usize) -> LocalFuture<'_, Box<dyn Room>> {
         Box::pin(async move {
-            let room: Box<dyn Any> = Box::new(self.ring.outbox_room(bytes as u64).await);
+            let room: Box<dyn Room> = Box::new(RingRoom(self.ring.outbox_room(bytes as u64).await));
             room
         })
     }
@@ -146,6 +157,9 @@ impl Sink for RingSink {
                 Ok(_) => Ok(()),
                 Err(OutcomeError::Stale { stands_at }) => Err(SinkError::Stale { stands_at }),
                 Err(OutcomeError::NotAttached) => Err(SinkError::Detached),
+                Err(OutcomeError::TooLarge { bytes, max_bytes }) => {
+                    Err(SinkError::TooLarge { bytes, max_bytes })
+                }
                 Err(e) => Err(SinkError::Unavailable(e.to_string())),
             }
         })

@@ -4,7 +4,7 @@ use tidemill_model::Offset;
 use tidemill_model::record::{BatchBuilder, NewRecord, RecordRef};
 use tidemill_wasm_host::OutputBatch;
 
-/// Largest record or unreadable batch that is handed on, in bytes: a quarter of what the outbox of a ring holds.
+/// Largest record or unreadable batch that is handed on, in bytes.
 pub const HANDED_ON_BYTES_MAX: usize = 16 << 20;
 
 /// Who says that a record is dead, and where it came from.
@@ -47,12 +47,17 @@ fn headers<'a>(record: &RecordRef<'a>) -> (Headers<'a>, bool) {
 }
 
 /// The record as it came, for `output`. `None` when that cannot be done: its headers are malformed, or it is larger than
-/// [`HANDED_ON_BYTES_MAX`].
-pub fn pass_through(output: u32, record: &RecordRef<'_>, timestamp: i64) -> Option<OutputBatch> {
+/// `bytes_max`.
+pub fn pass_through(
+    output: u32,
+    record: &RecordRef<'_>,
+    timestamp: i64,
+    bytes_max: usize,
+) -> Option<OutputBatch> {
     let (headers, true) = headers(record) else {
         return None;
     };
-    if bytes(record) > HANDED_ON_BYTES_MAX {
+    if bytes(record) > bytes_max {
         return None;
     }
     let record = NewRecord {
@@ -74,13 +79,14 @@ pub enum Dead<'a> {
 }
 
 /// The record with headers that say what happened: key, value and headers are kept, the new ones come last. Of something
-/// larger than [`HANDED_ON_BYTES_MAX`] only the new headers are kept, and the error says so.
+/// larger than `bytes_max` only the new headers are kept, and the error says so.
 pub fn dead_letter(
     output: u32,
     dead: Dead<'_>,
     timestamp: i64,
     origin: Origin<'_>,
     error: &str,
+    bytes_max: usize,
 ) -> OutputBatch {
     let (key, value, size, (mut all, all_headers)) = match dead {
         Dead::Record(record) => (record.key, record.value, bytes(record), headers(record)),
@@ -90,7 +96,7 @@ pub fn dead_letter(
     if !all_headers {
         error.push_str(" (its headers are malformed; those after the fault are left out)");
     }
-    let too_large = size > HANDED_ON_BYTES_MAX;
+    let too_large = size > bytes_max;
     if too_large {
         error.push_str(&format!(" (its {size} bytes are too many to be kept)"));
         all.clear();

@@ -9,8 +9,13 @@ use tidemill_model::{Batch, Offset, compression};
 use tidemill_rt::task;
 use tidemill_wasm_host::InputBatch;
 
-/// Largest uncompressed record section of one batch, in bytes: what a request may be.
-pub const SECTION_BYTES_MAX: usize = 100 << 20;
+/// Largest uncompressed record section of one compressed batch, in bytes. A batch that has more is not run: a few KiB may
+/// hold a hundred MiB.
+pub const SECTION_BYTES_MAX: usize = 32 << 20;
+/// Memory that unpacked input may take on one shard, in bytes: that of all its transforms together.
+pub const UNPACKED_BYTES_MAX: u64 = 128 << 20;
+/// Sections above this many bytes are told apart on a helper thread: that may take ms.
+const TOLD_APART_HERE_BYTES_MAX: usize = 1 << 20;
 
 /// A batch whose records cannot be read: all of them fail together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +50,7 @@ pub struct Section {
     next: Offset,
     last_offset_delta: i32,
     count: i32,
+    compressed: bool,
     bytes: Bytes,
     raw: Bytes,
     places: OnceCell<Result<Vec<Place>, Unreadable>>,
@@ -53,8 +59,54 @@ pub struct Section {
 /// What [`unpack`] made of a batch.
 pub type Unpacked = Result<Section, Unreadable>;
 
-/// Uncompresses `batch` (on a helper thread when it is compressed: that may take ms), leaving out records below `from`.
-pub async fn unpack(batch: &Batch, from: Offset) -> Unpacked {
+/// Batches made ready to be run.
+#[derive(Debug)]
+pub struct Taken {
+    /// What came out, batch by batch.
+    pub sections: Vec<Unpacked>,
+    /// The batches that were not looked at.
+    pub rest: Vec<Batch>,
+}
+
+/// Bytes of memory that [`unpack`] may take for `batches`; 0 when none is compressed.
+pub fn unpacking_bytes_max(batches: &[Batch], enough_bytes: usize) -> u64 {
+    match batches.iter().any(is_compressed) {
+        true => (enough_bytes + SECTION_BYTES_MAX) as u64,
+        false => 0,
+    }
+}
+
+/// Uncompresses `batches` until they have `enough_bytes` bytes or there are no more, leaving out records below `from`. In one
+/// go on a helper thread, when some are compressed: that may take ms.
+pub async fn unpack(batches: Vec<Batch>, from: Offset, enough_bytes: usize) -> Taken {
+    let cut = |b: &Batch| b.header.base_offset < from && b.len() > TOLD_APART_HERE_BYTES_MAX;
+    if batches.iter().any(is_compressed) || batches.first().is_some_and(cut) {
+        return task::blocking(move || unpack_here(batches, from, enough_bytes)).await;
+    }
+    unpack_here(batches, from, enough_bytes)
+}
+
+fn is_compressed(batch: &Batch) -> bool {
+    !matches!(batch.header.compression(), Ok(Compression::None))
+}
+
+fn unpack_here(batches: Vec<Batch>, from: Offset, enough_bytes: usize) -> Taken {
+    let mut batches = batches.into_iter();
+    let (mut sections, mut bytes) = (Vec::with_capacity(batches.len()), 0);
+    while bytes < enough_bytes
+        && let Some(batch) = batches.next()
+    {
+        let section = unpack_one(&batch, from);
+        bytes += bytes_of(&section);
+        sections.push(section);
+    }
+    Taken {
+        sections,
+        rest: batches.collect(),
+    }
+}
+
+fn unpack_one(batch: &Batch, from: Offset) -> Unpacked {
     let raw = batch.bytes.slice(HEADER_BYTES..);
     let header = &batch.header;
     let unreadable = |message: String| Unreadable {
@@ -69,11 +121,10 @@ pub async fn unpack(batch: &Batch, from: Offset) -> Unpacked {
     let bytes = match codec {
         Compression::None => raw.clone(),
         codec => {
-            let packed = raw.clone();
-            let plain =
-                task::blocking(move || compression::decompress(codec, &packed, SECTION_BYTES_MAX))
-                    .await;
-            Bytes::from(plain.map_err(|e| unreadable(e.to_string()))?)
+            let plain = compression::decompress(codec, &raw, SECTION_BYTES_MAX);
+            let mut plain = plain.map_err(|e| unreadable(e.to_string()))?;
+            plain.shrink_to_fit();
+            Bytes::from(plain)
         }
     };
     let mut section = Section {
@@ -83,6 +134,7 @@ pub async fn unpack(batch: &Batch, from: Offset) -> Unpacked {
         next: header.next_offset(),
         last_offset_delta: header.last_offset_delta,
         count: header.record_count,
+        compressed: codec != Compression::None,
         bytes,
         raw,
         places: OnceCell::new(),
@@ -94,6 +146,22 @@ pub async fn unpack(batch: &Batch, from: Offset) -> Unpacked {
         section.places = OnceCell::from(Ok(places));
     }
     Ok(section)
+}
+
+/// Bytes of a batch's records as they came out.
+pub fn bytes_of(section: &Unpacked) -> usize {
+    match section {
+        Ok(section) => section.bytes(),
+        Err(unreadable) => unreadable.raw.len(),
+    }
+}
+
+/// Bytes of memory that were taken to unpack a batch.
+pub fn unpacked_bytes(section: &Unpacked) -> u64 {
+    match section {
+        Ok(section) if section.compressed => section.bytes() as u64,
+        _ => 0,
+    }
 }
 
 impl Section {
@@ -127,6 +195,9 @@ impl Section {
         if self.next <= decided {
             return self.len() as u64;
         }
+        if decided <= self.first {
+            return 0;
+        }
         match self.pieces() {
             Ok(pieces) => pieces.below(decided) as u64,
             Err(_) => 0,
@@ -151,6 +222,20 @@ impl Section {
             record_count: self.count as _,
             records: self.bytes.clone(),
         }
+    }
+
+    /// Its records, told apart where that holds up nobody else on the shard.
+    ///
+    /// # Errors
+    /// As [`Section::pieces`].
+    pub async fn told_apart(&self) -> Result<Pieces<'_>, &Unreadable> {
+        if self.places.get().is_none() && self.bytes.len() > TOLD_APART_HERE_BYTES_MAX {
+            let section = self.clone();
+            let places = task::blocking(move || section.find_places()).await;
+            // Whoever told them apart meanwhile found the same.
+            let _ = self.places.set(places);
+        }
+        self.pieces()
     }
 
     /// Its records, told apart.
@@ -228,11 +313,6 @@ impl<'a> Pieces<'a> {
     pub fn find(&self, offset: Offset) -> Option<usize> {
         let at = self.below(offset);
         (at < self.len() && self.offset(at) == offset).then_some(at)
-    }
-
-    /// The section they are in.
-    pub fn section(&self) -> &'a Section {
-        self.section
     }
 
     /// Where record `at` begins in the section; for the one after the last, where the section ends.

@@ -44,8 +44,6 @@ pub trait Source {
         from: Offset,
         max_bytes: usize,
     ) -> LocalFuture<'_, Result<InputRun, SourceError>>;
-    /// Offset after the last input that can be read now.
-    fn end(&self) -> Offset;
 }
 
 /// What a run of input came to: decided once, by one entry.
@@ -76,18 +74,36 @@ pub enum SinkError {
         "output topic '{0}' does not exist any more; deploy the transform again with another output"
     )]
     OutputGone(String),
+    /// It puts out more than one outcome may: it is to be cut up.
+    #[error("the outcome has {bytes} bytes of output, the limit is {max_bytes}")]
+    TooLarge {
+        /// Its size.
+        bytes: u64,
+        /// The limit.
+        max_bytes: u64,
+    },
     /// It cannot be decided now; it may still take effect.
     #[error("the outcome could not be committed: {0}")]
     Unavailable(String),
+}
+
+/// Room for output, given back when it is dropped.
+pub trait Room: std::fmt::Debug {
+    /// Bytes there is room for.
+    fn bytes(&self) -> usize;
+    /// Makes it `bytes` large. `false`, and nothing changes, when it would have to wait for that.
+    fn resize(&mut self, bytes: usize) -> bool;
 }
 
 /// Takes outcomes.
 pub trait Sink {
     /// Where the transform stands; `None` when it is not attached.
     fn position(&self) -> Option<Offset>;
-    /// Waits until `bytes` of output have room (rule X10). The room is given back when the value is dropped.
-    fn room(&self, bytes: usize) -> LocalFuture<'_, Box<dyn std::any::Any>>;
-    /// Proposes an outcome: queued at the call, in call order.
+    /// Bytes of output that an outcome may have at most; as much has room when nobody else has any.
+    fn outcome_bytes_max(&self) -> usize;
+    /// Waits until `bytes` of output have room (rule X10); more than [`Sink::outcome_bytes_max`] is cut to that.
+    fn room(&self, bytes: usize) -> LocalFuture<'_, Box<dyn Room>>;
+    /// Proposes an outcome, which is no larger than the room held for it (rule X8): queued at the call, in call order.
     fn propose(&self, outcome: Outcome) -> LocalFuture<'static, Result<(), SinkError>>;
 }
 

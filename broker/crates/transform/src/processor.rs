@@ -1,6 +1,6 @@
 //! The loop of one transform on one input partition.
 
-use std::any::Any;
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
@@ -9,14 +9,15 @@ use std::task::Poll;
 use std::time::Duration;
 
 use tidemill_model::Offset;
+use tidemill_rt::chan::semaphore::{Permit, Semaphore};
 use tidemill_rt::chan::watch;
 use tidemill_rt::task::{self, JoinHandle, Queue};
 use tidemill_rt::time::{self, Instant};
 use tidemill_wasm_host::OutputBatch;
 
-use crate::input::{Unpacked, unpack};
-use crate::io::{InputRun, Observer, Outcome, Runner, Sink, SinkError, Source, SourceError};
-use crate::run::{End, Gathered, OnError, Stretch};
+use crate::input::{self, Unpacked, bytes_of, unpack, unpacked_bytes};
+use crate::io::{InputRun, Observer, Outcome, Room, Runner, Sink, SinkError, Source, SourceError};
+use crate::run::{Bounds, End, Gathered, OnError, Stretch};
 use crate::stats::{ProcessorState, ProcessorStats, Tally};
 
 /// Uncompressed bytes of input a call carries, about; one batch may be more.
@@ -31,6 +32,11 @@ const GATHER_TIME_MAX: Duration = Duration::from_millis(200);
 const BACKOFF_MIN: Duration = Duration::from_millis(100);
 /// Longest wait after a failure.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// Runs for whose output there was no room, although it was taken in the size of the output of the one before, after which
+/// all room there is is taken: the function puts out something else every time.
+const FULL_RUNS_MAX: u32 = 2;
+/// Outcomes are not cut up below this many bytes of output because of a sink that finds them too large.
+const OUTCOME_BYTES_MIN: usize = 64 << 10;
 
 /// What a processor is told to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,10 +73,30 @@ pub struct ProcessorConfig {
     pub on_error: OnError,
     /// Attempts before that.
     pub attempts: u32,
+    /// Memory for unpacked input, in bytes: [`input::UNPACKED_BYTES_MAX`], shared by the processors of a shard.
+    pub unpacking: Semaphore,
 }
 
 /// An outcome under way: a task, so that it gives its room back whatever the processor is waiting for meanwhile.
 type InFlight = JoinHandle<Result<(), SinkError>>;
+
+/// Input ready to be run.
+struct Loaded {
+    sections: Vec<Unpacked>,
+    /// Offset after it.
+    next: Offset,
+    /// What was read beyond it.
+    rest: Option<InputRun>,
+    /// Kept as long as the sections.
+    memory: Option<Permit>,
+}
+
+/// What a run came to.
+struct Ran {
+    gathered: Gathered,
+    end: End,
+    room: Box<dyn Room>,
+}
 
 /// What woke the processor.
 enum Event {
@@ -102,6 +128,10 @@ pub struct Processor<S, K, R> {
     rest: Option<InputRun>,
     in_flight: VecDeque<InFlight>,
     backoff: Duration,
+    /// Bytes that the output of what comes next is known to need, 0 when nothing is known.
+    room_needed: usize,
+    /// Bytes of output in one outcome, below the sink's own bound after it found one too large.
+    outcome_max: usize,
 }
 
 impl<S, K, R> std::fmt::Debug for Processor<S, K, R> {
@@ -138,6 +168,8 @@ impl<S: Source, K: Sink, R: Runner> Processor<S, K, R> {
             rest: None,
             in_flight: VecDeque::new(),
             backoff: BACKOFF_MIN,
+            room_needed: 0,
+            outcome_max: usize::MAX,
         }
     }
 
@@ -168,7 +200,10 @@ impl<S: Source, K: Sink, R: Runner> Processor<S, K, R> {
             };
             match result {
                 Ok(()) => {}
-                Err(SinkError::Detached) => return Stopped::Detached,
+                Err(SinkError::Detached) => {
+                    self.drain().await;
+                    return Stopped::Detached;
+                }
                 Err(e) => {
                     if self.recover(e).await.is_none() {
                         return Stopped::Detached;
@@ -225,10 +260,18 @@ impl<S: Source, K: Sink, R: Runner> Processor<S, K, R> {
         Ok(())
     }
 
+    /// Waits for everything under way, whatever comes of it.
+    async fn drain(&mut self) {
+        while let Some(outcome) = self.in_flight.pop_front() {
+            let _ = outcome.await;
+        }
+    }
+
     /// Progress is what ends a series of failures, so the back-off begins anew.
     fn settled(&mut self, result: Result<(), SinkError>) -> Result<(), SinkError> {
         result?;
         self.backoff = BACKOFF_MIN;
+        self.outcome_max = usize::MAX;
         Ok(())
     }
 
@@ -283,37 +326,30 @@ impl<S: Source, K: Sink, R: Runner> Processor<S, K, R> {
     /// Runs one stretch of input and proposes what came of it.
     async fn handle(&mut self, run: InputRun) -> Result<(), SinkError> {
         let began = Instant::now();
-        let (sections, next, rest) = self.unpack(run).await;
-        // Room for the output is taken before the run (rule X10). Outputs are about as large as inputs; what is larger
-        // overdraws by one run.
-        let Some(room) = self.room(sections.iter().map(bytes_of).sum()).await else {
+        let Some(loaded) = self.unpack(run).await else {
             return Ok(());
         };
-        let mut gathered = Gathered::default();
-        let end = {
-            let stretch = Stretch {
-                runner: &self.runner,
-                config: &self.config,
-                control: &self.control,
-                stats: &self.stats,
-                observer: &self.observer,
-                first: self.position,
-                began,
-            };
-            stretch.run(&sections, &mut gathered).await
+        let Some(mut ran) = self.run_with_room(&loaded.sections, began).await else {
+            return Ok(());
         };
-        let decided = match &end {
+        let decided = match &ran.end {
             End::Stopped => return Err(SinkError::Detached),
-            End::Whole => next,
-            End::Enough { decided } | End::Unavailable { decided, .. } => *decided,
+            End::Whole => loaded.next,
+            End::Enough { decided } | End::Full { decided, .. } => *decided,
+            End::Unavailable { decided, .. } => *decided,
             End::StuckAt { offset, .. } => *offset,
         };
-        for section in &sections {
-            count_below(section, decided, &mut gathered.tally);
+        for section in &loaded.sections {
+            count_below(section, decided, &mut ran.gathered.tally);
         }
         self.position = decided;
-        self.propose_or_gather(gathered, room, began);
-        match end {
+        self.propose_or_gather(ran.gathered, ran.room, began);
+        self.room_needed = 0;
+        // The memory of the input is not kept through a back-off.
+        let rest = loaded.rest;
+        drop(loaded.sections);
+        drop(loaded.memory);
+        match ran.end {
             End::StuckAt { offset, message } => {
                 let what = format!("stopped at offset {offset} ({message})");
                 let hint = ". To go on without such records, deploy with --on-error skip or --dead-letter TOPIC";
@@ -327,56 +363,110 @@ impl<S: Source, K: Sink, R: Runner> Processor<S, K, R> {
                 self.rest = rest;
                 Ok(())
             }
+            End::Full { bytes, .. } => {
+                self.room_needed = bytes;
+                Ok(())
+            }
             End::Enough { .. } | End::Stopped => Ok(()),
         }
     }
 
-    /// As much of `run` as one call carries, the offset after it, and what is left over. Compressed input may be a hundred
-    /// times as large as it looks, so it is what comes out that counts.
-    async fn unpack(&self, run: InputRun) -> (Vec<Unpacked>, Offset, Option<InputRun>) {
-        let mut batches = run.batches.into_iter();
-        let mut sections = Vec::with_capacity(batches.len());
-        let (mut bytes, mut next) = (0, self.position);
-        while bytes < CALL_BYTES
-            && let Some(batch) = batches.next()
-        {
-            next = batch.header.next_offset();
-            let section = unpack(&batch, self.position).await;
-            bytes += bytes_of(&section);
-            sections.push(section);
+    /// As much of `run` as one call carries. Compressed input may be a hundred times as large as it looks, so it is what
+    /// comes out that counts; memory for the worst is taken before, and kept for what it came to. `None` when the control
+    /// changed before there was any.
+    async fn unpack(&self, run: InputRun) -> Option<Loaded> {
+        let worst = input::unpacking_bytes_max(&run.batches, CALL_BYTES);
+        let mut memory = None;
+        if worst > 0 {
+            let taken = Box::pin(self.config.unpacking.acquire(worst));
+            memory = Some(self.unless_told(taken).await?);
         }
-        if batches.len() == 0 {
-            return (sections, run.next, None);
+        let taken = unpack(run.batches, self.position, CALL_BYTES).await;
+        if let Some(memory) = &mut memory {
+            memory.settle(taken.sections.iter().map(unpacked_bytes).sum());
         }
-        let rest = InputRun {
-            batches: batches.collect(),
-            next: run.next,
-        };
-        (sections, next, Some(rest))
+        let (mut next, mut rest) = (run.next, None);
+        if !taken.rest.is_empty() {
+            next = taken.sections.last().map_or(self.position, next_of);
+            rest = Some(InputRun {
+                batches: taken.rest,
+                next: run.next,
+            });
+        }
+        Some(Loaded {
+            sections: taken.sections,
+            next,
+            rest,
+            memory,
+        })
     }
 
-    /// Room for `bytes` of output; `None` when the control changed before there was any, since the wait may be long.
-    async fn room(&self, bytes: usize) -> Option<Box<dyn Any>> {
+    /// Runs `sections`, with room for their output taken before (rule X10): about as large as the input, unless more is known.
+    /// Where they put out more and that is not free at once, nothing is kept and they run again with room of that size: who
+    /// holds room never waits for more. `None` when the control changed before there was any.
+    async fn run_with_room(&self, sections: &[Unpacked], began: Instant) -> Option<Ran> {
+        let input_bytes: usize = sections.iter().map(bytes_of).sum();
+        let outcome_max = self.outcome_max.min(self.sink.outcome_bytes_max());
+        let mut wanted = input_bytes.max(self.room_needed);
+        for full_runs in 0_u32.. {
+            if full_runs >= FULL_RUNS_MAX {
+                wanted = outcome_max;
+            }
+            let room = RefCell::new(self.unless_told(self.sink.room(wanted)).await?);
+            let mut gathered = Gathered::default();
+            let stretch = Stretch {
+                runner: &self.runner,
+                config: &self.config,
+                control: &self.control,
+                stats: &self.stats,
+                observer: &self.observer,
+                bounds: Bounds::within(outcome_max),
+                room: &room,
+                first: self.position,
+                began,
+            };
+            let end = stretch.run(sections, &mut gathered).await;
+            match end {
+                End::Full { decided, bytes } if decided <= self.position => wanted = bytes,
+                end => {
+                    let room = room.into_inner();
+                    return Some(Ran {
+                        gathered,
+                        end,
+                        room,
+                    });
+                }
+            }
+        }
+        None
+    }
+
+    /// What `wait` comes to; `None` when the control changed before, since the wait may be long.
+    async fn unless_told<T>(
+        &self,
+        mut wait: Pin<Box<impl Future<Output = T> + ?Sized>>,
+    ) -> Option<T> {
         // A clone: the change itself is looked at by `obey`.
         let mut control = self.control.clone();
         let mut changed = Box::pin(control.changed());
-        let mut room = self.sink.room(bytes);
         poll_fn(|cx| {
-            if let Poll::Ready(room) = room.as_mut().poll(cx) {
-                return Poll::Ready(Some(room));
+            if let Poll::Ready(value) = wait.as_mut().poll(cx) {
+                return Poll::Ready(Some(value));
             }
             changed.as_mut().poll(cx).map(|_| None)
         })
         .await
     }
 
-    fn propose_or_gather(&mut self, gathered: Gathered, room: Box<dyn Any>, began: Instant) {
+    fn propose_or_gather(&mut self, gathered: Gathered, mut room: Box<dyn Room>, began: Instant) {
         self.tally += gathered.tally;
         let since = *self.gathering_since.get_or_insert(began);
         let little = self.position - self.proposed < GATHER_RECORDS_MAX;
         if gathered.outputs.is_empty() && little && since.elapsed() < GATHER_TIME_MAX {
             return;
         }
+        // What is too much goes back; nothing was gathered beyond it.
+        room.resize(gathered.bytes);
         self.propose(gathered.outputs, Some(room), began);
     }
 
@@ -386,7 +476,7 @@ impl<S: Source, K: Sink, R: Runner> Processor<S, K, R> {
     }
 
     /// Proposes everything from `proposed` to `position` with its output. The room is kept until it is decided.
-    fn propose(&mut self, outputs: Vec<OutputBatch>, room: Option<Box<dyn Any>>, began: Instant) {
+    fn propose(&mut self, outputs: Vec<OutputBatch>, room: Option<Box<dyn Room>>, began: Instant) {
         self.gathering_since = None;
         if self.position <= self.proposed {
             return;
@@ -453,8 +543,15 @@ impl<S: Source, K: Sink, R: Runner> Processor<S, K, R> {
     /// After an outcome that was not taken: everything under way falls, and the sink says where to begin again.
     async fn recover(&mut self, e: SinkError) -> Option<()> {
         // What is still under way may yet be taken; the position is asked for when all of it is decided.
-        while let Some(outcome) = self.in_flight.pop_front() {
-            let _ = outcome.await;
+        self.drain().await;
+        if let SinkError::TooLarge { max_bytes, .. } = &e {
+            // Run again, the input is cut up until its outcomes are small enough.
+            let max = *max_bytes as usize;
+            let smaller = match self.outcome_max <= max {
+                true => self.outcome_max / 2,
+                false => max,
+            };
+            self.outcome_max = smaller.max(OUTCOME_BYTES_MIN);
         }
         if !matches!(e, SinkError::Stale { .. }) {
             self.stats.error(e.to_string(), self.sink.position());
@@ -481,10 +578,10 @@ fn joined(result: Result<Result<(), SinkError>, task::JoinError>) -> Result<(), 
     result.unwrap_or_else(|e| Err(SinkError::Unavailable(e.to_string())))
 }
 
-fn bytes_of(section: &Unpacked) -> usize {
+fn next_of(section: &Unpacked) -> Offset {
     match section {
-        Ok(section) => section.bytes(),
-        Err(unreadable) => unreadable.raw.len(),
+        Ok(section) => section.next(),
+        Err(unreadable) => unreadable.next,
     }
 }
 

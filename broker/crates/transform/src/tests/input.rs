@@ -7,8 +7,8 @@ use tidemill_model::record::{BatchBuilder, NewRecord, Records, set_log_append_ti
 use tidemill_model::{Batch, BatchHeader, Offset};
 use tidemill_rt::time;
 
-use super::world::{FIRST_MS, LETTERS, MAIN, World, config, simulate, start};
-use crate::input::{Unreadable, unpack};
+use super::world::{FIRST_MS, LETTERS, MAIN, World, config, simulate, simulate_with_room, start};
+use crate::input::{SECTION_BYTES_MAX, UNPACKED_BYTES_MAX, Unreadable, unpack};
 use crate::processor::CALL_BYTES;
 use crate::{OnError, Stopped};
 
@@ -257,10 +257,83 @@ fn first_batch_is_cut_where_the_transform_stands() {
     });
 }
 
+/// A compressed batch of one quiet record of `len` bytes: small, until it is unpacked.
+fn bomb(len: usize) -> Bytes {
+    let mut value = b"quiet:".to_vec();
+    value.resize(len, b'0');
+    batch_of(&[&value], Compression::Zstd)
+}
+
+#[test]
+fn batch_that_unpacks_to_more_than_a_section_may_have_is_that_batchs_error() {
+    for (policy, skipped, letters) in [(OnError::Skip, 1, 0), (OnError::DeadLetter(LETTERS), 0, 1)]
+    {
+        simulate(12, |world| async move {
+            world.append(&["0"]);
+            let bomb = bomb(SECTION_BYTES_MAX + 1);
+            assert!(bomb.len() < 16_384);
+            world.append_bytes(bomb);
+            world.append(&["2"]);
+            let stats = run_all(&world, policy).await;
+            assert_eq!(world.values(MAIN), ["main 0", "main 2"]);
+            assert!(world.told("decompressed records exceed the limit"));
+            assert_eq!(stats.skipped.get(), skipped);
+            assert_eq!(world.values(LETTERS).len(), letters);
+        });
+    }
+}
+
+#[test]
+fn input_of_many_partitions_is_not_unpacked_beyond_the_memory_of_the_shard() {
+    const BOMB_BYTES: usize = 20 << 20;
+    simulate_with_room(13, 1 << 30, |world| async move {
+        world.call_time.set(std::time::Duration::from_secs(1));
+        world.append_bytes(bomb(BOMB_BYTES));
+        let running: Vec<_> = (0..10)
+            .map(|_| start(&world, config(OnError::Fail)))
+            .collect();
+        time::sleep(std::time::Duration::from_millis(500)).await;
+        let at_once = world.calls.borrow().len();
+        assert!((1..=UNPACKED_BYTES_MAX as usize / BOMB_BYTES).contains(&at_once));
+        world.all_decided().await;
+        for running in running {
+            assert_eq!(running.stop().await, Stopped::Told);
+        }
+        assert_eq!(world.unpacking.available(), world.unpacking.total());
+    });
+}
+
+#[test]
+fn processor_that_waits_for_memory_to_unpack_stops_when_told_and_keeps_none() {
+    simulate(14, |world| async move {
+        let taken = world.unpacking.acquire(UNPACKED_BYTES_MAX).await;
+        world.append_with(&["0"], Compression::Gzip);
+        let running = start(&world, config(OnError::Fail));
+        time::sleep(std::time::Duration::from_secs(1)).await;
+        assert_eq!(world.calls.borrow().len(), 0);
+        assert_eq!(running.stop().await, Stopped::Told);
+        drop(taken);
+        assert_eq!(world.unpacking.available(), UNPACKED_BYTES_MAX);
+    });
+}
+
+#[test]
+fn memory_of_unpacked_input_is_given_back_before_the_back_off() {
+    simulate(15, |world| async move {
+        world.append_with(&["fail:0"], Compression::Gzip);
+        let running = start(&world, config(OnError::Fail));
+        time::sleep(std::time::Duration::from_secs(20)).await;
+        assert_eq!(world.unpacking.available(), UNPACKED_BYTES_MAX);
+        assert_eq!(running.stop().await, Stopped::Told);
+    });
+}
+
 fn unpacked(batch: &Batch, from: Offset) -> Result<crate::input::Section, Unreadable> {
     tidemill_rt::sim::Sim::new(0)
-        .block_on(async { unpack(batch, from).await })
+        .block_on(async { unpack(vec![batch.clone()], from, 1).await })
         .unwrap()
+        .sections
+        .remove(0)
 }
 
 proptest! {
@@ -292,7 +365,7 @@ proptest! {
     }
 
     #[test]
-    fn sections_of_noise_are_refused_and_nothing_else(noise in prop::collection::vec(any::<u8>(), 0..200)) {
+    fn sections_of_noise_are_refused_and_nothing_else(noise in prop::collection::vec(any::<u8>(), 30..200)) {
         let batch = batch_of(&[b"0", b"1", b"2"], Compression::None);
         let batch = changed(&batch, |b| {
             b.truncate(HEADER_BYTES);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tidemill_model::Offset;
 use tidemill_rt::time;
 
-use super::world::{FIRST_MS, Faults, LETTERS, MAIN, World, config, simulate, start};
+use super::world::{FIRST_MS, Faults, LETTERS, LOUD_BYTES, MAIN, World, config, simulate, start};
 use crate::{Control, OnError, ProcessorConfig, ProcessorState, ProcessorStats, Stopped};
 
 /// Every way a record may make the function fail.
@@ -322,6 +322,93 @@ fn x8_large_outputs_are_spread_over_several_outcomes() {
         let starts: Vec<&str> = values.iter().map(|v| &v[..7]).collect();
         assert_eq!(starts, ["large:0", "large:1", "large:2", "large:3"]);
         assert!(world.decided.borrow().len() > 1);
+    });
+}
+
+#[test]
+fn x8_dead_letters_settled_beside_the_output_count_like_output() {
+    simulate(14, |world| async move {
+        // Every record fails, and all the letters together are more than the outbox holds.
+        let value = format!("fail:{}", "x".repeat(6 << 20));
+        world.append(&[value.as_str(); 8]);
+        world.append(&["8"]);
+        let stats = run_all(&world, config(OnError::DeadLetter(LETTERS))).await;
+        assert_eq!(stats.dead_lettered.get(), 8);
+        assert!(world.values(LETTERS).iter().all(|letter| *letter == value));
+        assert_eq!(world.values(MAIN), ["main 8"]);
+        let largest = world.undecided_bytes_max.get();
+        assert!(largest <= world.room.total(), "{largest} bytes at once");
+    });
+    simulate(14, |world| async move {
+        let names = vec!["fail:1"; 20_000];
+        world.append(&names);
+        let stats = run_all(&world, config(OnError::DeadLetter(LETTERS))).await;
+        assert_eq!(stats.dead_lettered.get(), 20_000);
+    });
+}
+
+#[test]
+fn x8_outcome_that_the_ring_finds_too_large_is_cut_up_and_not_tried_for_ever() {
+    simulate(15, |world| async move {
+        world.refused_above.set(3 * LOUD_BYTES);
+        let values: Vec<String> = (0..20).map(|n| format!("loud:{n}")).collect();
+        let values: Vec<&str> = values.iter().map(String::as_str).collect();
+        world.append(&values);
+        run_all(&world, config(OnError::Fail)).await;
+        assert_eq!(world.values(MAIN).len(), 20);
+    });
+}
+
+#[test]
+fn many_refusals_of_one_call_are_told_by_their_number() {
+    simulate(16, |world| async move {
+        world.append(&vec!["fail:1"; 1000]);
+        let stats = run_all(&world, config(OnError::Skip)).await;
+        assert_eq!((stats.failed.get(), stats.skipped.get()), (1000, 1000));
+        assert!(world.told("992 more records failed, up to offset 999"));
+        assert!(world.events.borrow().len() < 20);
+        let last = stats.last_error.borrow().clone();
+        assert_eq!(last.and_then(|e| e.offset), Some(999));
+    });
+}
+
+#[test]
+fn input_is_cut_at_the_records_that_the_function_refused_by_name() {
+    for policy in [OnError::PassThrough, OnError::DeadLetter(MAIN)] {
+        simulate(17, |world| async move {
+            world.append(&["0", "1", "2", "fail:3", "4", "5", "6", "7"]);
+            world.append(&["8", "9"]);
+            run_all(&world, config(policy)).await;
+            let expected: [&[Offset]; 5] = [
+                &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9],
+                &[0, 1, 2],
+                &[3],
+                &[4, 5, 6, 7],
+                &[8, 9],
+            ];
+            assert_eq!(*world.calls.borrow(), expected);
+            let mut values = mains(0..3);
+            values.push("fail:3".to_owned());
+            values.extend(mains(4..10));
+            assert_eq!(world.values(MAIN), values);
+        });
+    }
+}
+
+#[test]
+fn stop_does_not_wait_for_a_call_that_runs_or_is_queued() {
+    simulate(18, |world| async move {
+        world.call_time.set(Duration::from_secs(60));
+        world.append(&["0", "1"]);
+        let called = world.called.notified();
+        let running = start(&world, config(OnError::Fail));
+        called.await;
+        let began = time::Instant::now();
+        assert_eq!(running.stop().await, Stopped::Told);
+        assert!(began.elapsed() < Duration::from_secs(1));
+        world.call_time.set(Duration::from_millis(1));
+        run_all(&world, config(OnError::Fail)).await;
+        assert_eq!(world.values(MAIN), mains([0, 1]));
     });
 }
 

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use tidemill_rt::time;
 
-use super::world::{Faults, MAIN, World, config, simulate, simulate_with_room, start};
+use super::world::{
+    Faults, LOUD_BYTES, MAIN, ROOM_BYTES, World, config, loud, simulate, simulate_with_room, start,
+};
 use crate::{Control, OnError, ProcessorState, Stopped};
 
 async fn ms(ms: u64) {
@@ -51,8 +53,8 @@ fn x10_room_is_kept_until_the_outcome_is_decided() {
 
 #[test]
 fn x10_processor_does_not_wait_for_room_that_it_holds_itself() {
-    // A request above the whole is cut to it, so one run at a time has room.
-    simulate_with_room(3, 30, |world| async move {
+    // Three outcomes fill it, and a processor has four under way.
+    simulate_with_room(3, 2000, |world| async move {
         let running = start(&world, config(OnError::Fail));
         for n in 0..20 {
             world.append(&[&n.to_string()]);
@@ -61,6 +63,64 @@ fn x10_processor_does_not_wait_for_room_that_it_holds_itself() {
         world.all_decided().await;
         assert_eq!(running.stop().await, Stopped::Told);
         assert_eq!(world.values(MAIN).len(), 20);
+    });
+}
+
+#[test]
+fn x8_outbox_stays_below_its_bound_although_the_function_puts_out_more_than_it_was_given() {
+    for seed in 0..20 {
+        let room = 20 * LOUD_BYTES as u64;
+        simulate_with_room(seed, room, |world| async move {
+            world.call_time.set(Duration::from_millis(2));
+            let values: Vec<String> = (0..60).map(|n| format!("loud:{n}")).collect();
+            for some in values.chunks(3) {
+                world.append(&[&some[0], &some[1], &some[2]]);
+            }
+            // Several processors want room: all but one come to nothing.
+            let running: Vec<_> = (0..4)
+                .map(|_| start(&world, config(OnError::Fail)))
+                .collect();
+            world.all_decided().await;
+            for running in running {
+                assert_eq!(running.stop().await, Stopped::Told);
+            }
+            let largest = world.undecided_bytes_max.get();
+            assert!(largest <= room, "{largest} bytes at once");
+            assert_eq!(world.room.available(), room);
+            let written: Vec<_> = world.values(MAIN);
+            let expected = values.iter().map(|v| loud(v));
+            assert!(written.iter().map(String::as_bytes).eq(expected));
+        });
+    }
+}
+
+#[test]
+fn x8_run_without_room_for_its_output_is_run_again_when_there_is() {
+    simulate(16, |world| async move {
+        let taken = world.room.acquire(ROOM_BYTES - 1000).await;
+        world.append(&["loud:0"]);
+        let running = start(&world, config(OnError::Fail));
+        ms(1000).await;
+        assert_eq!((world.calls.borrow().len(), world.proposals.get()), (1, 0));
+        assert_eq!(world.room.available(), 1000, "who waits holds nothing");
+        drop(taken);
+        world.all_decided().await;
+        assert_eq!(world.calls.borrow().len(), 2);
+        assert_eq!(running.stop().await, Stopped::Told);
+        assert_eq!(world.room.available(), ROOM_BYTES);
+    });
+}
+
+#[test]
+fn x8_record_that_puts_out_more_than_the_outbox_may_hold_is_that_records_error() {
+    let room = 2 * LOUD_BYTES as u64;
+    simulate_with_room(17, room, |world| async move {
+        world.append(&["0", "loud:1", "2"]);
+        let running = start(&world, config(OnError::Skip));
+        world.all_decided().await;
+        assert_eq!(running.stats.skipped.get(), 1);
+        assert_eq!(world.values(MAIN), ["main 0", "main 2"]);
+        assert_eq!(running.stop().await, Stopped::Told);
     });
 }
 

@@ -1,6 +1,5 @@
 //! The world around a processor: a log, a ring that decides outcomes, a function, and what goes wrong with each.
 
-use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::{Future, poll_fn};
@@ -23,7 +22,7 @@ use tidemill_wasm_host::{
 };
 
 use crate::io::{
-    InputRun, LocalFuture, Observer, Outcome, Runner, Sink, SinkError, Source, SourceError,
+    InputRun, LocalFuture, Observer, Outcome, Room, Runner, Sink, SinkError, Source, SourceError,
 };
 use crate::{Control, OnError, Processor, ProcessorConfig, ProcessorStats, Stopped};
 
@@ -96,6 +95,13 @@ pub(super) struct World {
     pub(super) frozen: Cell<bool>,
     pub(super) output_gone: Cell<bool>,
     pub(super) room: Semaphore,
+    /// Bytes of outcomes proposed and undecided, now and at most.
+    undecided_bytes: Cell<u64>,
+    pub(super) undecided_bytes_max: Cell<u64>,
+    /// The ring takes no outcome above this many bytes, whatever it says.
+    pub(super) refused_above: Cell<usize>,
+    /// Memory for unpacked input.
+    pub(super) unpacking: Semaphore,
     /// Offsets given to the function, call by call.
     pub(super) calls: RefCell<Vec<Vec<Offset>>>,
     pub(super) call_bytes: RefCell<Vec<usize>>,
@@ -107,7 +113,7 @@ pub(super) struct World {
 }
 
 /// Room for output in bytes, unless a test wants less.
-const ROOM_BYTES: u64 = 64 << 20;
+pub(super) const ROOM_BYTES: u64 = 64 << 20;
 
 /// Runs `test` in a simulation.
 pub(super) fn simulate<T, F: Future<Output = T>>(
@@ -154,6 +160,10 @@ impl World {
             frozen: Cell::default(),
             output_gone: Cell::default(),
             room: Semaphore::new(room),
+            undecided_bytes: Cell::default(),
+            undecided_bytes_max: Cell::default(),
+            refused_above: Cell::new(usize::MAX),
+            unpacking: Semaphore::new(crate::input::UNPACKED_BYTES_MAX),
             calls: RefCell::default(),
             call_bytes: RefCell::default(),
             called: Notify::new(),
@@ -253,6 +263,8 @@ impl World {
                 continue;
             };
             time::sleep(Duration::from_micros(rand::below(3000))).await;
+            let undecided = self.undecided_bytes.get() - bytes_of(&pending.outcome);
+            self.undecided_bytes.set(undecided);
             let result = if pending.lost {
                 Err(SinkError::Unavailable("lost".to_owned()))
             } else {
@@ -344,10 +356,6 @@ impl Source for Hand {
             }
         })
     }
-
-    fn end(&self) -> Offset {
-        self.0.log.end.get()
-    }
 }
 
 impl World {
@@ -385,11 +393,15 @@ impl Sink for Hand {
         self.0.stands_at.get()
     }
 
-    fn room(&self, bytes: usize) -> LocalFuture<'_, Box<dyn Any>> {
+    fn outcome_bytes_max(&self) -> usize {
+        self.0.room.total() as usize
+    }
+
+    fn room(&self, bytes: usize) -> LocalFuture<'_, Box<dyn Room>> {
         Box::pin(async move {
-            let permit: Permit = self.0.room.acquire(bytes as u64).await;
-            let permit: Box<dyn Any> = Box::new(permit);
-            permit
+            let permit = self.0.room.acquire(bytes as u64).await;
+            let room: Box<dyn Room> = Box::new(WorldRoom(self.0.room.clone(), permit));
+            room
         })
     }
 
@@ -398,6 +410,15 @@ impl Sink for Hand {
         if self.0.output_gone.get() {
             return Box::pin(async { Err(SinkError::OutputGone("there".to_owned())) });
         }
+        let bytes = bytes_of(&outcome);
+        let max_bytes = self.0.refused_above.get() as u64;
+        if bytes > max_bytes {
+            return Box::pin(async move { Err(SinkError::TooLarge { bytes, max_bytes }) });
+        }
+        let undecided = self.0.undecided_bytes.get() + bytes;
+        self.0.undecided_bytes.set(undecided);
+        let most = self.0.undecided_bytes_max.get().max(undecided);
+        self.0.undecided_bytes_max.set(most);
         let faults = self.0.faults.get();
         let (reply, answer) = oneshot::channel();
         let pending = Pending {
@@ -416,6 +437,29 @@ impl Sink for Hand {
             answer.await.unwrap()
         })
     }
+}
+
+/// Room in the world.
+#[derive(Debug)]
+struct WorldRoom(Semaphore, Permit);
+
+impl Room for WorldRoom {
+    fn bytes(&self) -> usize {
+        self.1.amount() as usize
+    }
+
+    fn resize(&mut self, bytes: usize) -> bool {
+        let (bytes, before) = (bytes as u64, self.1.amount());
+        if bytes > before && bytes - before > self.0.available() {
+            return false;
+        }
+        self.1.settle(bytes);
+        true
+    }
+}
+
+fn bytes_of(outcome: &Outcome) -> u64 {
+    outcome.outputs.iter().map(|o| o.batch.len() as u64).sum()
 }
 
 impl Observer for Hand {
@@ -508,6 +552,7 @@ fn function(given: &[Given], fixed: bool) -> Result<CallOutput, CallError> {
             "twice" if !fixed => failures.extend([failure(record.offset), failure(record.offset)]),
             "elsewhere" if !fixed => failures.push(failure(1_000_000)),
             "huge" if !fixed => put(MAIN, record, &vec![b'x'; crate::run::CALL_OUTPUT_BYTES_MAX]),
+            "loud" => put(MAIN, record, &loud(&record.value)),
             "large" => put(
                 MAIN,
                 record,
@@ -532,6 +577,16 @@ fn function(given: &[Given], fixed: bool) -> Result<CallOutput, CallError> {
         failures,
         ..CallOutput::default()
     })
+}
+
+/// Bytes that the function puts out for a loud record.
+pub(super) const LOUD_BYTES: usize = 100 << 10;
+
+/// What the function makes of a loud record: a hundred times as much.
+pub(super) fn loud(value: &str) -> Vec<u8> {
+    let mut loud = value.as_bytes().to_vec();
+    loud.resize(LOUD_BYTES, b'!');
+    loud
 }
 
 /// A processor at work.
@@ -563,10 +618,12 @@ pub(super) fn config(on_error: OnError) -> ProcessorConfig {
         partition: 3,
         on_error,
         attempts: 1,
+        unpacking: Semaphore::new(crate::input::UNPACKED_BYTES_MAX),
     }
 }
 
-pub(super) fn start(world: &Rc<World>, config: ProcessorConfig) -> Running {
+pub(super) fn start(world: &Rc<World>, mut config: ProcessorConfig) -> Running {
+    config.unpacking = world.unpacking.clone();
     let hand = Hand(world.clone());
     let (control, receiver) = watch::channel(Control::Run);
     let stats = Rc::new(ProcessorStats::default());
