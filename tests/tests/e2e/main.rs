@@ -9,4 +9,5 @@ mod command_line;
 mod greedy_clients;
 mod kafka;
 mod kills;
+mod outboxes;
 mod starting;
