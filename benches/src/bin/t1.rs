@@ -164,7 +164,7 @@ fn input(value_bytes: usize) -> Vec<InputBatch> {
 /// A user of exactly `bytes` bytes, its `email` in the middle.
 fn value(n: usize, bytes: usize) -> String {
     let head = format!(
-        "{{\"id\":{n:08},\"name\":\"Ada Lovelace\",\"email\":\"ada{n:06}@analytical.example\",\"country\":\"GB\",\"note\":\""
+        "{{\"id\":1{n:07},\"name\":\"Ada Lovelace\",\"email\":\"ada{n:06}@analytical.example\",\"country\":\"GB\",\"note\":\""
     );
     let note = bytes - head.len() - 2;
     let text = "counts as it always did, and then some more; ";
