@@ -16,7 +16,13 @@ const FOLDERS: [(&str, &[(&str, &str)]); 2] = [
             ("../transform-sdk/rust-macros", "rust-macros/"),
         ],
     ),
-    ("RUST_TEMPLATE", &[("templates/rust", "")]),
+    (
+        "RUST_TEMPLATE",
+        &[
+            ("templates/rust", ""),
+            ("../examples/mask-email/src", "src/"),
+        ],
+    ),
 ];
 
 /// Folders that are made by builds, never packed.

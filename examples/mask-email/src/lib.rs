@@ -1,9 +1,7 @@
 //! Masks the `email` of JSON records: `ada@example.com` becomes `***@example.com`. Everything else stays as it is, key,
 //! headers, timestamp and the other members included.
 
-mod json;
-
-use tidemill_sdk::{Output, Record, Result};
+use tidemill_sdk::{Output, Record, Result, json};
 
 /// Hands every record on, with what identifies a person in its `email` masked. A value that is not JSON is refused.
 #[tidemill_sdk::transform]
@@ -11,17 +9,13 @@ pub fn mask_email(record: Record<'_>, output: &mut Output) -> Result<()> {
     let Some(value) = record.value() else {
         return output.forward(&record);
     };
-    let text = std::str::from_utf8(value)?;
     let mut parts: Vec<&[u8]> = Vec::new();
     let mut copied = 0;
-    json::for_each_string(text, "email", |email| {
-        let masked = email.start + text[email.clone()].rfind('@').unwrap_or(email.len());
+    json::for_each_string(value, "email", |email| {
+        let at = value[email.clone()].iter().rposition(|b| *b == b'@');
         parts.extend([&value[copied..email.start], b"***"]);
-        copied = masked;
+        copied = at.map_or(email.end, |at| email.start + at);
     })?;
-    if parts.is_empty() {
-        return output.forward(&record);
-    }
     parts.push(&value[copied..]);
     output.write(record.edit().value_parts(&parts))
 }

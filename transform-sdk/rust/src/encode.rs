@@ -63,14 +63,14 @@ impl Layout {
             Value::Whole(bytes) => put_nullable(out, Some(bytes)),
             Value::Parts(parts) => {
                 put_varlong(out, self.value_len as i64);
-                parts.iter().for_each(|part| out.extend_from_slice(part));
+                parts.iter().for_each(|part| put_bytes(out, part));
             }
         }
         put_varlong(
             out,
             (record.kept_headers.len() + record.headers.len()) as i64,
         );
-        out.extend_from_slice(record.kept_headers.bytes);
+        put_bytes(out, record.kept_headers.bytes);
         for (key, value) in &record.headers {
             put_nullable(out, Some(key));
             put_nullable(out, *value);
@@ -89,5 +89,18 @@ fn put_nullable(out: &mut Vec<u8>, bytes: Option<&[u8]>) {
         return put_varlong(out, -1);
     };
     put_varlong(out, bytes.len() as i64);
-    out.extend_from_slice(bytes);
+    put_bytes(out, bytes);
+}
+
+/// Appends `bytes`, few of them in pieces of fixed sizes: a copy of a size known only when it runs is a call out of the
+/// sandbox, which costs more than they do.
+#[inline]
+fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    const FEW: usize = 32;
+    if bytes.len() > FEW {
+        return out.extend_from_slice(bytes);
+    }
+    let (words, rest) = bytes.as_chunks::<8>();
+    words.iter().for_each(|word| out.extend_from_slice(word));
+    rest.iter().for_each(|byte| out.push(*byte));
 }

@@ -29,10 +29,12 @@
 mod encode;
 #[cfg(target_arch = "wasm32")]
 pub mod guest;
+pub mod json;
 pub mod log;
 mod new_record;
 mod output;
 mod record;
+mod scan;
 mod section;
 pub mod testing;
 mod varint;

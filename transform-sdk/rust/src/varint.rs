@@ -50,15 +50,15 @@ pub(crate) fn put_varlong(out: &mut Vec<u8>, value: i64) {
         out.push(rest as u8);
         return;
     }
-    let mut bytes = [0; VARLONG_BYTES_MAX];
-    let mut used = 0;
-    while rest >= 0x80 {
-        bytes[used] = rest as u8 | 0x80;
-        rest >>= 7;
-        used += 1;
+    // Of fixed sizes: a copy of a size known only when it runs is a call out of the sandbox, which costs more than a number.
+    if rest < 1 << 14 {
+        return out.extend_from_slice(&[rest as u8 | 0x80, (rest >> 7) as u8]);
     }
-    bytes[used] = rest as u8;
-    out.extend_from_slice(&bytes[..=used]);
+    while rest >= 0x80 {
+        out.push(rest as u8 | 0x80);
+        rest >>= 7;
+    }
+    out.push(rest as u8);
 }
 
 #[inline]

@@ -1,19 +1,39 @@
-//! Finds strings in the outermost object of a JSON text, in place, in one pass, without building a tree (RFC 8259).
+//! JSON in place: finds strings in the outermost object of a text, in one pass, without building a tree (RFC 8259).
+//!
+//! ```
+//! use tidemill_sdk::json;
+//!
+//! let value = br#"{"id":17,"email":"ada@example.com"}"#;
+//! let mut emails = Vec::new();
+//! json::for_each_string(value, "email", |place| emails.push(&value[place]))?;
+//! assert_eq!(emails, [b"ada@example.com"]);
+//! # Ok::<(), json::NotJson>(())
+//! ```
 
 use std::fmt;
 use std::ops::Range;
 
+use crate::scan;
+
 /// Calls `found` with the place, between the quotes, of each string that is the value of a member called `name` of the outermost
-/// object. The whole text is checked.
+/// object. The place holds the string as it was written, escapes included.
+///
+/// # Errors
+/// [`NotJson`] when `text` is not JSON in UTF-8: all of it is checked. `found` may have been called before.
 pub fn for_each_string(
-    text: &str,
+    text: &[u8],
     name: &str,
     found: impl FnMut(Range<usize>),
 ) -> Result<(), NotJson> {
-    let mut scanner = Scanner {
-        text: text.as_bytes(),
-        at: 0,
-    };
+    if !scan::is_ascii(text)
+        && let Err(error) = std::str::from_utf8(text)
+    {
+        return Err(NotJson {
+            expected: "UTF-8 was expected",
+            at: error.valid_up_to(),
+        });
+    }
+    let mut scanner = Scanner { text, at: 0 };
     scanner.document(name, found)
 }
 
@@ -32,8 +52,38 @@ impl fmt::Display for NotJson {
 
 impl std::error::Error for NotJson {}
 
-/// Whether a bracket that is open belongs to an object.
-type IsObject = bool;
+/// The brackets that are open, a bit each: whether it belongs to an object. Most texts are not 64 deep and need no memory.
+#[derive(Default)]
+struct Open {
+    depth: usize,
+    /// Of up to 64 brackets, the innermost in the lowest bit.
+    inner: u64,
+    /// Full words of those around them.
+    outer: Vec<u64>,
+}
+
+impl Open {
+    fn push(&mut self, is_object: bool) {
+        if self.depth > 0 && self.depth.is_multiple_of(64) {
+            self.outer.push(self.inner);
+        }
+        self.inner = self.inner << 1 | u64::from(is_object);
+        self.depth += 1;
+    }
+
+    fn pop(&mut self) {
+        self.depth -= 1;
+        self.inner >>= 1;
+        if self.depth > 0 && self.depth.is_multiple_of(64) {
+            self.inner = self.outer.pop().unwrap_or_default();
+        }
+    }
+
+    /// Whether the innermost open bracket belongs to an object; `None` when none is open.
+    fn last(&self) -> Option<bool> {
+        (self.depth > 0).then_some(self.inner & 1 == 1)
+    }
+}
 
 struct Scanner<'a> {
     text: &'a [u8],
@@ -43,11 +93,11 @@ struct Scanner<'a> {
 impl Scanner<'_> {
     /// Goes through values without recursion, so that no nesting is too deep.
     fn document(&mut self, name: &str, mut found: impl FnMut(Range<usize>)) -> Result<(), NotJson> {
-        let mut open: Vec<IsObject> = Vec::new();
+        let mut open = Open::default();
         loop {
-            let wanted = match open[..] {
-                [true] => self.key(Some(name))?,
-                [.., true] => self.key(None)?,
+            let wanted = match open.last() {
+                Some(true) if open.depth == 1 => self.key(Some(name))?,
+                Some(true) => self.key(None)?,
                 _ => false,
             };
             match self.skip_space() {
@@ -74,10 +124,10 @@ impl Scanner<'_> {
     }
 
     /// After a value: closes what ends here; false at the end of the text.
-    fn next_value(&mut self, open: &mut Vec<IsObject>) -> Result<bool, NotJson> {
+    fn next_value(&mut self, open: &mut Open) -> Result<bool, NotJson> {
         loop {
             let next = self.skip_space();
-            let Some(&is_object) = open.last() else {
+            let Some(is_object) = open.last() else {
                 return if next.is_none() {
                     Ok(false)
                 } else {
@@ -115,7 +165,7 @@ impl Scanner<'_> {
         self.at += 1;
         let start = self.at;
         loop {
-            self.at += plain_bytes(&self.text[self.at..]);
+            self.at += scan::plain_bytes(&self.text[self.at..]);
             match self.text.get(self.at) {
                 Some(b'"') => {
                     self.at += 1;
@@ -201,30 +251,6 @@ impl Scanner<'_> {
     }
 }
 
-/// Bytes at the start of `text` that end neither the string nor its plain part: no quote, backslash or control character.
-/// Eight at a time, by the test for a zero byte in a word (Warren, Hacker's Delight, 6-1).
-fn plain_bytes(text: &[u8]) -> usize {
-    const ONES: u64 = u64::from_ne_bytes([1; 8]);
-    const HIGH: u64 = ONES << 7;
-    let (words, _) = text.as_chunks::<8>();
-    let mut at = 0;
-    for word in words {
-        let word = u64::from_le_bytes(*word);
-        let quote = word ^ (ONES * b'"' as u64);
-        let backslash = word ^ (ONES * b'\\' as u64);
-        let special = (quote.wrapping_sub(ONES) & !quote)
-            | (backslash.wrapping_sub(ONES) & !backslash)
-            | (word.wrapping_sub(ONES * 0x20) & !word);
-        // Borrows spread upwards only, so the lowest bit set is exact.
-        if special & HIGH != 0 {
-            return at + (special & HIGH).trailing_zeros() as usize / 8;
-        }
-        at += 8;
-    }
-    let plain = |b: &&u8| **b >= 0x20 && **b != b'"' && **b != b'\\';
-    at + text[at..].iter().take_while(plain).count()
-}
-
 /// Whether the escaped text of a member's name means `name`.
 fn same(escaped: &[u8], name: &str) -> bool {
     if !escaped.contains(&b'\\') {
@@ -276,7 +302,7 @@ mod tests {
 
     fn strings(text: &str, name: &str) -> Result<Vec<String>, NotJson> {
         let mut all = Vec::new();
-        for_each_string(text, name, |s| all.push(text[s].to_owned()))?;
+        for_each_string(text.as_bytes(), name, |s| all.push(text[s].to_owned()))?;
         Ok(all)
     }
 

@@ -1,0 +1,94 @@
+//! Looking through many bytes at once: where the compiler targets vectors of WebAssembly, 16 at a time.
+
+/// Bytes at the start of `text` that end neither a JSON string nor its plain part: no quote, backslash or control character.
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+pub(crate) fn plain_bytes(text: &[u8]) -> usize {
+    use core::arch::wasm32::{u8x16_bitmask, u8x16_eq, u8x16_lt, u8x16_splat, v128_or};
+    let (blocks, rest) = text.as_chunks::<16>();
+    for (n, block) in blocks.iter().enumerate() {
+        let block = vector(block);
+        let quote = u8x16_eq(block, u8x16_splat(b'"'));
+        let backslash = u8x16_eq(block, u8x16_splat(b'\\'));
+        let control = u8x16_lt(block, u8x16_splat(0x20));
+        let special = u8x16_bitmask(v128_or(v128_or(quote, backslash), control));
+        if special != 0 {
+            return n * 16 + special.trailing_zeros() as usize;
+        }
+    }
+    blocks.len() * 16 + rest.iter().take_while(|b| is_plain(**b)).count()
+}
+
+/// Whether every byte is below 128.
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+pub(crate) fn is_ascii(text: &[u8]) -> bool {
+    use core::arch::wasm32::{u8x16_bitmask, v128_or};
+    let (pairs, rest) = text.as_chunks::<32>();
+    let ascii = |pair: &[u8; 32]| {
+        let (halves, _) = pair.as_chunks::<16>();
+        u8x16_bitmask(v128_or(vector(&halves[0]), vector(&halves[1]))) == 0
+    };
+    pairs.iter().all(ascii) && rest.iter().all(u8::is_ascii)
+}
+
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+#[inline]
+fn vector(block: &[u8; 16]) -> core::arch::wasm32::v128 {
+    let (words, _) = block.as_chunks::<8>();
+    let [low, high] = [words[0], words[1]].map(u64::from_le_bytes);
+    core::arch::wasm32::u64x2(low, high)
+}
+
+/// Bytes at the start of `text` that end neither a JSON string nor its plain part: no quote, backslash or control character.
+/// Eight at a time, by the test for a zero byte in a word (Warren, Hacker's Delight, 6-1).
+#[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
+pub(crate) fn plain_bytes(text: &[u8]) -> usize {
+    const ONES: u64 = u64::from_ne_bytes([1; 8]);
+    const HIGH: u64 = ONES << 7;
+    let (words, _) = text.as_chunks::<8>();
+    let mut at = 0;
+    for word in words {
+        let word = u64::from_le_bytes(*word);
+        let quote = word ^ (ONES * b'"' as u64);
+        let backslash = word ^ (ONES * b'\\' as u64);
+        let special = (quote.wrapping_sub(ONES) & !quote)
+            | (backslash.wrapping_sub(ONES) & !backslash)
+            | (word.wrapping_sub(ONES * 0x20) & !word);
+        // Borrows spread upwards only, so the lowest bit set is exact.
+        if special & HIGH != 0 {
+            return at + (special & HIGH).trailing_zeros() as usize / 8;
+        }
+        at += 8;
+    }
+    at + text[at..].iter().take_while(|b| is_plain(**b)).count()
+}
+
+/// Whether every byte is below 128.
+#[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
+pub(crate) fn is_ascii(text: &[u8]) -> bool {
+    text.is_ascii()
+}
+
+#[inline]
+fn is_plain(b: u8) -> bool {
+    b >= 0x20 && b != b'"' && b != b'\\'
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{is_ascii, is_plain, plain_bytes};
+
+    #[test]
+    fn every_byte_is_found_at_every_place() {
+        for len in 0..70 {
+            for at in 0..len {
+                for byte in 0..=255 {
+                    let mut text = vec![b'a'; len];
+                    text[at] = byte;
+                    let plain = if is_plain(byte) { len } else { at };
+                    assert_eq!(plain_bytes(&text), plain, "{byte} at {at} of {len}");
+                    assert_eq!(is_ascii(&text), byte < 0x80, "{byte} at {at} of {len}");
+                }
+            }
+        }
+    }
+}
