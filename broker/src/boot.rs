@@ -14,7 +14,7 @@ use tidemill_ring::{MemoryConfig, Ring, RingConfig, RingError, ShardMemory};
 use tidemill_rt::mailbox;
 use tidemill_rt::runtime::{self, EngineChoice, RuntimeConfig, StartError};
 use tidemill_rt::task::{self, Queue};
-use tidemill_rt::{EngineKind, net, time};
+use tidemill_rt::{EngineKind, memory, net, time};
 use tidemill_shardlog::{DataDir, DataDirError, LogConfig, RecoveredRing, ShardLog};
 use tidemill_wasm_host::{Factory, HostConfig};
 
@@ -89,6 +89,7 @@ struct Context {
 /// [`BootError`] when it cannot start. What breaks later ends the process with a message.
 pub(crate) fn run(config: BrokerConfig) -> Result<(), BootError> {
     let started = time::Instant::now();
+    memory::keep_freed();
     signals::block();
     if let Err(error) = net::raise_descriptor_limit() {
         tracing::warn!(%error, "the limit of open files stays as it is");

@@ -257,11 +257,14 @@ impl ShardMemory {
         }
     }
 
-    fn charge(&self, bytes: u64) {
+    /// Charges `bytes` of an applied entry that no tail holds (it was refused, repeated, or went to an outbox): the entry stays
+    /// in memory until a checkpoint lets the log go. To be given back with [`ShardMemory::discharge`].
+    pub fn charge(&self, bytes: u64) {
         self.0.borrow_mut().unflushed += bytes;
     }
 
-    fn discharge(&self, bytes: u64) {
+    /// Gives back what was charged, to whoever waits for memory.
+    pub fn discharge(&self, bytes: u64) {
         {
             let mut b = self.0.borrow_mut();
             b.unflushed -= bytes;

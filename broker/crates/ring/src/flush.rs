@@ -80,10 +80,11 @@ pub(crate) async fn round(ring: &Rc<Shared>) -> bool {
 
 async fn try_round(ring: &Rc<Shared>) -> Result<(), RoundError> {
     // Point and state are of the same entry: nothing is awaited between.
-    let (point, snapshot) = {
+    let (point, snapshot, loose) = {
         let mut machine = ring.machine.borrow_mut();
         machine.fresh_bytes = 0;
-        (ring.group.checkpoint_point(), Snapshot::take(&machine))
+        let point = ring.group.checkpoint_point();
+        (point, Snapshot::take(&machine), machine.loose_bytes)
     };
     let mut unsynced = Unsynced::default();
     for place in snapshot.places.iter().filter(|p| p.flush) {
@@ -120,6 +121,8 @@ async fn try_round(ring: &Rc<Shared>) -> Result<(), RoundError> {
     ring.checkpoints.set(ring.checkpoints.get() + 1);
     let told = ring.group.checkpoint_written(point).await;
     told.map_err(|e| RoundError::Retry(e.into()))?;
+    ring.machine.borrow_mut().loose_bytes -= loose;
+    ring.config.memory.discharge(loose);
     remove_dropped(ring, &snapshot).await;
     Ok(())
 }

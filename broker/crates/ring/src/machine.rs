@@ -30,6 +30,8 @@ pub(crate) struct Machine {
     pub(crate) applied_index: u64,
     /// Bytes applied since the flusher last looked.
     pub(crate) fresh_bytes: u64,
+    /// Bytes of applied entries that no tail holds, charged until a checkpoint covers them.
+    pub(crate) loose_bytes: u64,
     pub(crate) refused_total: Cell<u64>,
     pub(crate) wake: Wake,
     memory: ShardMemory,
@@ -60,6 +62,7 @@ impl Machine {
             copying: Copying::Small,
             applied_index: 0,
             fresh_bytes: 0,
+            loose_bytes: 0,
             refused_total: Cell::new(0),
             wake,
             memory,
@@ -130,9 +133,20 @@ pub(crate) fn folder(partitions_dir: &Path, id: PartitionId) -> PathBuf {
     partitions_dir.join(format!("{}-{}", id.topic, id.index))
 }
 
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.memory.discharge(self.loose_bytes);
+    }
+}
+
 impl StateMachine for Machine {
     fn apply(&mut self, at: AppliedAt, command: &Command) -> Reply {
+        let before = self.memory.stats().unflushed_bytes;
         let answer = self.apply_command(at, command);
+        let held = self.memory.stats().unflushed_bytes.saturating_sub(before);
+        let loose = (command.encoded_len() as u64).saturating_sub(held);
+        self.memory.charge(loose);
+        self.loose_bytes += loose;
         if answer.is_err() {
             self.refused_total.set(self.refused_total.get() + 1);
         }

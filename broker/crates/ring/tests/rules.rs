@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use tidemill_model::record::{BatchBuilder, NewRecord};
+use tidemill_model::record::{BatchBuilder, NewRecord, Producer};
 use tidemill_model::{BatchHeader, NodeId, PartitionId, RingId, TopicId};
 use tidemill_partition::segment::SegmentError;
 use tidemill_ring::{MemoryConfig, PartitionConfig, Ring, RingConfig, RingError, ShardMemory};
@@ -19,7 +19,14 @@ const PARTITION: PartitionId = PartitionId {
 };
 
 fn batch(value_bytes: usize) -> Bytes {
+    batch_of(value_bytes, None)
+}
+
+fn batch_of(value_bytes: usize, producer: Option<Producer>) -> Bytes {
     let mut builder = BatchBuilder::new();
+    if let Some(producer) = producer {
+        builder = builder.producer(producer);
+    }
     builder.append(NewRecord {
         timestamp: 1,
         key: None,
@@ -96,6 +103,30 @@ fn s13_small_batch_that_was_appended_does_not_hold_on_to_the_buffer_it_came_in()
             let received = Bytes::from(received);
             append(&ring, received.slice(..small.len())).await;
             assert!(received.is_unique(), "nothing of it is still in use");
+        })
+        .expect("ends");
+}
+
+#[test]
+fn entries_that_no_tail_holds_take_memory_until_a_checkpoint_lets_them_go() {
+    let fatal: Rc<dyn Fn(&RingError)> = Rc::new(|e| panic!("{e}"));
+    Sim::new(1)
+        .block_on(async {
+            let ring = start(fatal).await;
+            let producer = Producer {
+                id: 7,
+                epoch: 0,
+                base_sequence: 0,
+            };
+            let bytes = batch_of(100_000, Some(producer));
+            for _ in 0..3 {
+                append(&ring, bytes.clone()).await;
+            }
+            let taken = ring.stats().memory.unflushed_bytes;
+            assert!(taken > 300_000, "two repetitions are in the log: {taken}");
+            assert!(ring.checkpoint_now().await);
+            let taken = ring.stats().memory.unflushed_bytes;
+            assert!(taken < 1_000, "{taken}");
         })
         .expect("ends");
 }

@@ -406,6 +406,8 @@ fn s5_small_tail_lives_in_the_checkpoint_and_needs_no_segment() {
                 assert_eq!(write(&node.here, 1000, i).await, i64::from(i));
             }
             assert!(node.here.checkpoint_now().await);
+            let other_ring = node.there.checkpoint_now().await;
+            assert!(other_ring, "it shares the memory");
             assert_eq!(node.here.stats().memory.unflushed_bytes, 0);
         })
         .expect("ends");

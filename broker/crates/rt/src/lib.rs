@@ -14,6 +14,7 @@ pub mod chan;
 pub mod fs;
 pub mod local;
 pub mod mailbox;
+pub mod memory;
 pub mod net;
 pub mod rand;
 pub mod runtime;
