@@ -179,6 +179,8 @@ impl AdminService for Service {
             }
             let compiled_ms = began.elapsed().as_millis() as u64;
             let stored = self.ask(move |shard| async move {
+                // Two uploads of one module would write the same file.
+                let _turn = shard.module_changes.acquire(1).await;
                 modules::store(&shard.info.modules_dir, wasm).await
             });
             let cached = stored.await?;

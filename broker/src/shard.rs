@@ -72,6 +72,8 @@ pub(crate) struct Shard {
     pub(crate) unpacking: Semaphore,
     /// Serialises topic creation and deletion (shard 0).
     pub(crate) topic_changes: Semaphore,
+    /// Serialises the storing of modules (shard 0).
+    pub(crate) module_changes: Semaphore,
     /// Whether shards are being made to agree with the controller in the background (shard 0).
     pub(crate) reconciling: Cell<bool>,
     pub(crate) producer_ids: RefCell<Range<i64>>,
@@ -208,6 +210,7 @@ impl Shard {
             transforms: parts.transforms,
             unpacking: Semaphore::new(UNPACKING_MAX),
             topic_changes: Semaphore::new(1),
+            module_changes: Semaphore::new(1),
             reconciling: Cell::new(false),
             producer_ids: RefCell::new(0..0),
             rings: parts.rings,

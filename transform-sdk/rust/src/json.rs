@@ -63,6 +63,7 @@ struct Open {
 }
 
 impl Open {
+    #[inline]
     fn push(&mut self, is_object: bool) {
         if self.depth > 0 && self.depth.is_multiple_of(64) {
             self.outer.push(self.inner);
@@ -71,6 +72,7 @@ impl Open {
         self.depth += 1;
     }
 
+    #[inline]
     fn pop(&mut self) {
         self.depth -= 1;
         self.inner >>= 1;
@@ -80,6 +82,7 @@ impl Open {
     }
 
     /// Whether the innermost open bracket belongs to an object; `None` when none is open.
+    #[inline]
     fn last(&self) -> Option<bool> {
         (self.depth > 0).then_some(self.inner & 1 == 1)
     }
@@ -92,6 +95,7 @@ struct Scanner<'a> {
 
 impl Scanner<'_> {
     /// Goes through values without recursion, so that no nesting is too deep.
+    #[inline(always)]
     fn document(&mut self, name: &str, mut found: impl FnMut(Range<usize>)) -> Result<(), NotJson> {
         let mut open = Open::default();
         loop {
@@ -124,6 +128,7 @@ impl Scanner<'_> {
     }
 
     /// After a value: closes what ends here; false at the end of the text.
+    #[inline(always)]
     fn next_value(&mut self, open: &mut Open) -> Result<bool, NotJson> {
         loop {
             let next = self.skip_space();
@@ -148,6 +153,7 @@ impl Scanner<'_> {
     }
 
     /// A member's name and the colon: whether it is `name`.
+    #[inline(always)]
     fn key(&mut self, name: Option<&str>) -> Result<bool, NotJson> {
         if self.skip_space() != Some(b'"') {
             return self.fail("a member's name was expected");
@@ -161,6 +167,7 @@ impl Scanner<'_> {
     }
 
     /// A string, from its quote to behind the other: the place between them.
+    #[inline(always)]
     fn string(&mut self) -> Result<Range<usize>, NotJson> {
         self.at += 1;
         let start = self.at;
@@ -232,6 +239,7 @@ impl Scanner<'_> {
     }
 
     /// The next byte that is not white space, not taken.
+    #[inline(always)]
     fn skip_space(&mut self) -> Option<u8> {
         while let Some(&byte) = self.text.get(self.at) {
             if !matches!(byte, b' ' | b'\n' | b'\r' | b'\t') {

@@ -2,6 +2,7 @@
 
 /// Bytes at the start of `text` that end neither a JSON string nor its plain part: no quote, backslash or control character.
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+#[inline]
 pub(crate) fn plain_bytes(text: &[u8]) -> usize {
     use core::arch::wasm32::{u8x16_bitmask, u8x16_eq, u8x16_lt, u8x16_splat, v128_or};
     let (blocks, rest) = text.as_chunks::<16>();
@@ -41,6 +42,7 @@ fn vector(block: &[u8; 16]) -> core::arch::wasm32::v128 {
 /// Bytes at the start of `text` that end neither a JSON string nor its plain part: no quote, backslash or control character.
 /// Eight at a time, by the test for a zero byte in a word (Warren, Hacker's Delight, 6-1).
 #[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
+#[inline]
 pub(crate) fn plain_bytes(text: &[u8]) -> usize {
     const ONES: u64 = u64::from_ne_bytes([1; 8]);
     const HIGH: u64 = ONES << 7;
