@@ -2,6 +2,9 @@
 
 use std::time::{Duration, Instant};
 
+/// The step that the others stand on: it runs whatever is left out.
+pub(crate) const SET_UP: &str = "set-up";
+
 /// Steps that ran, in order.
 #[derive(Debug, Default)]
 pub(crate) struct Steps {
@@ -27,7 +30,7 @@ impl Steps {
         if self
             .only
             .as_ref()
-            .is_some_and(|only| !name.starts_with(only))
+            .is_some_and(|only| name != SET_UP && !name.starts_with(only))
         {
             return Ok(());
         }
@@ -57,9 +60,13 @@ impl Steps {
         println!("  {:<28} {:>9}", "total", seconds(total));
     }
 
-    /// Whether `only` left out every step there is.
+    /// Whether `only` names no step there is.
     pub(crate) fn is_empty(&self) -> bool {
-        self.done.is_empty()
+        let found = |(name, _, _): &(String, Duration, bool)| {
+            let only = self.only.as_deref().unwrap_or_default();
+            name.starts_with(only)
+        };
+        !self.done.iter().any(found)
     }
 }
 

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: set-up, then everything there is to test, each step with its duration.
 
 use crate::process::{self, cargo, root, target_dir};
-use crate::steps::Steps;
+use crate::steps::{SET_UP, Steps};
 use crate::{setup, tidy};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
@@ -30,7 +30,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
         _ => return Err("usage: cargo xtask test [--only STEP]".to_owned()),
     };
     let mut steps = Steps::new(only);
-    steps.step("set-up", || {
+    steps.step(SET_UP, || {
         setup::writable_target()?;
         setup::wasm_target()?;
         setup::packages()?;
