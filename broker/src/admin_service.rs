@@ -349,6 +349,10 @@ impl Shard {
             plain("tidemill_outbox_waits_total", stats.outbox_waits_total);
             plain("tidemill_checkpoints_total", stats.checkpoints_total);
             plain(
+                "tidemill_segment_failures_total",
+                stats.segment_failures_total,
+            );
+            plain(
                 "tidemill_checkpoint_failures_total",
                 stats.checkpoint_failures_total,
             );

@@ -134,6 +134,7 @@ families! {
     "tidemill_unflushed_waits_total" counter "Appends that had to wait because too much was unflushed: the budget was full.",
     "tidemill_deliveries_refused_total" counter "Deliveries between rings put off because their memory was full.",
     "tidemill_checkpoints_total" counter "Checkpoints of rings written.",
+    "tidemill_segment_failures_total" counter "Segments that could not be written; their batches stayed in checkpoints.",
     "tidemill_checkpoint_failures_total" counter "Flushes and checkpoints that failed and are tried again.",
     "tidemill_producers_evicted_total" counter "Idempotent producers forgotten because a partition had too many.",
     "tidemill_partitions" gauge "Partitions open on this node.",

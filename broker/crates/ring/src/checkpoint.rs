@@ -40,6 +40,15 @@ pub(crate) struct Snapshot {
     pub(crate) places: Vec<Place>,
 }
 
+impl Place {
+    /// Takes what is in no segment into the checkpoint; how many bytes that is.
+    pub(crate) fn carry(&mut self) -> u64 {
+        let tail = self.log.tail();
+        self.carried = tail.unflushed(self.log.segments_end(), self.end);
+        self.carried.iter().map(|h| h.batch.len() as u64).sum()
+    }
+}
+
 impl Snapshot {
     /// Takes the snapshot: to be called together with `checkpoint_point`, with no `.await` between.
     pub(crate) fn take(machine: &Machine) -> Snapshot {
@@ -71,10 +80,7 @@ impl Snapshot {
             if bytes >= CARRY_BELOW_BYTES || left > CARRIED_BYTES_MAX {
                 place.flush = true;
             } else {
-                place.carried = place
-                    .log
-                    .tail()
-                    .unflushed(place.log.segments_end(), place.end);
+                place.carry();
             }
             if place.flush {
                 left -= bytes;

@@ -20,6 +20,9 @@ const UNSYNCED_MAX: usize = 256;
 /// Partitions settled between two yields to other tasks of the shard.
 const SETTLE_AT_ONCE: usize = 256;
 
+/// Bytes of batches that a checkpoint carries because their segments cannot be written; above it the ring waits for the disk.
+const CARRIED_INSTEAD_BYTES_MAX: u64 = 32 * 1024 * 1024;
+
 /// Why a round did not end well.
 enum RoundError {
     /// Nothing is lost; it is tried again.
@@ -80,25 +83,13 @@ pub(crate) async fn round(ring: &Rc<Shared>) -> bool {
 
 async fn try_round(ring: &Rc<Shared>) -> Result<(), RoundError> {
     // Point and state are of the same entry: nothing is awaited between.
-    let (point, snapshot, loose) = {
+    let (point, mut snapshot, loose) = {
         let mut machine = ring.machine.borrow_mut();
         machine.fresh_bytes = 0;
         let point = ring.group.checkpoint_point();
         (point, Snapshot::take(&machine), machine.loose_bytes)
     };
-    let mut unsynced = Unsynced::default();
-    for place in snapshot.places.iter().filter(|p| p.flush) {
-        if let Err(e) = place.log.flush(place.end, &mut unsynced).await {
-            // What was written stays open until it is synced: kept for the next try, a disk or a process that is short of
-            // something would only get shorter.
-            sync(ring, point.index, unsynced).await?;
-            return Err(RoundError::Retry(e.into()));
-        }
-        if unsynced.len() >= UNSYNCED_MAX {
-            sync(ring, point.index, std::mem::take(&mut unsynced)).await?;
-        }
-    }
-    sync(ring, point.index, unsynced).await?;
+    write_segments(ring, point.index, &mut snapshot).await?;
     let path = checkpoint::path(&ring.config.shard_dir, ring.config.ring);
     let parts = snapshot.encode(&point.encoded);
     ring.checkpoint_bytes
@@ -125,6 +116,37 @@ async fn try_round(ring: &Rc<Shared>) -> Result<(), RoundError> {
     ring.config.memory.discharge(loose);
     remove_dropped(ring, &snapshot).await;
     Ok(())
+}
+
+/// Writes and syncs what is to be flushed. A partition whose segment cannot be written does not stop the others: its batches travel
+/// in the checkpoint, as far as that has room for them, and are tried again in the next round.
+async fn write_segments(
+    ring: &Rc<Shared>,
+    index: u64,
+    snapshot: &mut Snapshot,
+) -> Result<(), RoundError> {
+    let mut unsynced = Unsynced::default();
+    let mut carried = 0;
+    for place in snapshot.places.iter_mut().filter(|p| p.flush) {
+        if let Err(error) = place.log.flush(place.end, &mut unsynced).await {
+            carried += place.carry();
+            if carried > CARRIED_INSTEAD_BYTES_MAX {
+                // What was written stays open until it is synced: kept for the next try, a disk or a process that is short
+                // of something would only get shorter.
+                sync(ring, index, unsynced).await?;
+                return Err(RoundError::Retry(error.into()));
+            }
+            ring.segment_failures.set(ring.segment_failures.get() + 1);
+            tracing::warn!(
+                ring = %ring.config.ring, partition = %place.id, %error,
+                "a segment cannot be written; its batches stay in the checkpoint for now"
+            );
+        }
+        if unsynced.len() >= UNSYNCED_MAX {
+            sync(ring, index, std::mem::take(&mut unsynced)).await?;
+        }
+    }
+    sync(ring, index, unsynced).await
 }
 
 /// Rule S4: neither segments nor the checkpoint may be durable before the log is.

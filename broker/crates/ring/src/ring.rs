@@ -133,6 +133,8 @@ pub struct RingStats {
     pub checkpoints_total: u64,
     /// Flushes and checkpoints that failed since the start.
     pub checkpoint_failures_total: u64,
+    /// Segments that could not be written; their batches stayed in checkpoints.
+    pub segment_failures_total: u64,
     /// Bytes of the last checkpoint.
     pub checkpoint_bytes: u64,
     /// Memory of the whole shard.
@@ -158,6 +160,7 @@ pub(crate) struct Shared {
     pub(crate) checkpointed: Cell<u64>,
     pub(crate) checkpoints: Cell<u64>,
     pub(crate) checkpoint_failures: Cell<u64>,
+    pub(crate) segment_failures: Cell<u64>,
     pub(crate) checkpoint_bytes: Cell<u64>,
     /// Files written and not yet synced, kept over a round that failed.
     leadership: watch::Receiver<Leadership>,
@@ -366,6 +369,7 @@ impl Ring {
                 .sum(),
             checkpoints_total: self.0.checkpoints.get(),
             checkpoint_failures_total: self.0.checkpoint_failures.get(),
+            segment_failures_total: self.0.segment_failures.get(),
             checkpoint_bytes: self.0.checkpoint_bytes.get(),
             memory: self.0.config.memory.stats(),
             group: self.0.group.stats(),

@@ -37,8 +37,12 @@ fn batch_of(value_bytes: usize, producer: Option<Producer>) -> Bytes {
 }
 
 async fn append(ring: &Ring, bytes: Bytes) {
+    append_to(ring, PARTITION, bytes).await;
+}
+
+async fn append_to(ring: &Ring, id: PartitionId, bytes: Bytes) {
     let header = BatchHeader::parse(&bytes).expect("a batch");
-    let appended = ring.append(PARTITION, header, bytes, 1).await;
+    let appended = ring.append(id, header, bytes, 1).await;
     appended.expect("it is taken");
 }
 
@@ -83,12 +87,64 @@ fn s10_failed_sync_of_a_segment_ends_the_process() {
 }
 
 #[test]
-fn segment_that_cannot_be_written_is_tried_again_and_nothing_ends() {
-    let failed = checkpoint_under(|disk| {
-        disk.fail_next(DiskOp::Write, "/partitions/", 1, io::ErrorKind::StorageFull);
-    });
-    assert_eq!(failed, (false, false));
-    assert_eq!(checkpoint_under(|_| ()), (true, false));
+fn partition_whose_segment_cannot_be_written_stops_nothing_and_loses_nothing() {
+    const OTHER: PartitionId = PartitionId {
+        topic: TopicId([2; 16]),
+        index: 0,
+    };
+    let sim = Sim::new(1);
+    let disk = sim.disk();
+    let fatal = || -> Rc<dyn Fn(&RingError)> { Rc::new(|e| panic!("{e}")) };
+    sim.block_on(async {
+        let ring = start(fatal()).await;
+        let opened = ring.open_partition(OTHER, PartitionConfig::default(), 0);
+        opened.await.expect("opens");
+        append(&ring, batch(200_000)).await;
+        append_to(&ring, OTHER, batch(200_000)).await;
+        let folder = format!("/partitions/{}-0", PARTITION.topic);
+        disk.fail_next(DiskOp::Write, &folder, 9, io::ErrorKind::StorageFull);
+        assert!(ring.checkpoint_now().await, "the other one is written");
+        assert_eq!(ring.stats().segment_failures_total, 1);
+        assert_eq!(ring.stats().memory.unflushed_bytes, 0);
+    })
+    .expect("ends");
+    sim.crash();
+    sim.block_on(async {
+        disk.heal();
+        let ring = start(fatal()).await;
+        for id in [PARTITION, OTHER] {
+            let end = ring.view(id).map(|v| v.high_watermark);
+            assert_eq!(end, Some(1), "{id}");
+        }
+        append(&ring, batch(10)).await;
+        assert!(ring.checkpoint_now().await);
+    })
+    .expect("ends");
+    let segments = |topic: TopicId| {
+        let folder = format!("/data/shard-0/partitions/{topic}-0");
+        let files = sim.disk().files();
+        files.iter().filter(|f| f.starts_with(&folder)).count()
+    };
+    assert_eq!(segments(PARTITION.topic), segments(OTHER.topic));
+    assert!(segments(OTHER.topic) > 0);
+}
+
+#[test]
+fn segments_that_cannot_be_written_beyond_what_a_checkpoint_carries_are_tried_again() {
+    let sim = Sim::new(1);
+    let disk = sim.disk();
+    sim.block_on(async {
+        let ring = start(Rc::new(|e: &RingError| panic!("{e}"))).await;
+        let kind = io::ErrorKind::StorageFull;
+        disk.fail_next(DiskOp::Write, "/partitions/", u32::MAX, kind);
+        for _ in 0..36 {
+            append(&ring, batch(1_000_000)).await;
+        }
+        assert!(!ring.checkpoint_now().await);
+        disk.heal();
+        assert!(ring.checkpoint_now().await);
+    })
+    .expect("ends");
 }
 
 #[test]

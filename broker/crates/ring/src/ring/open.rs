@@ -57,6 +57,7 @@ impl Ring {
             checkpointed: Cell::new(0),
             checkpoints: Cell::new(0),
             checkpoint_failures: Cell::new(0),
+            segment_failures: Cell::new(0),
             checkpoint_bytes: Cell::new(0),
             waiting: RefCell::new(VecDeque::new()),
             flusher: RefCell::new(None),
