@@ -27,7 +27,8 @@ use crate::verbs::Verb;
     about,
     max_term_width = 100,
     after_help = "\
-To begin: transform init mask --language rust, then in ./mask: transform test, transform deploy.
+To begin: transform init mask --language rust, then in ./mask: transform build, transform test,
+transform topic create mask-in, transform deploy.
 A broker is started by `tidemill start`."
 )]
 struct Cli {

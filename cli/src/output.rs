@@ -75,11 +75,28 @@ impl Output {
         Ok(())
     }
 
-    /// Hands on what is buffered.
+    /// Hands on what is buffered. An error when nobody reads any more, also where there was nothing to hand on: whoever follows a
+    /// quiet topic through `head` would otherwise wait for its next record.
     pub(crate) fn flush(&mut self) -> CliResult {
         self.to.flush()?;
+        if reader_is_gone() {
+            return Err(io::Error::from(io::ErrorKind::BrokenPipe).into());
+        }
         Ok(())
     }
+}
+
+/// Whether standard output is a pipe whose reader has closed it.
+fn reader_is_gone() -> bool {
+    let mut watched = libc::pollfd {
+        fd: libc::STDOUT_FILENO,
+        events: 0,
+        revents: 0,
+    };
+    #[allow(unsafe_code, reason = "std does not tell whether a pipe has a reader")]
+    // SAFETY: one structure, which lives in this frame, is read and filled; with a timeout of 0 the call returns at once.
+    let ready = unsafe { libc::poll(&raw mut watched, 1, 0) };
+    ready == 1 && watched.revents & libc::POLLERR != 0
 }
 
 /// The text with control characters escaped, tabs apart.

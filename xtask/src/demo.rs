@@ -222,7 +222,7 @@ impl Demo {
         if self.stop.load(Ordering::Relaxed) {
             return Err("stopped".to_owned());
         }
-        println!("$ transform {}", args.join(" ").replace('\t', "\\t"));
+        println!("$ transform {}", args.join(" ").replace('\t', "'\\t'"));
         process::output(&mut self.command(folder, args))
     }
 
@@ -399,7 +399,7 @@ fn next_steps(folder: &Path) -> String {
 The broker runs on 127.0.0.1:{KAFKA_PORT} (Kafka) and :{ADMIN_PORT} (admin). Try in another terminal:
 
   alias transform={transform}
-  echo 'me	{{\"name\":\"Me\",\"email\":\"me@example.com\"}}' | transform produce {INPUT} --key-separator '	'
+  printf 'me\\t{{\"name\":\"Me\",\"email\":\"me@example.com\"}}\\n' | transform produce {INPUT} --key-separator '\\t'
   transform consume {OUTPUT} --from earliest --max 13
   transform list
   transform describe mask-email

@@ -65,7 +65,7 @@ fn json_batch() -> Vec<u8> {
     let values: Vec<(String, String)> = (0..RECORDS_PER_BATCH)
         .map(|i| {
             let start = format!(
-                r#"{{"id":{i:05},"email":"person{i:05}@example.com","country":"DE","note":""#
+                r#"{{"id":1{i:05},"email":"person{i:05}@example.com","country":"DE","note":""#
             );
             let padding = "x".repeat(163 - start.len() - 2);
             (format!("key-{i:05}"), format!("{start}{padding}\"}}"))

@@ -7,7 +7,8 @@ use tidemill_controller::command::Deploy;
 use tidemill_controller::image::ErrorPolicy;
 use tidemill_controller::state::OUTPUTS_MAX;
 use tidemill_controller::{
-    ControllerCommand, ControllerReply, StartPosition, TransformSpec, TransformStatus,
+    ControllerCommand, ControllerError, ControllerReply, Refusal, StartPosition, Topic,
+    TransformSpec, TransformStatus,
 };
 use tidemill_rt::task::{self, Queue};
 use tidemill_rt::time;
@@ -73,6 +74,7 @@ impl Shard {
             .ok_or_else(|| topic_not_found(&deploy.input))?;
         if let Some(current) = image.transform(&name) {
             deploy.from = current.from;
+            may_follow(current, &input)?;
         }
         let mut created_topics = Vec::new();
         let named = deploy.outputs.iter().chain(&deploy.dead_letter);
@@ -261,6 +263,21 @@ impl Shard {
             _ => Ok(()),
         }
     }
+}
+
+/// Refuses what the controller would refuse anyway, before output topics are made for it.
+fn may_follow(current: &TransformSpec, input: &Topic) -> Result<(), ApiError> {
+    let refusal = if current.status == TransformStatus::Deleting {
+        Refusal::Deleting(current.name.clone())
+    } else if current.input.id != input.id {
+        Refusal::InputChanged {
+            name: current.name.clone(),
+            current: current.input.name.clone(),
+        }
+    } else {
+        return Ok(());
+    };
+    Err(api_error(ControllerError::from(refusal).into()))
 }
 
 /// Checks everything about a deploy that does not depend on what exists.

@@ -37,22 +37,24 @@ pub(crate) struct Arguments {
     /// An environment variable for it; may be given several times
     #[arg(long = "env", value_name = "KEY=VALUE", value_parser = pair)]
     env: Vec<(String, String)>,
-    /// Where a new transform begins to read; one that is there already keeps its place
+    /// Where a new transform begins to read [default: latest, records written before are not read]; one that is there already
+    /// keeps its place
     #[arg(long, value_enum)]
     from: Option<From>,
-    /// What happens to a record it cannot handle
+    /// What happens to a record it cannot handle [default: dead-letter with --dead-letter, else fail: it waits there and tries
+    /// again]
     #[arg(long, value_enum, value_name = "POLICY")]
     on_error: Option<OnError>,
     /// The topic for records it cannot handle
     #[arg(long, value_name = "TOPIC")]
     dead_letter: Option<String>,
-    /// Runs of a record before --on-error applies
+    /// Runs of a record before --on-error applies [default: 1]
     #[arg(long, value_name = "N")]
     attempts: Option<u32>,
-    /// CPU time of a call, milliseconds
+    /// CPU time of a call, milliseconds [default: 3000]
     #[arg(long, value_name = "MS")]
     time_ms: Option<u64>,
-    /// Memory of an instance, MiB
+    /// Memory of an instance, MiB [default: 64]
     #[arg(long, value_name = "MIB")]
     memory_mb: Option<u64>,
     /// The project's folder

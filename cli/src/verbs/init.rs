@@ -94,13 +94,14 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> CliResult {
     }
     let shown = folder.display();
     context.output.say(&format!(
-        "made the project {} in {shown}\n\n\
+        "made the project {name} in {shown}\n\n\
          Next:\n  \
          cd {shown}\n  \
          transform build     compile it; the function is in src/lib.rs\n  \
          transform test      run it on the records of input.jsonl\n  \
-         transform deploy    run it in the broker; its topics are in transform.toml",
-        arguments.name
+         transform topic create {name}-in\n  \
+         transform deploy    run it in the broker, from {name}-in to {name}-out as transform.toml says",
+        name = arguments.name
     ))
 }
 

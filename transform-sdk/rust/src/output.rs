@@ -104,7 +104,7 @@ impl Output {
     fn unknown(&self, topic: &str) -> crate::Error {
         let declared: Vec<&str> = self.topics().collect();
         format!(
-            "\"{topic}\" is not an output of this transform, which has: {}; declare it in transform.toml and deploy again",
+            "\"{topic}\" is not an output of this transform, which has: {}; declare it in transform.toml, or with --output, and deploy again",
             declared.join(", ")
         )
         .into()

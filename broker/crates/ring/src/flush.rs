@@ -15,6 +15,10 @@ use crate::ring::Shared;
 
 /// Pause after a flush that failed, for example because the disk is full.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Bytes of data to be written for each byte of a checkpoint.
+const DATA_PER_CHECKPOINT_BYTE: u64 = 8;
+/// Most bytes applied before a round is due, however large checkpoints are.
+const FLUSH_BYTES_MAX: u64 = 32 * 1024 * 1024;
 /// Segments written and not yet synced, which are open files, at a time.
 const UNSYNCED_MAX: usize = 256;
 /// Partitions settled between two yields to other tasks of the shard.
@@ -38,7 +42,7 @@ pub(crate) async fn run(ring: Rc<Shared>) {
         let (dirty, full) = {
             let machine = ring.machine.borrow();
             let wanted = machine.fresh_bytes > 0 && ring.config.memory.is_wanted();
-            let full = machine.fresh_bytes >= ring.config.flush_bytes;
+            let full = machine.fresh_bytes >= flush_at(&ring);
             (
                 machine.applied_index > ring.checkpointed.get(),
                 wanted || full,
@@ -60,6 +64,14 @@ pub(crate) async fn run(ring: Rc<Shared>) {
             time::sleep(RETRY_AFTER).await;
         }
     }
+}
+
+/// Bytes applied after which a round is due: more where the state of many partitions makes checkpoints large, so that they stay
+/// a small part of what is written.
+fn flush_at(ring: &Shared) -> u64 {
+    let amortised = ring.checkpoint_bytes.get() * DATA_PER_CHECKPOINT_BYTE;
+    let most = FLUSH_BYTES_MAX.max(ring.config.flush_bytes);
+    amortised.clamp(ring.config.flush_bytes, most)
 }
 
 /// One flush and checkpoint; `false` when it failed and is to be tried again.
