@@ -1,7 +1,7 @@
 //! Masks the `email` of JSON records: `ada@example.com` becomes `***@example.com`. Everything else stays as it is, key,
 //! headers, timestamp and the other members included.
 
-use tidemill_sdk::{Output, Record, Result, json};
+use tidemill_sdk::{Output, Parts, Record, Result, find_last, json};
 
 /// Hands every record on, with what identifies a person in its `email` masked. A value that is not JSON is refused.
 #[tidemill_sdk::transform]
@@ -9,11 +9,12 @@ pub fn mask_email(record: Record<'_>, output: &mut Output) -> Result<()> {
     let Some(value) = record.value() else {
         return output.forward(&record);
     };
-    let mut parts: Vec<&[u8]> = Vec::new();
+    let mut parts = Parts::new();
     let mut copied = 0;
     json::for_each_string(value, "email", |email| {
-        let at = value[email.clone()].iter().rposition(|b| *b == b'@');
-        parts.extend([&value[copied..email.start], b"***"]);
+        let at = find_last(&value[email.clone()], b'@');
+        parts.push(&value[copied..email.start]);
+        parts.push(b"***");
         copied = at.map_or(email.end, |at| email.start + at);
     })?;
     parts.push(&value[copied..]);

@@ -12,9 +12,9 @@ mod rt;
 
 use std::cell::RefCell;
 
-use crate::TransformFn;
 use crate::output::Output;
 use crate::section::InputSection;
+use crate::{Record, Result};
 
 pub use bindings::{export, exports};
 pub use exports::tidemill::transform::processor::{
@@ -29,7 +29,10 @@ thread_local! {
 ///
 /// # Errors
 /// A text, when the input is malformed or the module has no outputs.
-pub fn process(transform: TransformFn, batches: &[InputBatch]) -> Result<Outcome, String> {
+pub fn process(
+    transform: impl Fn(Record<'_>, &mut Output) -> Result<()>,
+    batches: &[InputBatch],
+) -> std::result::Result<Outcome, String> {
     OUTPUT.with_borrow_mut(|slot| {
         let output = match slot {
             Some(output) => output,
@@ -67,7 +70,7 @@ pub fn process(transform: TransformFn, batches: &[InputBatch]) -> Result<Outcome
     })
 }
 
-fn declared_outputs() -> Result<Output, String> {
+fn declared_outputs() -> std::result::Result<Output, String> {
     let names = std::env::var("TIDEMILL_OUTPUTS").unwrap_or_default();
     let names = names.split(',').filter(|name| !name.is_empty());
     Output::new(names).ok_or_else(|| "TIDEMILL_OUTPUTS names no output topic".to_owned())

@@ -33,6 +33,7 @@ pub mod json;
 pub mod log;
 mod new_record;
 mod output;
+mod parts;
 mod record;
 mod scan;
 mod section;
@@ -41,7 +42,9 @@ mod varint;
 
 pub use new_record::NewRecord;
 pub use output::{Output, OutputTopic};
+pub use parts::Parts;
 pub use record::{Header, Headers, Record};
+pub use scan::find_last;
 pub use tidemill_sdk_macros::transform;
 
 /// Why a record could not be transformed: any error, or a text (`Err("no id".into())`). Its message is shown to whoever

@@ -70,6 +70,26 @@ pub(crate) fn is_ascii(text: &[u8]) -> bool {
     text.is_ascii()
 }
 
+/// The place of the last `byte` in `text`.
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+pub fn find_last(text: &[u8], byte: u8) -> Option<usize> {
+    use core::arch::wasm32::{u8x16_bitmask, u8x16_eq, u8x16_splat};
+    let (rest, blocks) = text.as_rchunks::<16>();
+    for (n, block) in blocks.iter().enumerate().rev() {
+        let found = u8x16_bitmask(u8x16_eq(vector(block), u8x16_splat(byte)));
+        if found != 0 {
+            return Some(rest.len() + n * 16 + found.ilog2() as usize);
+        }
+    }
+    rest.iter().rposition(|b| *b == byte)
+}
+
+/// The place of the last `byte` in `text`.
+#[cfg(not(all(target_arch = "wasm32", target_feature = "simd128")))]
+pub fn find_last(text: &[u8], byte: u8) -> Option<usize> {
+    text.iter().rposition(|b| *b == byte)
+}
+
 #[inline]
 fn is_plain(b: u8) -> bool {
     b >= 0x20 && b != b'"' && b != b'\\'
@@ -77,7 +97,7 @@ fn is_plain(b: u8) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{is_ascii, is_plain, plain_bytes};
+    use super::{find_last, is_ascii, is_plain, plain_bytes};
 
     #[test]
     fn every_byte_is_found_at_every_place() {
@@ -89,6 +109,8 @@ mod tests {
                     let plain = if is_plain(byte) { len } else { at };
                     assert_eq!(plain_bytes(&text), plain, "{byte} at {at} of {len}");
                     assert_eq!(is_ascii(&text), byte < 0x80, "{byte} at {at} of {len}");
+                    let last = if byte == b'a' { len - 1 } else { at };
+                    assert_eq!(find_last(&text, byte), Some(last), "{byte} of {len}");
                 }
             }
         }
