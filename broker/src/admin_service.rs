@@ -327,6 +327,7 @@ impl Shard {
         plain("tidemill_log_bytes", log.disk_bytes);
         plain("tidemill_log_appended_bytes_total", log.appended_bytes);
         plain("tidemill_log_syncs_total", log.syncs);
+        plain("tidemill_log_recycled_files_total", log.recycled_files);
         plain("tidemill_log_queued_bytes", log.queued_bytes);
         plain(
             "tidemill_unpacking_waits_total",

@@ -129,6 +129,7 @@ families! {
     "tidemill_log_bytes" gauge "Bytes of write-ahead log on disk. Files are removed when everything in them is in segments.",
     "tidemill_log_appended_bytes_total" counter "Bytes appended to the write-ahead log.",
     "tidemill_log_syncs_total" counter "Write-ahead log fdatasyncs.",
+    "tidemill_log_recycled_files_total" counter "Write-ahead log files taken up again instead of removed.",
     "tidemill_log_queued_bytes" gauge "Bytes waiting to be written to the write-ahead log.",
     "tidemill_unflushed_bytes" gauge "Bytes of batches that are not in segments yet.",
     "tidemill_unflushed_waits_total" counter "Appends that had to wait because too much was unflushed: the budget was full.",

@@ -97,6 +97,25 @@ pub(crate) async fn make_spare(dir: &Path, bytes: u64) -> Result<Spare, LogError
     Ok(Spare { file, bytes })
 }
 
+/// Makes a spare of the log file at `path`, which is not needed any more. When this returns, the file is out of the sequence for good:
+/// only then may it be written, or a crash could bring back its name over a content that is gone (rule S1 tells what it held
+/// before from what it will hold). `None` when it cannot be opened; it is removed then.
+pub(crate) async fn reuse(dir: &Path, path: &Path, bytes: u64) -> Result<Option<Spare>, LogError> {
+    let spare = dir.join(SPARE_NAME);
+    fs::rename(path, &spare)
+        .await
+        .map_err(LogError::io("rename", path))?;
+    fs::sync_dir(dir).await.map_err(LogError::io("sync", dir))?;
+    match DirectFile::open(&spare, OpenMode::ReadWrite).await {
+        Ok(file) => Ok(Some(Spare { file, bytes })),
+        Err(error) => {
+            tracing::warn!(%error, "a log file could not be kept for the next use");
+            remove_spare(dir).await?;
+            Ok(None)
+        }
+    }
+}
+
 /// Removes a spare that is too small or left over.
 pub(crate) async fn remove_spare(dir: &Path) -> Result<(), LogError> {
     let path = dir.join(SPARE_NAME);
@@ -243,6 +262,10 @@ impl Catalog {
             return Oldest::Free(*sequence);
         }
         Oldest::Pinned { votes, purges }
+    }
+
+    pub(crate) fn bytes_of(&self, sequence: u64) -> u64 {
+        self.files.get(&sequence).map_or(0, |(bytes, _)| *bytes)
     }
 
     pub(crate) fn count(&self) -> u64 {

@@ -316,6 +316,68 @@ fn purged_files_go_and_votes_are_carried_forward() {
 }
 
 #[test]
+fn file_that_is_not_needed_any_more_becomes_the_next_one() {
+    let sim = Sim::new(8);
+    let (config, failures) = small_config(64 << 10);
+    sim.block_on(async {
+        let log = open(&config).await;
+        for index in 1..=200 {
+            // Purged long before the file is half full, as when everything is flushed early.
+            let data = Bytes::from_static(b"p");
+            let purge = Frame::Purge { upto: index, data };
+            log.append(RING, vec![entry(index, 3_000), purge], Box::new(|| {}));
+            log.barrier().await;
+            time::sleep(Duration::from_millis(50)).await;
+        }
+        let stats = log.stats();
+        assert!(stats.recycled_files > 8, "{stats:?}");
+        assert!(stats.files <= 2, "{stats:?}");
+    })
+    .expect("it ends");
+    assert!(failures.borrow().is_empty());
+}
+
+#[test]
+fn s1_crash_right_after_a_file_was_taken_up_again_brings_nothing_old_back() {
+    let mut recycled = 0;
+    for seed in 0..300 {
+        let sim = Sim::new(seed);
+        let (config, failures) = small_config(32 << 10);
+        let used = config.clone();
+        let durable = Rc::new(Cell::new((0, 0)));
+        let told = durable.clone();
+        let ended = sim.run_until_crash(4_000, async move {
+            let log = open(&used).await;
+            for index in 1..=60 {
+                let upto = index;
+                let data = Bytes::from_static(b"p");
+                let purge = Frame::Purge { upto, data };
+                log.append(RING, vec![entry(index, 3_000), purge], Box::new(|| {}));
+                log.barrier().await;
+                told.set((index, log.stats().recycled_files));
+                time::sleep(Duration::from_millis(50)).await;
+            }
+        });
+        let _ = ended;
+        sim.crash();
+        let opened = sim.block_on(ShardLog::open(config)).expect("it ends");
+        let (_, rings) = opened.unwrap_or_else(|e| panic!("seed {seed}: {e}"));
+        let ring = rings.get(&RING);
+        let purged = ring.and_then(|r| r.purged.as_ref()).map_or(0, |p| p.0);
+        let (acknowledged, kept) = durable.get();
+        recycled += kept;
+        assert!(purged >= acknowledged, "seed {seed}: {purged}");
+        let old = ring.is_some_and(|r| r.entries.keys().any(|index| *index <= purged));
+        assert!(!old, "seed {seed}: an entry that was purged is back");
+        assert!(failures.borrow().is_empty());
+    }
+    assert!(
+        recycled > 300,
+        "files were hardly ever taken up again: {recycled}"
+    );
+}
+
+#[test]
 fn entry_out_of_order_is_fatal_and_not_written() {
     let sim = Sim::new(9);
     let (config, failures) = small_config(1 << 20);
