@@ -27,12 +27,16 @@ struct History {
     settled: RefCell<BTreeMap<RingId, RecoveredRing>>,
 }
 
-/// Runs `scenario` for many seeds, or for the one in `TIDEMILL_SEED`; a failure says how to run it again.
+/// Runs `scenario` for `count` seeds, for as many as `TIDEMILL_SEEDS` says, or for the one in `TIDEMILL_SEED`; a failure says how to run
+/// it again.
 fn for_seeds(test: &str, count: u64, scenario: impl Fn(u64)) {
-    let chosen = std::env::var("TIDEMILL_SEED").ok();
-    let seeds = match chosen.map(|s| s.parse::<u64>().expect("TIDEMILL_SEED is a number")) {
+    let given = |name| {
+        let text = std::env::var(name).ok()?;
+        Some(text.parse::<u64>().expect("seeds are numbers"))
+    };
+    let seeds = match given("TIDEMILL_SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..count,
+        None => 0..given("TIDEMILL_SEEDS").unwrap_or(count),
     };
     for seed in seeds {
         let run = std::panic::AssertUnwindSafe(|| scenario(seed));
