@@ -3,4 +3,6 @@
 
 #![forbid(unsafe_code)]
 
+pub mod broker;
+pub mod kafka;
 pub mod stats;

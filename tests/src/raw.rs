@@ -44,6 +44,14 @@ impl Connection {
         Ok(Connection { stream })
     }
 
+    /// How long reads wait from now on.
+    ///
+    /// # Errors
+    /// For a time of 0.
+    pub fn set_patience(&mut self, time: Duration) -> io::Result<()> {
+        self.stream.set_read_timeout(Some(time))
+    }
+
     /// A second handle on the same connection, to read on one thread and write on another.
     ///
     /// # Errors
@@ -231,6 +239,14 @@ pub fn metadata(topic: &str) -> Vec<u8> {
     let mut body = 1i32.to_be_bytes().to_vec();
     put_string(&mut body, topic);
     body.push(1);
+    frame(api::METADATA, 4, Header::Plain, &body)
+}
+
+/// Metadata v4 for no topic: whether a broker answers.
+#[must_use]
+pub fn metadata_of_none() -> Vec<u8> {
+    let mut body = 0i32.to_be_bytes().to_vec();
+    body.push(0);
     frame(api::METADATA, 4, Header::Plain, &body)
 }
 

@@ -21,7 +21,8 @@ Usage: cargo xtask <COMMAND>
 
   demo [--once]                  start a broker, deploy the masking example, show records before and after
   test [--only STEP]             everything there is to test; STEP is the beginning of a step's name
-  bench [--with-kafka] [ROW]...  measure T1, T2, B1, B2 (release builds) and write benches/results/latest.md
+  bench [--with-kafka] [--rounds N] [ROW]...
+                                 measure all rows or some (release builds) and write benches/results/latest.md
   tidy                           check the rules of the house: dependencies, sizes, module docs, code map
 ";
 

@@ -1,10 +1,12 @@
 //! `cargo xtask bench`: builds release programs, runs the measurement programs, writes the report.
 //!
-//! What each row measures and its target: T1 and T2 are about transforms, B1 and B2 about the broker. Rows that
+//! What each row measures and its target: rows with a T are about transforms, rows with a B about the broker. Rows that
 //! are not run keep what the report had.
 
+mod partitions;
 mod peer;
 mod report;
+mod sides;
 mod startup;
 
 use crate::process::{self, cargo, program, root, target_dir};
@@ -12,25 +14,57 @@ use crate::setup;
 use report::{Report, Row};
 use serde_json::Value;
 
-const ROWS: [&str; 4] = ["T1", "T2", "B1", "B2"];
+const ROWS: [&str; 6] = ["T1", "T2", "B1", "B2", "B9", "B10"];
+/// Rounds of each measurement, unless `--rounds` says otherwise.
+const ROUNDS: usize = 5;
 /// p99 from append of input to visibility of output, in ms.
 const T2_TARGET_MS: f64 = 10.0;
 
+/// What the command line asks for.
+#[derive(Debug, PartialEq, Eq)]
+struct Asked {
+    with_kafka: bool,
+    rounds: usize,
+    rows: Vec<String>,
+}
+
+impl Asked {
+    fn parse(args: &[String]) -> Result<Asked, String> {
+        let mut asked = Asked {
+            with_kafka: false,
+            rounds: ROUNDS,
+            rows: Vec::new(),
+        };
+        let mut args = args.iter();
+        while let Some(arg) = args.next() {
+            match arg.as_str() {
+                "--with-kafka" => asked.with_kafka = true,
+                "--rounds" => {
+                    let rounds = args.next().and_then(|n| n.parse().ok());
+                    asked.rounds = rounds
+                        .filter(|n| *n > 0)
+                        .ok_or("--rounds needs a number from 1 on")?;
+                }
+                row => asked.rows.push(row.to_uppercase()),
+            }
+        }
+        match asked.rows.iter().find(|row| !ROWS.contains(&row.as_str())) {
+            Some(unknown) => Err(format!(
+                "there is no row {unknown}; there are {}",
+                ROWS.join(", ")
+            )),
+            None => Ok(asked),
+        }
+    }
+
+    fn wants(&self, row: &str) -> bool {
+        self.rows.is_empty() || self.rows.iter().any(|name| name == row)
+    }
+}
+
 /// Runs the named rows, or all.
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
-    let with_kafka = args.iter().any(|arg| arg == "--with-kafka");
-    let named: Vec<String> = args
-        .iter()
-        .filter(|arg| *arg != "--with-kafka")
-        .map(|arg| arg.to_uppercase())
-        .collect();
-    if let Some(unknown) = named.iter().find(|row| !ROWS.contains(&row.as_str())) {
-        return Err(format!(
-            "there is no row {unknown}; there are {}",
-            ROWS.join(", ")
-        ));
-    }
-    let wanted = |row: &str| named.is_empty() || named.iter().any(|name| name == row);
+    let asked = Asked::parse(args)?;
     setup::writable_target()?;
     setup::wasm_target()?;
     process::run(&mut cargo(&[
@@ -41,27 +75,41 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
         "--locked",
     ]))?;
     let mut report = Report::load();
-    if wanted("T1") {
-        report.put(t1()?);
-    }
-    if wanted("T2") {
-        report.put(t2()?);
-    }
-    if wanted("B1") || wanted("B2") {
-        let peer = if with_kafka {
-            Some(peer::Peer::install()?)
-        } else {
-            None
-        };
-        let rows = startup::measure(peer.as_ref())?;
-        rows.into_iter()
-            .filter(|row| wanted(&row.name))
-            .for_each(|row| report.put(row));
-    }
     let path = root().join("benches/results/latest.md");
-    report.write(&path)?;
+    for measure in MEASUREMENTS {
+        for row in measure(&asked)? {
+            report.put(row);
+        }
+        // After each, so that what was measured is kept when a later one fails.
+        report.write(&path)?;
+    }
     println!("\n{}\nwritten to {}", report.headlines(), path.display());
     Ok(())
+}
+
+/// Measures the rows it knows, as far as they are wanted.
+type Measurement = fn(&Asked) -> Result<Vec<Row>, String>;
+
+const MEASUREMENTS: [Measurement; 4] = [t1, t2, start_and_memory, many_partitions];
+
+fn peer(asked: &Asked) -> Result<Option<peer::Peer>, String> {
+    asked.with_kafka.then(peer::Peer::install).transpose()
+}
+
+fn start_and_memory(asked: &Asked) -> Result<Vec<Row>, String> {
+    if !asked.wants("B1") && !asked.wants("B2") {
+        return Ok(Vec::new());
+    }
+    let rows = startup::measure(peer(asked)?.as_ref(), asked.rounds)?;
+    let wanted = rows.into_iter().filter(|row| asked.wants(&row.name));
+    Ok(wanted.collect())
+}
+
+fn many_partitions(asked: &Asked) -> Result<Vec<Row>, String> {
+    if !asked.wants("B9") && !asked.wants("B10") {
+        return Ok(Vec::new());
+    }
+    partitions::measure(peer(asked)?.as_ref(), asked.rounds, |row| asked.wants(row))
 }
 
 /// Runs a measurement program on core 1 (brokers run on core 0); its whole output and its last line as JSON.
@@ -80,18 +128,24 @@ fn measured(name: &str, args: &[&str]) -> Result<(String, String, Value), String
 }
 
 /// T1 is judged by the program itself: its last line has `holds` and `summary`.
-fn t1() -> Result<Row, String> {
+fn t1(asked: &Asked) -> Result<Vec<Row>, String> {
+    if !asked.wants("T1") {
+        return Ok(Vec::new());
+    }
     let (line, output, json) = measured("t1", &[])?;
-    Ok(Row {
+    Ok(vec![Row {
         name: "T1".to_owned(),
         holds: json["holds"].as_bool().unwrap_or(false),
         summary: json["summary"].as_str().unwrap_or("see below").to_owned(),
         commands: vec![line],
         body: format!("```\n{}\n```", output.trim_end()),
-    })
+    }])
 }
 
-fn t2() -> Result<Row, String> {
+fn t2(asked: &Asked) -> Result<Vec<Row>, String> {
+    if !asked.wants("T2") {
+        return Ok(Vec::new());
+    }
     let (line, output, json) = measured("t2", &[])?;
     let rounds = json["rounds"].as_array().cloned().unwrap_or_default();
     let mut p99: Vec<f64> = rounds
@@ -99,7 +153,7 @@ fn t2() -> Result<Row, String> {
         .filter_map(|round| round["p99_ms"].as_f64())
         .collect();
     let median = report::median(&mut p99).ok_or("t2 reported no rounds")?;
-    Ok(Row {
+    Ok(vec![Row {
         name: "T2".to_owned(),
         holds: median < T2_TARGET_MS,
         summary: format!(
@@ -108,5 +162,26 @@ fn t2() -> Result<Row, String> {
         ),
         commands: vec![line],
         body: format!("```\n{}\n```", output.trim_end()),
-    })
+    }])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Asked, String> {
+        let words: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+        Asked::parse(&words)
+    }
+
+    #[test]
+    fn rows_and_rounds_are_taken_in_any_order_and_unknown_ones_refused() {
+        let asked = parse("b9 --rounds 3 --with-kafka T2").unwrap();
+        assert!(asked.with_kafka && asked.rounds == 3);
+        assert!(asked.wants("B9") && asked.wants("T2") && !asked.wants("T1"));
+        assert!(parse("").unwrap().wants("T1"));
+        assert!(
+            parse("B77").is_err() && parse("--rounds 0").is_err() && parse("--rounds").is_err()
+        );
+    }
 }

@@ -1,6 +1,6 @@
 //! Apache Kafka beside us: its jars from Maven Central, one node, formatted anew for every round.
 
-use super::startup::empty;
+use super::sides::empty;
 use crate::process::{self, exists, program, target_dir};
 use std::path::PathBuf;
 

@@ -3,19 +3,15 @@
 use super::measured;
 use super::peer::Peer;
 use super::report::{Row, median, spread};
-use crate::process::target_dir;
+use super::sides::{OURS, Side, THEIRS, number};
 use serde_json::Value;
-use std::path::Path;
 
-const ROUNDS: usize = 5;
 /// Seconds of idleness before memory is read.
 const IDLE: &str = "10";
 const B1_TARGET_MS: f64 = 100.0;
 /// A fifteenth of the 343 MB measured of the peer.
 const B2_TARGET_MB: f64 = 23.0;
 const TOPIC: &str = "first";
-const PORT: u16 = 19_392;
-const ADMIN_PORT: u16 = 19_393;
 
 /// Figures of one broker over all rounds.
 #[derive(Debug, Default)]
@@ -51,11 +47,11 @@ impl Figures {
 }
 
 /// Rows B1 and B2.
-pub(super) fn measure(peer: Option<&Peer>) -> Result<Vec<Row>, String> {
+pub(super) fn measure(peer: Option<&Peer>, rounds: usize) -> Result<Vec<Row>, String> {
     let mut ours = Figures::default();
     let mut theirs = Figures::default();
-    for _ in 0..ROUNDS {
-        ours.round(&format!("127.0.0.1:{PORT}"), &tidemill()?)?;
+    for _ in 0..rounds {
+        ours.round(&Side::Ours.address(), &Side::Ours.fresh()?)?;
         if let Some(peer) = peer {
             theirs.round(peer.address(), &peer.fresh()?)?;
         }
@@ -64,10 +60,10 @@ pub(super) fn measure(peer: Option<&Peer>) -> Result<Vec<Row>, String> {
         "| broker | first ack, topic exists | first ack, empty directory | resident after 10 s |"
             .to_owned(),
         "|---|---|---|---|".to_owned(),
-        ours.line("Tidemill"),
+        ours.line(OURS),
     ];
     if peer.is_some() {
-        table.push(theirs.line("Apache Kafka 4.3.1"));
+        table.push(theirs.line(THEIRS));
     }
     Ok(rows(&mut ours, &theirs, &table.join("\n")))
 }
@@ -105,45 +101,4 @@ fn first_ack(address: &str, idle: &str, command: &[String]) -> Result<(String, V
     let mut args = vec![address, TOPIC, idle, "--"];
     args.extend(command.iter().map(String::as_str));
     measured("startup", &args).map(|(line, _, json)| (line, json))
-}
-
-/// The command of our broker on core 0, with an emptied data directory.
-fn tidemill() -> Result<Vec<String>, String> {
-    let data = target_dir().join("bench/tidemill");
-    empty(&data)?;
-    let binary = target_dir()
-        .join("release/tidemill")
-        .to_string_lossy()
-        .into_owned();
-    let words = [
-        "taskset",
-        "-c",
-        "0",
-        &binary,
-        "start",
-        "--data-dir",
-        &data.to_string_lossy(),
-    ]
-    .map(str::to_owned);
-    let ports = [
-        "--kafka-addr".to_owned(),
-        format!("127.0.0.1:{PORT}"),
-        "--admin-addr".to_owned(),
-        format!("127.0.0.1:{ADMIN_PORT}"),
-    ];
-    Ok(words.into_iter().chain(ports).collect())
-}
-
-/// Makes an empty folder of whatever was there.
-pub(super) fn empty(folder: &Path) -> Result<(), String> {
-    let _ = std::fs::remove_dir_all(folder);
-    let parent = folder.parent().expect("the folder lies in the build's");
-    std::fs::create_dir_all(parent)
-        .map_err(|error| format!("cannot make {}: {error}", parent.display()))
-}
-
-fn number(json: &Value, name: &str) -> Result<f64, String> {
-    json[name]
-        .as_f64()
-        .ok_or_else(|| format!("startup reported no {name}"))
 }

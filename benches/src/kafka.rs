@@ -1,0 +1,157 @@
+//! Requests that the measurement programs need beside those of `tidemill_tests::raw`.
+
+use tidemill_tests::raw::{Header, api, frame};
+
+/// CreateTopics v4 for one topic with replication factor 1.
+#[must_use]
+pub fn create_topic(name: &str, partitions: i32, configs: &[(String, String)]) -> Vec<u8> {
+    let mut body = 1i32.to_be_bytes().to_vec();
+    put_string(&mut body, name);
+    body.extend(partitions.to_be_bytes());
+    body.extend(1i16.to_be_bytes());
+    body.extend(0i32.to_be_bytes());
+    body.extend(count(configs.len()).to_be_bytes());
+    for (key, value) in configs {
+        put_string(&mut body, key);
+        put_string(&mut body, value);
+    }
+    body.extend(120_000i32.to_be_bytes());
+    body.push(0);
+    frame(api::CREATE_TOPICS, 4, Header::Plain, &body)
+}
+
+/// The error code in the answer to [`create_topic`]; `None` when it is too short.
+#[must_use]
+pub fn created(answer: &[u8], name: &str) -> Option<i16> {
+    // Correlation id, throttle time, count, name.
+    let at = 4 + 4 + 4 + 2 + name.len();
+    let code = answer.get(at..at + 2)?;
+    Some(i16::from_be_bytes([code[0], code[1]]))
+}
+
+/// Produce v9 with `acks=all`: the same batch for each of some partitions.
+#[must_use]
+pub fn produce_to(topic: &str, partitions: &[i32], batch: &[u8]) -> Vec<u8> {
+    let mut body = vec![0];
+    body.extend((-1i16).to_be_bytes());
+    body.extend(60_000i32.to_be_bytes());
+    put_unsigned(&mut body, 2);
+    put_unsigned(&mut body, topic.len() as u64 + 1);
+    body.extend(topic.as_bytes());
+    put_unsigned(&mut body, partitions.len() as u64 + 1);
+    for partition in partitions {
+        body.extend(partition.to_be_bytes());
+        put_unsigned(&mut body, batch.len() as u64 + 1);
+        body.extend(batch);
+        body.push(0);
+    }
+    body.extend([0, 0]);
+    frame(api::PRODUCE, 9, Header::Flexible, &body)
+}
+
+/// Partition and error code of each partition in the answer to [`produce_to`]; `None` when it is no such answer.
+#[must_use]
+pub fn produced_to(answer: &[u8]) -> Option<Vec<(i32, i16)>> {
+    let mut reader = Reader { rest: answer };
+    reader.take(4 + 1)?;
+    let mut found = Vec::new();
+    for _ in 1..reader.unsigned()? {
+        let name = reader.unsigned()?.checked_sub(1)?;
+        reader.take(usize::try_from(name).ok()?)?;
+        for _ in 1..reader.unsigned()? {
+            found.push(reader.partition()?);
+        }
+        reader.take(1)?;
+    }
+    Some(found)
+}
+
+#[derive(Debug)]
+struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (front, rest) = self.rest.split_at_checked(count)?;
+        self.rest = rest;
+        Some(front)
+    }
+
+    fn unsigned(&mut self) -> Option<u64> {
+        let mut number = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.take(1)?[0];
+            number |= u64::from(byte & 127) << shift;
+            if byte < 128 {
+                return Some(number);
+            }
+        }
+        None
+    }
+
+    /// Index and error code; offsets, record errors, message and tags are passed over.
+    fn partition(&mut self) -> Option<(i32, i16)> {
+        let index = i32::from_be_bytes(self.take(4)?.try_into().ok()?);
+        let code = i16::from_be_bytes(self.take(2)?.try_into().ok()?);
+        self.take(8 + 8 + 8)?;
+        for _ in 1..self.unsigned()? {
+            self.take(4)?;
+            self.text()?;
+            self.take(1)?;
+        }
+        self.text()?;
+        self.take(1)?;
+        Some((index, code))
+    }
+
+    fn text(&mut self) -> Option<()> {
+        let length = self.unsigned()?.saturating_sub(1);
+        self.take(usize::try_from(length).ok()?).map(drop)
+    }
+}
+
+fn count(number: usize) -> i32 {
+    i32::try_from(number).expect("requests here have few elements")
+}
+
+fn put_string(to: &mut Vec<u8>, text: &str) {
+    let length = i16::try_from(text.len()).expect("names are short");
+    to.extend(length.to_be_bytes());
+    to.extend(text.as_bytes());
+}
+
+fn put_unsigned(to: &mut Vec<u8>, mut number: u64) {
+    while number > 127 {
+        to.push((number & 127) as u8 | 128);
+        number >>= 7;
+    }
+    to.push(number as u8);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_read_per_partition_and_messages_passed_over() {
+        let mut answer = vec![0, 0, 0, 7, 0, 2, 2, b't', 3];
+        for (index, code, message) in [(4i32, 0i16, &b""[..]), (9, 3, b"no")] {
+            answer.extend(index.to_be_bytes());
+            answer.extend(code.to_be_bytes());
+            answer.extend([0; 24]);
+            answer.push(1);
+            match message.len() {
+                0 => answer.push(0),
+                n => {
+                    answer.push(n as u8 + 1);
+                    answer.extend(message);
+                }
+            }
+            answer.push(0);
+        }
+        answer.extend([0, 0, 0, 0, 0, 0]);
+        assert_eq!(produced_to(&answer), Some(vec![(4, 0), (9, 3)]));
+        assert_eq!(produced_to(&answer[..30]), None);
+    }
+}
