@@ -285,6 +285,7 @@ impl AdminService for Service {
                 Vec::new(),
                 resident as f64,
             ));
+            crate::log::collect(&mut samples);
             metrics::render(samples)
         })
     }

@@ -20,7 +20,7 @@ use tidemill_wasm_host::{Factory, HostConfig};
 
 use crate::admin;
 use crate::admin_service::Service;
-use crate::config::{BrokerConfig, ConfigError};
+use crate::config::BrokerConfig;
 use crate::kafka;
 use crate::shard::{Job, NodeInfo, Shard, ShardHandle, ShardParts};
 use crate::transforms::TransformManager;
@@ -38,8 +38,6 @@ const SHUTDOWN_MAX: std::time::Duration = std::time::Duration::from_secs(20);
 /// Why the broker did not start.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BootError {
-    #[error(transparent)]
-    Config(#[from] ConfigError),
     #[error(
         "cannot listen on {addr} for {what}: {source}. Another program may be using the port; \
          stop it, or choose another address with {flag}"
@@ -127,11 +125,16 @@ pub(crate) fn run(config: BrokerConfig) -> Result<(), BootError> {
     })?;
     let service = Arc::new(Service::new(handle.clone(), info.clone(), factory));
     let guard = admin::Guard::new(config.admin_addr.ip(), config.admin_names.iter().cloned());
-    let admin =
-        admin::start(admin_listener, guard, service).map_err(|source| BootError::Setup {
-            what: "the admin server",
-            source,
-        })?;
+    let admin = admin::start(
+        admin_listener,
+        guard,
+        service,
+        config.settings.admin.connections_max,
+    )
+    .map_err(|source| BootError::Setup {
+        what: "the admin server",
+        source,
+    })?;
     tracing::info!(
         kafka = %config.kafka_addr, admin = %config.admin_addr, runtime = info.engine, shards = info.shards,
         data = %config.data_dir.display(), "tidemill {} started in {} ms",
@@ -179,7 +182,7 @@ fn bind(
 }
 
 fn open_data_dir(config: &BrokerConfig) -> Result<DataDir, BootError> {
-    let (path, shards) = (config.data_dir.clone(), config.shards);
+    let (path, shards) = (config.data_dir.clone(), config.settings.node.shards);
     let cores = runtime::allowed_cpus()
         .len()
         .clamp(1, usize::from(crate::config::SHARDS_MAX)) as u16;
@@ -198,6 +201,7 @@ fn node_info(config: &BrokerConfig, data: &DataDir, engine: EngineKind) -> NodeI
         shards: data.identity().shards,
         engine: engine.name(),
         modules_dir: config.data_dir.join("modules"),
+        settings: config.settings.clone(),
     }
 }
 
@@ -293,10 +297,14 @@ async fn serve(context: &Arc<Context>, shard: &Rc<Shard>) -> Result<(), String> 
 
 async fn open_shard(context: &Context, id: ShardId) -> Result<(Rc<Shard>, ShardLog), String> {
     let dir = context.data.join(format!("shard-{}", id.0));
-    let config = LogConfig::new(
-        dir.join("log"),
-        Rc::new(|e| fatal(&format!("write-ahead log: {e}"))),
-    );
+    let settings = &context.info.settings;
+    let config = LogConfig {
+        file_bytes: settings.storage.log_file_size,
+        ..LogConfig::new(
+            dir.join("log"),
+            Rc::new(|e| fatal(&format!("write-ahead log: {e}"))),
+        )
+    };
     let (log, mut recovered) = ShardLog::open(config).await.map_err(|e| e.to_string())?;
     tracing::debug!(shard = id.0, "write-ahead log open");
     let controller = async {
@@ -326,7 +334,7 @@ async fn open_shard(context: &Context, id: ShardId) -> Result<(Rc<Shard>, ShardL
         id,
         info: context.info.clone(),
         handle: context.handle.clone(),
-        transforms: TransformManager::new(context.factory.clone(), id),
+        transforms: TransformManager::new(context.factory.clone(), id, settings),
         rings,
         controller,
         log: log.clone(),
@@ -341,14 +349,24 @@ async fn open_rings(
     recovered: &mut BTreeMap<RingId, RecoveredRing>,
 ) -> Result<BTreeMap<RingId, Ring>, String> {
     let mut rings = BTreeMap::new();
-    let memory = ShardMemory::new(MemoryConfig::default());
+    let settings = &context.info.settings;
+    let memory = ShardMemory::new(MemoryConfig {
+        unflushed_bytes: settings.memory.unflushed,
+        delivery_bytes: settings.memory.deliveries,
+        cache_bytes: settings.memory.cache,
+    });
     for ring in placement::data_rings(context.info.shards) {
         if ring.shard(context.info.shards) != id {
             continue;
         }
         let dir = context.data.join(format!("shard-{}", id.0));
         let broken: Rc<dyn Fn(&RingError)> = Rc::new(|e| fatal(&e.to_string()));
-        let config = RingConfig::new(ring, context.info.node, dir, memory.clone(), broken);
+        let config = RingConfig {
+            outbox_bytes: settings.memory.outbox,
+            flush_bytes: settings.storage.flush_size,
+            flush_interval: settings.storage.flush_interval,
+            ..RingConfig::new(ring, context.info.node, dir, memory.clone(), broken)
+        };
         let from = recovered.remove(&ring).unwrap_or_default();
         let opened = Ring::open(config, log.clone(), from)
             .await

@@ -4,7 +4,9 @@ mod admin;
 mod admin_service;
 mod boot;
 mod config;
+mod guide;
 mod kafka;
+mod log;
 mod metrics;
 mod records;
 mod shard;
@@ -14,9 +16,8 @@ mod transforms;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 
-use crate::config::StartArgs;
+use crate::config::{ConfigCommand, Flags};
 
 /// A Kafka-compatible broker that runs your functions beside the data.
 #[derive(Debug, Parser)]
@@ -25,7 +26,7 @@ use crate::config::StartArgs;
     version,
     about,
     after_help = "\
-Environment: TIDEMILL_LOG sets the log filter (default: info), for example TIDEMILL_LOG=debug.
+Environment: TIDEMILL_LOG sets what is logged (default: info), for example TIDEMILL_LOG=debug.
 Deploy functions with the 'transform' command; see 'transform --help'."
 )]
 struct Cli {
@@ -36,34 +37,34 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Start a broker; it runs until SIGTERM or Ctrl-C
-    Start(StartArgs),
+    Start(Flags),
+    /// Check, show and print settings
+    #[command(subcommand)]
+    Config(ConfigCommand),
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    init_logs();
-    let Command::Start(args) = cli.command;
-    let result = args
-        .resolve()
-        .map_err(boot::BootError::from)
-        .and_then(boot::run);
-    match result {
+    match Cli::parse().command {
+        Command::Start(flags) => start(&flags),
+        Command::Config(command) => config::run(command),
+    }
+}
+
+fn start(flags: &Flags) -> ExitCode {
+    let config = match flags.resolve() {
+        Ok(config) => config,
+        Err(e) => {
+            // Settings say how to log; these cannot be used.
+            eprintln!("error: {e}");
+            return ExitCode::FAILURE;
+        }
+    };
+    log::start(&config.settings);
+    match boot::run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             tracing::error!("{e}");
             ExitCode::FAILURE
         }
     }
-}
-
-fn init_logs() {
-    let filter = EnvFilter::try_from_env("TIDEMILL_LOG")
-        .unwrap_or_else(|_| EnvFilter::new("info,openraft=error"));
-    let ansi = std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(ansi)
-        .with_target(false)
-        .init();
 }

@@ -155,6 +155,8 @@ families! {
     "tidemill_transform_latency_seconds" histogram "Time from reading a run of input to its outcome being committed.",
     "tidemill_transform_log_dropped_total" counter "Log lines of a transform that were dropped from its buffer.",
     "tidemill_process_resident_bytes" gauge "Resident memory of the process.",
+    "tidemill_log_lines_total" counter "Lines the broker has logged, by level.",
+    "tidemill_log_lines_left_out_total" counter "Lines that were not logged because the same place in the code had said enough.",
     "tidemill_mailbox_jobs" gauge "Messages waiting for a shard.",
 }
 

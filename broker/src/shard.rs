@@ -16,7 +16,7 @@ use tidemill_rt::mailbox::{self, reply};
 use tidemill_rt::task::{self, Queue};
 use tidemill_shardlog::ShardLog;
 
-use crate::config::HostPort;
+use crate::config::{HostPort, Settings};
 use crate::kafka::Budgets;
 use crate::metrics::ShardMetrics;
 use crate::records::UNPACKING_MAX;
@@ -52,6 +52,8 @@ pub(crate) struct NodeInfo {
     pub(crate) engine: &'static str,
     /// Folder of modules.
     pub(crate) modules_dir: std::path::PathBuf,
+    /// What the operator set.
+    pub(crate) settings: Arc<Settings>,
 }
 
 /// One shard. Lives on its thread; everything here is reached through `Rc` without locks.
@@ -203,9 +205,9 @@ impl Shard {
             .unwrap_or_default();
         Rc::new(Shard {
             id: parts.id,
+            kafka_memory: Budgets::new(&parts.info.settings.memory),
             info: parts.info,
             handle: parts.handle,
-            kafka_memory: Budgets::new(),
             metrics: ShardMetrics::default(),
             transforms: parts.transforms,
             unpacking: Semaphore::new(UNPACKING_MAX),

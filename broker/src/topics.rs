@@ -14,8 +14,6 @@ use tidemill_rt::{rand, time};
 
 use crate::shard::{Shard, ShardGone};
 
-/// Partitions of a topic that is made without saying how many.
-pub(crate) const PARTITIONS_DEFAULT: i32 = 1;
 /// Most partitions of a topic.
 pub(crate) const PARTITIONS_MAX: i32 = 100_000;
 /// Replication factor of a topic that is made without saying which.
@@ -110,8 +108,9 @@ pub(crate) fn check(new: &NewTopic) -> Result<(), TopicError> {
     if topic_name::is_internal(&new.name) {
         return Err(TopicError::Internal(new.name.clone()));
     }
-    let partitions = new.partitions.unwrap_or(PARTITIONS_DEFAULT);
-    if !(1..=PARTITIONS_MAX).contains(&partitions) {
+    if let Some(partitions) = new.partitions
+        && !(1..=PARTITIONS_MAX).contains(&partitions)
+    {
         return Err(TopicError::Partitions(partitions));
     }
     let replicas = new.replicas.unwrap_or(REPLICAS_DEFAULT);
@@ -162,7 +161,7 @@ impl Shard {
         let partitions = match (&new.partitions, &beside) {
             (Some(n), _) => *n,
             (None, Some(input)) => input.partition_count(),
-            (None, None) => PARTITIONS_DEFAULT,
+            (None, None) => self.info.settings.topics.partitions,
         } as usize;
         let rings = match &beside {
             Some(input) => placement::place_beside(&input.rings, partitions),

@@ -14,9 +14,6 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 
-/// Connections at once; more wait in the kernel's backlog.
-pub(super) const CONNECTIONS_MAX: usize = 128;
-
 /// The head of a request must be there whole so long after its first byte, and the first head so long after connecting:
 /// connections are few.
 const HEAD_MAX: Duration = Duration::from_secs(10);
@@ -30,7 +27,7 @@ const IDLE_MAX: Duration = Duration::from_secs(150);
 /// How long accepting pauses after an error such as "too many open files".
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A listener that holds at most [`CONNECTIONS_MAX`] connections.
+/// A listener that holds at most so many connections; more wait in the kernel's backlog.
 #[derive(Debug)]
 pub(super) struct BoundedListener {
     listener: TcpListener,
@@ -39,10 +36,10 @@ pub(super) struct BoundedListener {
 
 impl BoundedListener {
     /// Takes a listener over.
-    pub(super) fn new(listener: TcpListener) -> BoundedListener {
+    pub(super) fn new(listener: TcpListener, connections_max: usize) -> BoundedListener {
         BoundedListener {
             listener,
-            permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            permits: Arc::new(Semaphore::new(connections_max)),
         }
     }
 }
@@ -257,7 +254,7 @@ mod tests {
         runtime.block_on(async {
             let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
             let address = listener.local_addr().expect("it is bound");
-            let mut bounded = BoundedListener::new(listener);
+            let mut bounded = BoundedListener::new(listener, 128);
             let mut client = TcpStream::connect(address).await.expect("it listens");
             let (mut connection, _) = bounded.accept().await;
             connection.clock.as_mut().reset(Instant::now() + TIME);

@@ -35,7 +35,7 @@ impl AdminServer {
     }
 }
 
-/// Serves `service` on `listener`, on a thread of its own named `admin`.
+/// Serves `service` on `listener`, at most `connections_max` connections at once, on a thread of its own named `admin`.
 ///
 /// # Errors
 /// Where the listener cannot be made non-blocking, or the thread or its runtime cannot be made.
@@ -43,6 +43,7 @@ pub(crate) fn start(
     listener: TcpListener,
     guard: Guard,
     service: Arc<dyn AdminService>,
+    connections_max: usize,
 ) -> io::Result<AdminServer> {
     listener.set_nonblocking(true)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -51,7 +52,10 @@ pub(crate) fn start(
         .build()?;
     let listener = {
         let _context = runtime.enter();
-        BoundedListener::new(tokio::net::TcpListener::from_std(listener)?)
+        BoundedListener::new(
+            tokio::net::TcpListener::from_std(listener)?,
+            connections_max,
+        )
     };
     let (stop, stopped) = oneshot::channel();
     let thread = std::thread::Builder::new()

@@ -26,7 +26,7 @@ use super::connection::Client;
 const GATHER_BYTES: usize = 64 << 10;
 /// Parts of this size and more are written from where they are ...
 const OWN_WRITE_BYTES: usize = 16 << 10;
-/// ... so many bytes at once: what a client must take within [`super::connection::WRITE_STALL_MAX`].
+/// ... so many bytes at once: what a client must take within `kafka.write_timeout`.
 const WRITE_BYTES: usize = 256 << 10;
 
 /// What a handler answers.
@@ -165,15 +165,17 @@ pub(crate) struct Answers {
     ready: VecDeque<Reply>,
     watch: Pin<Box<dyn Future<Output = ()>>>,
     client: Rc<Client>,
+    pipeline_max: usize,
 }
 
 impl Answers {
-    /// Answers what comes through `started` on `socket`.
+    /// Answers what comes through `started` on `socket`, at most `pipeline_max` requests at a time.
     pub(crate) fn new(
         socket: WriteHalf,
         started: mpsc::Receiver<Running>,
         watch: Pin<Box<dyn Future<Output = ()>>>,
         client: Rc<Client>,
+        pipeline_max: usize,
     ) -> Answers {
         Answers {
             socket: Socket::Idle(socket),
@@ -183,14 +185,13 @@ impl Answers {
             ready: VecDeque::new(),
             watch,
             client,
+            pipeline_max,
         }
     }
 
     /// Takes in what was started, as long as no more than a pipeline is under way.
     fn take_started(&mut self, cx: &mut Context<'_>) {
-        while !self.reader_gone
-            && self.running.len() + self.ready.len() < super::connection::PIPELINE_MAX
-        {
+        while !self.reader_gone && self.running.len() + self.ready.len() < self.pipeline_max {
             match self.started.poll_recv(cx) {
                 Poll::Ready(Some(running)) => self.running.push_back(running),
                 Poll::Ready(None) => self.reader_gone = true,

@@ -20,22 +20,10 @@ use tidemill_wire::frame;
 use super::answers::{Answers, Running};
 use super::dispatch::{self, Received};
 use super::memory::FrameRoom;
+use crate::config::table::Kafka;
 use crate::shard::Shard;
 
-/// Requests of one connection that may be under way; the next is read when the first is answered.
-pub(crate) const PIPELINE_MAX: usize = 64;
-/// Bytes of requests, and of the answers they may bring, that one connection may have under way. A larger request runs
-/// alone.
-const IN_FLIGHT_BYTES_MAX: u64 = 64 << 20;
-/// A connection without a request for so long is closed (Kafka's `connections.max.idle.ms`).
-pub(crate) const IDLE_MAX: Duration = Duration::from_secs(600);
-/// A request must arrive whole within this time ...
-const FRAME_TIME: Duration = Duration::from_secs(10);
-/// ... and as long as its bytes take at this rate, in bytes per second, since memory is held for it.
-const FRAME_BYTES_PER_SECOND_MIN: u64 = 256 << 10;
-/// A client that takes nothing of its answers for so long is closed: they hold memory that others wait for.
-pub(crate) const WRITE_STALL_MAX: Duration = Duration::from_secs(30);
-/// How often idling and stalled writing are looked at.
+/// How often idling and stalled writing are looked at; oftener where less is allowed.
 const WATCH_EVERY: Duration = Duration::from_secs(10);
 /// Bytes read at once; smaller requests are copied out of this buffer, larger ones read into their own.
 const READ_BUFFER_BYTES: usize = 64 << 10;
@@ -107,9 +95,13 @@ enum Closed {
     Slow,
 }
 
-/// Connections a shard serves: what the process may have open, shared out.
+/// Connections a shard serves: what the process may have open, or less where the operator wants less, shared out.
 fn connections_max(shard: &Shard) -> i64 {
-    i64::try_from(net::connections_max(shard.info.shards)).unwrap_or(i64::MAX)
+    let possible = net::connections_max(shard.info.shards) as u64;
+    let shards = u64::from(shard.info.shards);
+    let wanted = shard.info.settings.kafka.connections_max;
+    let allowed = wanted.map_or(possible, |n| n.div_ceil(shards).min(possible));
+    i64::try_from(allowed).unwrap_or(i64::MAX)
 }
 
 /// Serves a connection to its end. Runs on the shard that owns it.
@@ -134,15 +126,16 @@ pub(crate) async fn serve(shard: Rc<Shard>, stream: TcpStream, peer: SocketAddr)
 
 async fn run(shard: &Rc<Shard>, read: ReadHalf, write: WriteHalf, peer: SocketAddr) {
     let client = Rc::new(Client::new());
-    let (started, to_drive) = mpsc::channel(PIPELINE_MAX);
+    let limits = &shard.info.settings.kafka;
+    let (started, to_drive) = mpsc::channel(limits.pipeline_max);
     let watch = Box::pin(watch(shard.clone(), client.clone()));
-    let answers = Answers::new(write, to_drive, watch, client.clone());
+    let answers = Answers::new(write, to_drive, watch, client.clone(), limits.pipeline_max);
     let reader = Reader {
         shard: shard.clone(),
         read,
         buffer: vec![0; READ_BUFFER_BYTES],
         filled: 0..0,
-        in_flight: Semaphore::new(IN_FLIGHT_BYTES_MAX),
+        in_flight: Semaphore::new(limits.in_flight_max),
         client: client.clone(),
         started,
     };
@@ -172,25 +165,27 @@ async fn run(shard: &Rc<Shard>, read: ReadHalf, write: WriteHalf, peer: SocketAd
 
 /// Ends when the connection should: it idles, or does not take its answers.
 async fn watch(shard: Rc<Shard>, client: Rc<Client>) {
+    let limits = &shard.info.settings.kafka;
+    let shortest = limits.idle_timeout.min(limits.write_timeout);
     loop {
-        time::sleep(WATCH_EVERY).await;
+        time::sleep(WATCH_EVERY.min(shortest)).await;
         let stalled = client
             .writing_since
             .get()
-            .is_some_and(|began| began.elapsed() > WRITE_STALL_MAX);
+            .is_some_and(|began| began.elapsed() > limits.write_timeout);
         if stalled {
             shard.metrics.stalled_connections.add(1);
             return;
         }
-        if client.last_request.get().elapsed() > IDLE_MAX {
+        if client.last_request.get().elapsed() > limits.idle_timeout {
             return;
         }
     }
 }
 
 /// How long a request of `bytes` bytes may take to arrive.
-fn frame_time(bytes: usize) -> Duration {
-    FRAME_TIME + Duration::from_millis(bytes as u64 * 1000 / FRAME_BYTES_PER_SECOND_MIN)
+fn frame_time(bytes: usize, limits: &Kafka) -> Duration {
+    limits.request_timeout + Duration::from_millis(bytes as u64 * 1000 / limits.request_rate_min)
 }
 
 /// Memory for a request of `size` bytes of which `there` have arrived, in bytes.
@@ -250,13 +245,14 @@ impl Reader {
         let size = self.buffer[at..]
             .first_chunk()
             .expect("four bytes are there");
-        let size = frame::check_size(*size)?;
+        let size = frame::check_size(*size, self.shard.info.settings.kafka.request_size_max)?;
         self.filled.start += 4;
-        let mut due = Instant::now() + frame_time(size);
+        let mut due = Instant::now() + frame_time(size, &self.shard.info.settings.kafka);
         self.fill_up(2, due).await?;
         let at = self.filled.start;
         let api_key = i16::from_be_bytes([self.buffer[at], self.buffer[at + 1]]);
-        let weight = dispatch::answer_weight(api_key) + size as u64;
+        let weight =
+            dispatch::answer_weight(api_key, &self.shard.info.settings.kafka) + size as u64;
         let waits = Instant::now();
         let in_flight = self.in_flight.acquire(weight).await;
         due = due + waits.elapsed();

@@ -13,12 +13,8 @@ use super::connection::Client;
 use super::error_map::code;
 use super::handlers;
 use super::memory::FrameRoom;
+use crate::config::table::Kafka;
 use crate::shard::Shard;
-
-/// Bytes of records a Fetch answers with at most; a first batch that is larger is given alone.
-pub(crate) const FETCH_BYTES_MAX: usize = 32 << 20;
-/// Bytes of unwritten answers that a request whose answer may be large counts for on its connection.
-const LARGE_ANSWER_BYTES: u64 = FETCH_BYTES_MAX as u64;
 
 /// A request as it came in.
 pub(crate) struct Received {
@@ -103,11 +99,11 @@ impl Request {
 }
 
 /// Bytes that the answer to a request of this API counts for on its connection, beyond the request itself.
-pub(crate) fn answer_weight(api_key: i16) -> u64 {
+pub(crate) fn answer_weight(api_key: i16, limits: &Kafka) -> u64 {
     match api_key {
         // In proportion to the request, or small.
         api::PRODUCE | api::API_VERSIONS | api::INIT_PRODUCER_ID => 0,
-        _ => LARGE_ANSWER_BYTES,
+        _ => limits.fetch_size_max as u64,
     }
 }
 

@@ -8,15 +8,11 @@ use std::pin::pin;
 use futures_util::future::{Either, select};
 use tidemill_rt::chan::semaphore::{Permit, Semaphore};
 
+use crate::config::table::Memory;
+
 /// Largest request that counts as small, in bytes: what clients send unless they are told otherwise (a batch of 1 MiB
 /// and what is around it).
 pub(super) const SMALL_FRAME_BYTES_MAX: usize = (1 << 20) + (64 << 10);
-/// Memory for small requests, in bytes.
-const SMALL_FRAMES_BYTES: u64 = 64 << 20;
-/// Memory for large requests, in bytes; one more may grow beyond it, see [`FrameRoom`].
-const LARGE_FRAMES_BYTES: u64 = 64 << 20;
-/// Memory for answers that are being made or written, in bytes.
-const ANSWERS_BYTES: u64 = 192 << 20;
 /// What an answer makes do with when there is not room for all it could have, in bytes.
 const CROWDED_ANSWER_BYTES: u64 = 1 << 20;
 
@@ -47,11 +43,11 @@ pub(crate) struct FrameRoom {
 
 impl Budgets {
     /// Nothing is used yet.
-    pub(crate) fn new() -> Budgets {
+    pub(crate) fn new(limits: &Memory) -> Budgets {
         Budgets {
-            small: Pool::new(SMALL_FRAMES_BYTES),
-            large: Pool::new(LARGE_FRAMES_BYTES),
-            answers: Semaphore::new(ANSWERS_BYTES),
+            small: Pool::new(limits.small_requests),
+            large: Pool::new(limits.large_requests),
+            answers: Semaphore::new(limits.answers),
         }
     }
 
@@ -130,6 +126,7 @@ mod tests {
     use std::task::{Context, Poll, Waker};
 
     use super::*;
+    use crate::config::Settings;
 
     fn now<F: Future>(future: F) -> Option<F::Output> {
         match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
@@ -140,7 +137,7 @@ mod tests {
 
     #[test]
     fn large_requests_that_hold_all_their_memory_delay_no_small_one() {
-        let budgets = Budgets::new();
+        let budgets = Budgets::new(&Settings::default().memory);
         let large = SMALL_FRAME_BYTES_MAX + 1;
         let mut held: Vec<FrameRoom> = Vec::new();
         while budgets.large.bytes.available() > 0 {
@@ -160,8 +157,9 @@ mod tests {
 
     #[test]
     fn an_answer_without_room_for_all_of_it_gets_a_small_one() {
-        let budgets = Budgets::new();
-        let first = now(budgets.answer(ANSWERS_BYTES - (2 << 20))).expect("there is room");
+        let budgets = Budgets::new(&Settings::default().memory);
+        let first =
+            now(budgets.answer(budgets.answers.available() - (2 << 20))).expect("there is room");
         let second = now(budgets.answer(32 << 20)).expect("there is a little room");
         assert_eq!(second.amount(), CROWDED_ANSWER_BYTES);
         assert!(now(budgets.answer(1 << 20)).is_some());

@@ -16,20 +16,13 @@ use tidemill_rt::time;
 use super::modules;
 use crate::admin::ApiError;
 use crate::admin::types::{CreatedTopic, DeployRequest, Deployed, OnError, StartFrom};
+use crate::config::table::Transforms;
 use crate::records::{api_error, gone, topic_not_found};
 use crate::shard::Shard;
 use crate::topics::{CONTROLLER_SHARD, NewTopic};
 
-/// CPU time of a call when nothing is said, in ms.
-const TIME_MS_DEFAULT: u64 = 3_000;
-/// Most CPU time of a call, in ms.
-const TIME_MS_MAX: u64 = 60_000;
-/// Memory of an instance when nothing is said, in bytes.
-const MEMORY_DEFAULT: u64 = 64 << 20;
 /// Least memory of an instance, in bytes.
 const MEMORY_MIN: u64 = 1 << 20;
-/// Most memory of an instance, in bytes.
-const MEMORY_MAX: u64 = tidemill_wasm_host::MEMORY_BYTES_MAX as u64;
 /// Most attempts for a record.
 const ATTEMPTS_MAX: u32 = 100;
 /// Most environment variables.
@@ -63,7 +56,7 @@ impl Shard {
         name: String,
         request: DeployRequest,
     ) -> Result<Deployed, ApiError> {
-        let mut deploy = checked(name.clone(), request)?;
+        let mut deploy = checked(name.clone(), request, &self.info.settings.transforms)?;
         modules::try_out(&self.info.modules_dir, &deploy, &self.transforms.factory)
             .await
             .map_err(ApiError::module_refused)?;
@@ -281,7 +274,7 @@ fn may_follow(current: &TransformSpec, input: &Topic) -> Result<(), ApiError> {
 }
 
 /// Checks everything about a deploy that does not depend on what exists.
-fn checked(name: String, r: DeployRequest) -> Result<Deploy, ApiError> {
+fn checked(name: String, r: DeployRequest, limits: &Transforms) -> Result<Deploy, ApiError> {
     let bad = |code, message: String| Err(ApiError::bad_request(code, message));
     if !valid_name(&name) {
         return bad(
@@ -291,20 +284,7 @@ fn checked(name: String, r: DeployRequest) -> Result<Deploy, ApiError> {
             ),
         );
     }
-    let time_ms = r.limits.time_ms.unwrap_or(TIME_MS_DEFAULT);
-    if !(1..=TIME_MS_MAX).contains(&time_ms) {
-        return bad(
-            "invalid_limit",
-            format!("time_ms is {time_ms}, it may be 1 to {TIME_MS_MAX}"),
-        );
-    }
-    let memory_bytes = r.limits.memory_bytes.unwrap_or(MEMORY_DEFAULT);
-    if !(MEMORY_MIN..=MEMORY_MAX).contains(&memory_bytes) {
-        return bad(
-            "invalid_limit",
-            format!("memory_bytes is {memory_bytes}, it may be {MEMORY_MIN} to {MEMORY_MAX}"),
-        );
-    }
+    let (time_ms, memory_bytes) = call_limits(&r, limits)?;
     let attempts = r.attempts.unwrap_or(1);
     if !(1..=ATTEMPTS_MAX).contains(&attempts) {
         return bad(
@@ -337,6 +317,27 @@ fn checked(name: String, r: DeployRequest) -> Result<Deploy, ApiError> {
         on_error,
         attempts,
     })
+}
+
+/// CPU time in ms and memory in bytes of a call.
+fn call_limits(r: &DeployRequest, limits: &Transforms) -> Result<(u64, u64), ApiError> {
+    let ms = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
+    let bad = |message: String| Err(ApiError::bad_request("invalid_limit", message));
+    let time_ms = r.limits.time_ms.unwrap_or(ms(limits.call_time));
+    let time_ms_max = ms(limits.call_time_max);
+    if !(1..=time_ms_max).contains(&time_ms) {
+        return bad(format!(
+            "time_ms is {time_ms}, it may be 1 to {time_ms_max}"
+        ));
+    }
+    let memory_bytes = r.limits.memory_bytes.unwrap_or(limits.instance_memory);
+    let memory_max = limits.instance_memory_max;
+    if !(MEMORY_MIN..=memory_max).contains(&memory_bytes) {
+        return bad(format!(
+            "memory_bytes is {memory_bytes}, it may be {MEMORY_MIN} to {memory_max}"
+        ));
+    }
+    Ok((time_ms, memory_bytes))
 }
 
 /// What happens to records a transform fails on: a dead-letter topic that is named is used.

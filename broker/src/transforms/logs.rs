@@ -10,8 +10,6 @@ use tidemill_wasm_host::LogLine as GuestLine;
 
 use crate::admin::types::{LogLevel, LogLine};
 
-/// Lines kept for a transform on a shard; the oldest give way.
-pub(crate) const LINES_MAX: usize = 1_000;
 /// Bytes of a line that are kept.
 pub(crate) const LINE_BYTES_MAX: usize = 4 << 10;
 
@@ -22,14 +20,26 @@ struct Buffer {
 }
 
 /// The log lines of a shard's transforms.
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Clone)]
 pub(crate) struct Logs {
+    /// Lines kept for a transform; the oldest give way.
+    lines_max: usize,
     buffers: Rc<RefCell<BTreeMap<String, Buffer>>>,
     last_seq: Rc<std::cell::Cell<u64>>,
     arrived: Notify,
 }
 
 impl Logs {
+    /// No lines yet; at most `lines_max` are kept of each transform.
+    pub(crate) fn new(lines_max: usize) -> Logs {
+        Logs {
+            lines_max,
+            buffers: Rc::default(),
+            last_seq: Rc::default(),
+            arrived: Notify::new(),
+        }
+    }
+
     /// Keeps a line. `seq` is a time in µs made unique, so that lines of several shards merge in order.
     pub(crate) fn push(&self, transform: &str, partition: i32, level: LogLevel, message: &str) {
         let now_ms = tidemill_rt::time::unix_ms();
@@ -37,7 +47,7 @@ impl Logs {
         self.last_seq.set(seq);
         let mut buffers = self.buffers.borrow_mut();
         let buffer = buffers.entry(transform.to_owned()).or_default();
-        if buffer.lines.len() == LINES_MAX {
+        if buffer.lines.len() >= self.lines_max {
             buffer.lines.pop_front();
             buffer.dropped += 1;
         }
@@ -127,9 +137,11 @@ impl Observer for PartitionObserver {
 mod tests {
     use super::*;
 
+    const LINES_MAX: usize = 1_000;
+
     #[test]
     fn buffer_is_bounded_and_counts_what_gave_way() {
-        let logs = Logs::default();
+        let logs = Logs::new(LINES_MAX);
         for i in 0..LINES_MAX + 5 {
             logs.push("t", 0, LogLevel::Info, &i.to_string());
         }

@@ -14,7 +14,6 @@ use tidemill_rt::chan::semaphore::Semaphore;
 use tidemill_rt::chan::watch;
 use tidemill_rt::task::{self, JoinHandle, Queue};
 use tidemill_rt::time;
-use tidemill_transform::input::UNPACKED_BYTES_MAX;
 use tidemill_transform::{Control, OnError, Processor, ProcessorConfig, ProcessorStats, Stopped};
 use tidemill_wasm_host::{Factory, Guest, GuestConfig, Limits, TransformKey};
 
@@ -22,11 +21,10 @@ use super::logs::{Logs, PartitionObserver};
 use super::modules;
 use super::wiring::{GuestRunner, RingSink, RingSource};
 use crate::admin::types::LogLevel;
+use crate::config::Settings;
 use crate::metrics::Histogram;
 use crate::shard::Shard;
 
-/// Memory that the instances on a shard share, in bytes. Taken as they use it.
-const GUEST_MEMORY_BYTES: usize = 1 << 30;
 /// A processor that ends sooner after its start is not started anew at once.
 const RESTART_MIN: std::time::Duration = std::time::Duration::from_secs(1);
 /// Wait before a module that could not be loaded is tried again.
@@ -61,6 +59,8 @@ pub(crate) struct TransformManager {
     /// Memory for unpacked input.
     unpacking: Semaphore,
     shard: ShardId,
+    /// Memory that the instances share, in bytes.
+    guest_memory: usize,
     next_key: Cell<u64>,
     wake: Notify,
     task: RefCell<Option<JoinHandle<()>>>,
@@ -68,15 +68,16 @@ pub(crate) struct TransformManager {
 
 impl TransformManager {
     /// A manager that runs nothing yet.
-    pub(crate) fn new(factory: Factory, shard: ShardId) -> TransformManager {
+    pub(crate) fn new(factory: Factory, shard: ShardId, settings: &Settings) -> TransformManager {
         TransformManager {
             factory,
-            logs: Logs::default(),
+            logs: Logs::new(settings.transforms.log_lines),
             active: RefCell::default(),
             latency: RefCell::default(),
             guest: RefCell::default(),
-            unpacking: Semaphore::new(UNPACKED_BYTES_MAX),
+            unpacking: Semaphore::new(settings.memory.unpacking),
             shard,
+            guest_memory: settings.transforms.memory,
             next_key: Cell::new(1),
             wake: Notify::new(),
             task: RefCell::default(),
@@ -91,7 +92,7 @@ impl TransformManager {
         let config = GuestConfig {
             name: format!("guest-{}", self.shard.0),
             cpus: tidemill_rt::runtime::allowed_cpus(),
-            memory_bytes: GUEST_MEMORY_BYTES,
+            memory_bytes: self.guest_memory,
         };
         let guest = Guest::start(&self.factory, config);
         *self.guest.borrow_mut() = Some(guest.clone());

@@ -13,6 +13,9 @@ use super::super::service::{Answer, ApiError, BoxFuture};
 use super::super::types::*;
 use super::*;
 
+/// Connections the server under test takes.
+const CONNECTIONS_MAX: usize = 128;
+
 /// Remembers what it was asked. `logs` answers only when the semaphore lets it.
 struct Fake {
     calls: Mutex<Vec<String>>,
@@ -243,6 +246,7 @@ fn fixture() -> Fixture {
         listener,
         Guard::new(IpAddr::from([127, 0, 0, 1]), []),
         fake.clone(),
+        CONNECTIONS_MAX,
     )
     .expect("starts");
     Fixture {

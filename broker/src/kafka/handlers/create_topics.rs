@@ -90,7 +90,11 @@ async fn create(
     Ok(Arc::new(Topic {
         name: new.name,
         id: tidemill_model::TopicId::NONE,
-        rings: vec![0; new.partitions.unwrap_or(topics::PARTITIONS_DEFAULT) as usize],
+        rings: vec![
+            0;
+            new.partitions
+                .unwrap_or(shard.info.settings.topics.partitions) as usize
+        ],
         replicas: new.replicas.unwrap_or(topics::REPLICAS_DEFAULT),
         configs: new.configs,
     }))

@@ -9,14 +9,13 @@ use kafka_protocol::messages::describe_configs_response::{
 use kafka_protocol::messages::{DescribeConfigsRequest, DescribeConfigsResponse};
 use tidemill_controller::{Topic, configs};
 use tidemill_model::topic_name;
-use tidemill_wire::{WireError, frame};
+use tidemill_wire::WireError;
 
 use super::super::answers::{Answer, Pending};
-use super::super::connection::IDLE_MAX;
 use super::super::dispatch::Request;
 use super::super::error_map::code;
 use super::text;
-use crate::topics::{PARTITIONS_DEFAULT, REPLICAS_DEFAULT};
+use crate::topics::REPLICAS_DEFAULT;
 
 /// Bytes of an answer for a resource, with synonyms and documentation, about.
 const RESOURCE_BYTES: usize = 4 << 10;
@@ -152,6 +151,7 @@ fn topic_settings(request: &Request, name: &str) -> Result<Vec<Setting>, (i16, S
 
 fn broker_settings(request: &Request, name: &str) -> Result<Vec<Setting>, (i16, String)> {
     let node = request.shard.info.node.0;
+    let settings = &request.shard.info.settings;
     if !name.is_empty() && name.parse() != Ok(node) {
         return Err((
             code::INVALID_REQUEST,
@@ -171,13 +171,13 @@ fn broker_settings(request: &Request, name: &str) -> Result<Vec<Setting>, (i16, 
     Ok(vec![
         fixed(
             "auto.create.topics.enable",
-            "true".to_owned(),
+            settings.topics.auto_create.to_string(),
             TYPE_BOOLEAN,
             "Topics asked for are made.",
         ),
         fixed(
             "connections.max.idle.ms",
-            IDLE_MAX.as_millis().to_string(),
+            settings.kafka.idle_timeout.as_millis().to_string(),
             TYPE_LONG,
             "Idle connections are closed.",
         ),
@@ -195,13 +195,13 @@ fn broker_settings(request: &Request, name: &str) -> Result<Vec<Setting>, (i16, 
         ),
         fixed(
             "num.partitions",
-            PARTITIONS_DEFAULT.to_string(),
+            settings.topics.partitions.to_string(),
             TYPE_INT,
             "Of topics made without a number.",
         ),
         fixed(
             "socket.request.max.bytes",
-            frame::FRAME_BYTES_MAX.to_string(),
+            settings.kafka.request_size_max.to_string(),
             TYPE_INT,
             "Largest request.",
         ),

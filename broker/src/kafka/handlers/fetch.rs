@@ -22,7 +22,7 @@ use tidemill_wire::fetch::{
 use tidemill_wire::{TopicRef, WireError};
 
 use super::super::answers::{Answer, Body, Pending};
-use super::super::dispatch::{FETCH_BYTES_MAX, Request};
+use super::super::dispatch::Request;
 use super::super::error_map::{self, code};
 use super::{find_topic, text};
 use crate::shard::Shard;
@@ -106,7 +106,7 @@ pub(in super::super) fn start(mut request: Request) -> Result<Pending, WireError
         }
         let (topics, queries) = sort(&request, &body);
         let wait = Duration::from_millis(body.max_wait_ms.max(0) as u64).min(WAIT_MAX);
-        let bytes_max = bytes_max(&body);
+        let bytes_max = bytes_max(&body, request.shard.info.settings.kafka.fetch_size_max);
         let wanted = Wanted {
             bytes_min: (body.min_bytes.max(0) as usize).min(bytes_max),
             bytes_max,
@@ -226,14 +226,14 @@ fn refuse_each(body: &FetchRequest, error_code: i16) -> Vec<FetchedTopic> {
 
 /// Bytes of records that the answer may have: what the request says, for all and for each partition, and what the
 /// broker gives at most.
-fn bytes_max(body: &FetchRequest) -> usize {
+fn bytes_max(body: &FetchRequest, size_max: usize) -> usize {
     let partitions = body.topics.iter().flat_map(|t| &t.partitions);
     let of_partitions = partitions.fold(0usize, |sum, p| {
         sum.saturating_add(p.max_bytes.max(0) as usize)
     });
     of_partitions
         .min(body.max_bytes.max(0) as usize)
-        .min(FETCH_BYTES_MAX)
+        .min(size_max)
 }
 
 /// The answer with an error in every place, and what to ask to replace those errors. Nothing of it shares the request's

@@ -67,7 +67,8 @@ async fn answer(mut request: Request, body: MetadataRequest) -> Answer {
     } else {
         // A topic that is named many times is described once, so that a small request has no vast answer.
         let mut seen = BTreeSet::new();
-        let mut may_create = if body.allow_auto_topic_creation {
+        let auto_create = shard.info.settings.topics.auto_create;
+        let mut may_create = if body.allow_auto_topic_creation && auto_create {
             TOPICS_MADE_MAX
         } else {
             0

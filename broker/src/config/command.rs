@@ -1,0 +1,99 @@
+//! `tidemill config`: checking, showing and printing settings.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+
+use super::machine::Machine;
+use super::{ConfigError, Flags, print, resolve_values};
+
+/// Verbs of `tidemill config`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigCommand {
+    /// Check a settings file: what is wrong with it, what it changes, and what this machine cannot give
+    ///
+    /// Exit code 0: it can be used. 1: it can, but this machine cannot give all it asks for. 2: it cannot be used.
+    Check(CheckArgs),
+    /// Print the settings a start would use and where each comes from; takes the flags of 'start'
+    Show(Flags),
+    /// Print a complete settings file with comments; every setting is at its default
+    Default,
+}
+
+/// What `config check` takes.
+#[derive(Debug, Args)]
+pub(crate) struct CheckArgs {
+    /// The settings file
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+}
+
+/// It cannot be used.
+const UNUSABLE: u8 = 2;
+/// It can be used, with less than it asks for.
+const LESS: u8 = 1;
+
+/// Runs a verb and says how it ended.
+pub(crate) fn run(command: ConfigCommand) -> ExitCode {
+    match command {
+        ConfigCommand::Check(args) => check(args.file),
+        ConfigCommand::Show(flags) => show(&flags),
+        ConfigCommand::Default => {
+            say(&print::default_file());
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn check(file: PathBuf) -> ExitCode {
+    let name = file.display().to_string();
+    let flags = Flags {
+        config: Some(file),
+        ..Flags::default()
+    };
+    let (values, config) =
+        match resolve_values(&flags).and_then(|v| v.checked(&flags).map(|c| (v, c))) {
+            Ok(resolved) => resolved,
+            Err(error) => return refused(&error),
+        };
+    let differences = print::differences(&values, None);
+    let mut out = match differences.len() {
+        0 => format!("{name} can be used; it changes nothing\n"),
+        n => format!("{name} can be used; it changes {n} of the defaults:\n"),
+    };
+    for line in differences {
+        out.push_str(&format!("  {line}\n"));
+    }
+    let warnings = Machine::here().warnings(&config.settings);
+    for warning in &warnings {
+        out.push_str(&format!("this machine cannot give all of it: {warning}\n"));
+    }
+    say(&out);
+    match warnings.is_empty() {
+        true => ExitCode::SUCCESS,
+        false => ExitCode::from(LESS),
+    }
+}
+
+fn show(flags: &Flags) -> ExitCode {
+    let file = flags.config.as_ref().map(|f| f.display().to_string());
+    match resolve_values(flags).and_then(|values| values.checked(flags).map(|_| values)) {
+        Ok(values) => {
+            say(&print::effective(&values, file.as_deref()));
+            ExitCode::SUCCESS
+        }
+        Err(error) => refused(&error),
+    }
+}
+
+fn refused(error: &ConfigError) -> ExitCode {
+    eprintln!("{error}");
+    ExitCode::from(UNUSABLE)
+}
+
+/// Prints; whoever reads may have gone.
+fn say(text: &str) {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}

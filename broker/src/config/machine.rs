@@ -1,0 +1,147 @@
+//! What settings ask for and this machine cannot give.
+
+use tidemill_rt::{net, runtime};
+
+use super::kind::human_size;
+use super::table::Settings;
+
+/// What a machine has.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Machine {
+    /// Cores this process may use.
+    pub(super) cores: usize,
+    /// Memory this process may use in bytes, if that is known.
+    pub(super) memory: Option<u64>,
+    /// Connections of one shard that the limit of open files leaves room for, were there one shard.
+    pub(super) connections: u64,
+}
+
+impl Machine {
+    /// This machine. Raises the process's limit of open files as a start would.
+    pub(super) fn here() -> Machine {
+        // What cannot be raised stays as it is, and is what a start would get.
+        let _ = net::raise_descriptor_limit();
+        let cores = runtime::allowed_cpus().len().max(1);
+        Machine {
+            cores,
+            memory: memory_bytes(),
+            connections: net::connections_max(1) as u64,
+        }
+    }
+
+    /// What `settings` ask for beyond it, in words.
+    pub(super) fn warnings(self, settings: &Settings) -> Vec<String> {
+        let mut out = Vec::new();
+        let shards = settings.node.shards.map_or(self.cores, usize::from);
+        if shards > self.cores {
+            out.push(format!(
+                "node.shards = {shards}, and this process may use {} cores: shards will take turns, and each is slower",
+                self.cores
+            ));
+        }
+        if let Some(connections) = settings.kafka.connections_max
+            && connections > self.connections
+        {
+            out.push(format!(
+                "kafka.connections_max = {connections}, and the limit of open files leaves room for {}: raise it (ulimit -Hn, \
+                 LimitNOFILE= of systemd)",
+                self.connections
+            ));
+        }
+        let most = most_memory(settings, shards);
+        if let Some(memory) = self.memory
+            && most > memory
+        {
+            out.push(format!(
+                "the budgets of [memory] and transforms.memory add up to {} with {shards} shards, and this process may use {}: \
+                 when all are full it is killed; lower them",
+                human_size(most),
+                human_size(memory)
+            ));
+        }
+        out
+    }
+}
+
+/// Bytes that all budgets together allow.
+fn most_memory(settings: &Settings, shards: usize) -> u64 {
+    let m = &settings.memory;
+    let largest = settings.kafka.request_size_max as u64;
+    let of_shard = [
+        m.small_requests,
+        m.large_requests,
+        largest,
+        m.answers,
+        m.unflushed,
+        m.deliveries,
+        m.cache,
+        m.outbox,
+        m.unpacking,
+        settings.transforms.memory as u64,
+    ];
+    let sum = of_shard.iter().fold(0u64, |sum, n| sum.saturating_add(*n));
+    sum.saturating_mul(shards as u64)
+}
+
+/// Memory of the machine, or less where the control group allows less.
+fn memory_bytes() -> Option<u64> {
+    let machine = read("/proc/meminfo").and_then(|text| {
+        let line = text
+            .lines()
+            .find_map(|l| l.strip_prefix("MemTotal:"))?
+            .to_owned();
+        line.trim()
+            .strip_suffix(" kB")?
+            .parse::<u64>()
+            .ok()?
+            .checked_mul(1024)
+    });
+    let group = read("/sys/fs/cgroup/memory.max").and_then(|text| text.trim().parse().ok());
+    [machine, group].into_iter().flatten().min()
+}
+
+#[allow(
+    clippy::disallowed_methods,
+    reason = "no runtime exists when settings are looked at"
+)]
+fn read(path: &str) -> Option<String> {
+    std::fs::read_to_string(path).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::sources::Values;
+    use super::*;
+
+    fn warnings(file: &str) -> Vec<String> {
+        let mut values = Values::new();
+        values.file(file);
+        assert_eq!(values.problems(), []);
+        let machine = Machine {
+            cores: 4,
+            memory: Some(64 << 30),
+            connections: 1_000,
+        };
+        machine.warnings(&values.settings())
+    }
+
+    #[test]
+    fn machine_that_has_enough_is_not_spoken_of() {
+        assert!(warnings("").is_empty());
+        assert!(warnings("[node]\nshards = 4\n[kafka]\nconnections_max = 1000").is_empty());
+    }
+
+    #[test]
+    fn what_the_machine_lacks_is_told_with_both_numbers() {
+        let told = warnings(
+            "[node]\nshards = 8\n[kafka]\nconnections_max = 5000\n[memory]\ncache = \"9 GiB\"",
+        );
+        assert_eq!(told.len(), 3, "{told:?}");
+        for (line, texts) in
+            told.iter()
+                .zip([["8", "4 cores"], ["5000", "1000"], ["8 shards", "64 GiB"]])
+        {
+            assert!(texts.iter().all(|t| line.contains(t)), "{line}");
+        }
+    }
+}

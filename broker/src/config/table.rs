@@ -1,0 +1,223 @@
+//! The table of settings: everything an operator may set, in one place. Parsing, checking, `tidemill config` and
+//! `docs/guide/settings.md` all come from it.
+//!
+//! To add a setting, add a line to a section: its doc, `key: type = kind(default, least, most);`. It is then read as
+//! `settings.section.key` (on a shard: `shard.info.settings`), and must act. Write the page anew with
+//! `TIDEMILL_UPDATE=1 cargo test --workspace --locked --bin tidemill -- config::`.
+
+use std::time::Duration;
+
+use super::kind::{
+    DAY, Field, GIB, HOUR, KIB, MIB, MINUTE, MS, SECOND, Spec, TIB, Value, list, number, size,
+    switch, text, time, word,
+};
+
+/// Most shards a node may have.
+pub(crate) const SHARDS_MAX: u16 = 256;
+
+/// One setting.
+#[derive(Debug)]
+pub(crate) struct Setting {
+    /// The section (TOML table) it stands in.
+    pub(crate) section: &'static str,
+    /// Its name there.
+    pub(crate) key: &'static str,
+    /// What it takes, and its default.
+    pub(crate) spec: Spec,
+    /// What it does.
+    pub(crate) doc: &'static str,
+}
+
+impl Setting {
+    /// `section.key`.
+    pub(crate) fn name(&self) -> String {
+        format!("{}.{}", self.section, self.key)
+    }
+}
+
+/// Settings that belong together.
+#[derive(Debug)]
+pub(crate) struct Section {
+    /// Its name.
+    pub(crate) name: &'static str,
+    /// What it is about.
+    pub(crate) doc: &'static str,
+    /// Its settings.
+    pub(crate) settings: &'static [Setting],
+}
+
+macro_rules! settings {
+    ($($(#[doc = $section_doc:literal])+ $section:ident: $Section:ident {
+        $($(#[doc = $doc:literal])+ $key:ident: $type:ty = $spec:expr;)+
+    })+) => {
+        $(
+            $(#[doc = $section_doc])+
+            #[derive(Debug, Clone, PartialEq, Eq)]
+            pub(crate) struct $Section {
+                $($(#[doc = $doc])+ pub(crate) $key: $type,)+
+            }
+        )+
+
+        /// Checked settings.
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub(crate) struct Settings {
+            $($(#[doc = $section_doc])+ pub(crate) $section: $Section,)+
+        }
+
+        /// Every setting, by section.
+        pub(crate) const SECTIONS: &[Section] = &[$(Section {
+            name: stringify!($section),
+            doc: concat!($($section_doc),+),
+            settings: &[$(Setting {
+                section: stringify!($section),
+                key: stringify!($key),
+                spec: $spec,
+                doc: concat!($($doc),+),
+            }),+],
+        }),+];
+
+        impl Settings {
+            /// Settings of the values that `of` gives for section and key.
+            pub(super) fn from_values<'a>(of: impl Fn(&str, &str) -> &'a Value) -> Settings {
+                Settings {
+                    $($section: $Section {
+                        $($key: <$type>::field(of(stringify!($section), stringify!($key)))
+                            .expect("a test builds the settings from their defaults"),)+
+                    },)+
+                }
+            }
+        }
+    };
+}
+
+settings! {
+    /// The node: what it runs on.
+    node: Node {
+        /// Threads that serve data, one a core. Fixed when the data folder is made; "auto" is one a core.
+        shards: Option<u16> = number("auto", 1, SHARDS_MAX as u64).or("auto");
+        /// How the broker talks to the kernel: "auto" is io_uring where it works, else epoll.
+        runtime: String = word("auto", &["auto", "uring", "epoll"]);
+    }
+
+    /// What is kept on disk.
+    storage: Storage {
+        /// Folder for all data; made if missing, locked while in use.
+        data_dir: String = text("./tidemill-data", "a path");
+        /// Size of a file of the write-ahead log. Each shard keeps a few of them.
+        log_file_size: u64 = size("64 MiB", 4 * MIB, GIB);
+        /// Bytes a ring takes in before it writes them to segments and makes a checkpoint. More means fewer, larger
+        /// writes, more memory (memory.unflushed) and a longer restart.
+        flush_size: u64 = size("4 MiB", 64 * KIB, GIB);
+        /// Time after which that happens in any case, if anything was taken in.
+        flush_interval: Duration = time("10 s", Duration::from_millis(100), HOUR);
+    }
+
+    /// The Kafka listener and what one client may do.
+    kafka: Kafka {
+        /// Where Kafka clients connect.
+        addr: String = text("127.0.0.1:9092", "HOST:PORT");
+        /// The address Kafka clients are told, where it differs from kafka.addr.
+        advertised_addr: Option<String> = text("none", "HOST:PORT").or("none");
+        /// Connections the node serves, shared out to its shards; further ones are closed at once. "auto" is what the
+        /// process's limit of open files leaves.
+        connections_max: Option<u64> = number("auto", 1, 10_000_000).or("auto");
+        /// A connection without a request for so long is closed (Kafka's connections.max.idle.ms).
+        idle_timeout: Duration = time("10 min", SECOND, DAY);
+        /// Largest request (Kafka's socket.request.max.bytes). A larger one closes the connection.
+        request_size_max: usize = size("100 MiB", MIB, 100 * MIB);
+        /// A request must arrive whole within this time and what its bytes take at kafka.request_rate_min, or its
+        /// connection is closed.
+        request_timeout: Duration = time("10 s", SECOND, HOUR);
+        /// Least rate at which a request must arrive, for each second.
+        request_rate_min: u64 = size("256 KiB", KIB, GIB);
+        /// A client that takes nothing of its answers for so long is closed.
+        write_timeout: Duration = time("30 s", SECOND, HOUR);
+        /// Requests of one connection that may be under way; the next is read when the first is answered.
+        pipeline_max: usize = number("64", 1, 4096);
+        /// Bytes of requests, and of the answers they may bring, that one connection may have under way. A larger
+        /// request runs alone.
+        in_flight_max: u64 = size("64 MiB", MIB, GIB);
+        /// Bytes of records a Fetch answers with at most; a first batch that is larger is given alone.
+        fetch_size_max: usize = size("32 MiB", MIB, 100 * MIB);
+    }
+
+    /// Topics that are made without saying more.
+    topics: Topics {
+        /// Whether a missing topic is made when a client asks for it (Kafka's auto.create.topics.enable).
+        auto_create: bool = switch("true");
+        /// Partitions of a topic that is made without saying how many (Kafka's num.partitions).
+        partitions: i32 = number("1", 1, 100_000);
+    }
+
+    /// Memory of each shard: budgets that are taken as they are used. What wants more waits.
+    memory: Memory {
+        /// Requests of up to 1.0625 MiB, while they arrive and are worked on.
+        small_requests: u64 = size("64 MiB", 2 * MIB, TIB);
+        /// Larger requests; one more may grow beyond the budget, so that they cannot wait for each other.
+        large_requests: u64 = size("64 MiB", 2 * MIB, TIB);
+        /// Answers that are made or written.
+        answers: u64 = size("192 MiB", 2 * MIB, TIB);
+        /// Writes that are not in segments yet.
+        unflushed: u64 = size("128 MiB", 16 * MIB, TIB);
+        /// Deliveries of other shards' transforms, beside memory.unflushed.
+        deliveries: u64 = size("32 MiB", 16 * MIB, TIB);
+        /// Recent batches kept for readers.
+        cache: u64 = size("128 MiB", MIB, TIB);
+        /// Output of transforms that waits for delivery to other shards.
+        outbox: u64 = size("64 MiB", 32 * MIB, TIB);
+        /// Input of transforms while it is unpacked.
+        unpacking: u64 = size("128 MiB", 128 * MIB, TIB);
+    }
+
+    /// Transforms: what each may use.
+    transforms: Transforms {
+        /// Memory that the instances on a shard share, taken as they use it.
+        memory: usize = size("1 GiB", 64 * MIB, TIB);
+        /// Memory of an instance when its deployment says nothing.
+        instance_memory: u64 = size("64 MiB", MIB, 512 * MIB);
+        /// Most memory of an instance that a deployment may ask for.
+        instance_memory_max: u64 = size("512 MiB", MIB, 512 * MIB);
+        /// CPU time of a call when its deployment says nothing.
+        call_time: Duration = time("3 s", MS, MINUTE.saturating_mul(10));
+        /// Most CPU time of a call that a deployment may ask for.
+        call_time_max: Duration = time("1 min", MS, MINUTE.saturating_mul(10));
+        /// Lines of log kept of each transform on a shard, for `transform logs`.
+        log_lines: usize = number("1000", 10, 100_000);
+    }
+
+    /// The admin API: HTTP for `transform`, /metrics and /health.
+    admin: Admin {
+        /// Where it listens.
+        addr: String = text("127.0.0.1:9644", "HOST:PORT");
+        /// Names by which it is asked, beside IP addresses, localhost and the name in admin.addr. Other names are
+        /// refused, so that no web page can reach it.
+        names: Vec<String> = list("a host name without scheme and port");
+        /// Connections at once; more wait.
+        connections_max: usize = number("128", 4, 65_536);
+    }
+
+    /// What the broker says on standard error.
+    log: Log {
+        /// What is said: "error", "warn", "info", "debug" or "trace", and by module where that is not enough:
+        /// "info,tidemill_ring=debug". The environment's TIDEMILL_LOG wins.
+        level: String = text("info", "a level, or levels by module separated by commas");
+        /// "text" for people, "json" for machines: one object a line.
+        format: String = word("text", &["text", "json"]);
+    }
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        super::Values::new().settings()
+    }
+}
+
+/// The setting `section.key`.
+pub(crate) fn find(section: &str, key: &str) -> Option<&'static Setting> {
+    all().find(|s| s.section == section && s.key == key)
+}
+
+/// Every setting.
+pub(crate) fn all() -> impl Iterator<Item = &'static Setting> {
+    SECTIONS.iter().flat_map(|s| s.settings)
+}
