@@ -358,7 +358,7 @@ fn parse_unit(text: &str, units: &[(&str, u64)], unit_needed: bool) -> Option<u6
     let (number, unit) = text.split_at(split.unwrap_or(text.len()));
     let unit = unit.trim();
     let factor = match unit {
-        "" if unit_needed && number.trim_matches('0') != "" => return None,
+        "" if unit_needed && !number.trim_matches('0').is_empty() => return None,
         "" => 1,
         unit => units.iter().find(|(name, _)| *name == unit)?.1,
     };
