@@ -200,6 +200,7 @@ fn node_info(config: &BrokerConfig, data: &DataDir, engine: EngineKind) -> NodeI
         advertised: config.advertised.clone(),
         shards: data.identity().shards,
         engine: engine.name(),
+        data_dir: config.data_dir.clone(),
         modules_dir: config.data_dir.join("modules"),
         settings: config.settings.clone(),
     }

@@ -10,6 +10,7 @@ mod log;
 mod metrics;
 mod records;
 mod shard;
+mod topic_changes;
 mod topics;
 mod transforms;
 

@@ -453,10 +453,14 @@ pub(crate) fn api_error(e: TopicError) -> ApiError {
         TopicError::Internal(_) => ApiError::bad_request("internal_topic", message),
         TopicError::Partitions(_) => ApiError::bad_request("invalid_partitions", message),
         TopicError::Replicas(_) => ApiError::bad_request("invalid_replicas", message),
-        TopicError::Config(_) => ApiError::bad_request("invalid_config", message),
+        TopicError::NotMore { .. } => ApiError::bad_request("invalid_partitions", message),
+        TopicError::Config(_) | TopicError::ConfigChange(_) => {
+            ApiError::bad_request("invalid_config", message)
+        }
         TopicError::Controller(ControllerError::Refused(refusal)) => match refusal {
             Refusal::TopicInUse { .. } => ApiError::conflict("topic_in_use", message),
             Refusal::TopicExists(_) => ApiError::conflict("topic_exists", message),
+            Refusal::PartitionsChanged { .. } => ApiError::conflict("partitions_changed", message),
             Refusal::TopicCollides(..) => ApiError::conflict("topic_collides", message),
             Refusal::NoSuchTopic(_) => ApiError::not_found("topic_not_found", message),
             Refusal::NoSuchTransform(_) => ApiError::not_found("transform_not_found", message),

@@ -50,6 +50,8 @@ pub(crate) struct NodeInfo {
     pub(crate) shards: u16,
     /// Name of the runtime engine.
     pub(crate) engine: &'static str,
+    /// The data directory.
+    pub(crate) data_dir: std::path::PathBuf,
     /// Folder of modules.
     pub(crate) modules_dir: std::path::PathBuf,
     /// What the operator set.

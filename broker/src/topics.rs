@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use tidemill_controller::config_change::ConfigChangeError;
 use tidemill_controller::{
     ControllerCommand, ControllerError, Image, Refusal, Topic, configs, placement,
 };
@@ -23,7 +24,9 @@ const EPOCH_BASE: i32 = 0;
 /// How often the controller's checkpoint is written, if anything has changed.
 const CHECKPOINT_EVERY: std::time::Duration = std::time::Duration::from_secs(10);
 /// Partitions of a topic that are opened at once in a ring: fewer than a ring takes proposals.
-const OPEN_AT_ONCE: usize = 1_000;
+pub(crate) const OPEN_AT_ONCE: usize = 1_000;
+/// Deleted topics that the controller forgets in one entry of its log.
+const RETIRE_AT_ONCE: usize = 1_000;
 /// How often shards that do not agree with the controller are made to.
 const RECONCILE_EVERY: std::time::Duration = std::time::Duration::from_secs(1);
 /// The shard that runs the controller.
@@ -68,10 +71,16 @@ pub(crate) enum TopicError {
     Internal(String),
     #[error("a topic has 1 to {PARTITIONS_MAX} partitions, not {0}")]
     Partitions(i32),
+    #[error(
+        "topic '{name}' has {has} partitions, so {asked} would add none; partitions can only be added, never taken away"
+    )]
+    NotMore { name: String, has: i32, asked: i32 },
     #[error("replication factor {0} is not possible: this cluster has one node")]
     Replicas(i16),
     #[error(transparent)]
     Config(#[from] configs::ConfigError),
+    #[error(transparent)]
+    ConfigChange(#[from] ConfigChangeError),
     #[error(transparent)]
     Controller(#[from] ControllerError),
     #[error("a partition could not be opened: {0}")]
@@ -145,7 +154,7 @@ impl Shard {
             topic: Topic::clone(&topic),
         };
         self.controller_here().execute(&command).await?;
-        let opened = self.open_partitions(&topic).await;
+        let opened = self.open_partitions(&topic, 0).await;
         if opened.is_err() {
             self.reconcile_later();
         }
@@ -204,12 +213,16 @@ impl Shard {
         }));
     }
 
-    /// Opens every partition of `topic` in its ring.
-    async fn open_partitions(self: &Rc<Shard>, topic: &Arc<Topic>) -> Result<(), TopicError> {
+    /// Opens the partitions of `topic` from `first` on in their rings.
+    pub(crate) async fn open_partitions(
+        self: &Rc<Shard>,
+        topic: &Arc<Topic>,
+        first: usize,
+    ) -> Result<(), TopicError> {
         let topic = topic.clone();
         let results = self.handle.on_all(move |shard| {
             let topic = topic.clone();
-            async move { shard.open_partitions_here(&topic).await }
+            async move { shard.open_partitions_here(&topic, first).await }
         });
         for result in results.await? {
             result.map_err(TopicError::Ring)?;
@@ -217,10 +230,10 @@ impl Shard {
         Ok(())
     }
 
-    async fn open_partitions_here(&self, topic: &Topic) -> Result<(), String> {
+    async fn open_partitions_here(&self, topic: &Topic, first: usize) -> Result<(), String> {
         let config = partition_config(topic);
         let mut here = Vec::new();
-        for (index, ring) in topic.rings.iter().enumerate() {
+        for (index, ring) in topic.rings.iter().enumerate().skip(first) {
             if let Some(ring) = self.ring(RingId(*ring)) {
                 here.push((ring.clone(), topic.partition(index as i32), config));
             }
@@ -267,15 +280,17 @@ impl Shard {
         for result in results.await? {
             result.map_err(TopicError::Ring)?;
         }
-        for id in deleted.deleted_topics() {
-            let retire = ControllerCommand::RetireTopic { id: *id };
+        let gone: Vec<TopicId> = deleted.deleted_topics().iter().copied().collect();
+        for some in gone.chunks(RETIRE_AT_ONCE) {
+            let ids = some.to_vec();
+            let retire = ControllerCommand::RetireTopics { ids };
             self.controller_here().execute(&retire).await?;
         }
         Ok(())
     }
 
     /// Tries until every shard agrees with the controller, in the background. On [`CONTROLLER_SHARD`].
-    fn reconcile_later(self: &Rc<Shard>) {
+    pub(crate) fn reconcile_later(self: &Rc<Shard>) {
         if self.reconciling.replace(true) {
             return;
         }
@@ -354,7 +369,7 @@ impl Shard {
     }
 
     /// Makes this shard's rings agree with the image: opens partitions that are missing (a crash came between the
-    /// controller's decision and the ring's), drops those of deleted topics.
+    /// controller's decision and the ring's), drops those of deleted topics, gives the others the settings of their topics.
     pub(crate) async fn reconcile_partitions(self: &Rc<Shard>) -> Result<(), String> {
         let image = self.image();
         for (id, ring) in self.rings() {
@@ -371,7 +386,7 @@ impl Shard {
                 .collect();
             open_in_turns(&missing).await?;
         }
-        Ok(())
+        self.configure_partitions(&image).await
     }
 
     /// The topic, made with defaults if it is not there: what Metadata and Produce do for clients that ask for it.

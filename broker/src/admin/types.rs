@@ -281,6 +281,8 @@ pub(crate) struct TransformDetail {
     pub(crate) dead_letter: Option<String>,
     /// Runs of a record before `on_error` applies.
     pub(crate) attempts: u32,
+    /// What somebody who looks at it should know, in sentences.
+    pub(crate) notes: Vec<String>,
     /// Its input partitions, by index.
     pub(crate) partitions: Vec<TransformPartition>,
 }

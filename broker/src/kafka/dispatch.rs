@@ -51,7 +51,15 @@ pub(crate) struct Request {
 impl Request {
     /// The body, decoded with the message crate.
     pub(crate) fn decode<M: kafka_protocol::protocol::Decodable>(&self) -> Result<M, WireError> {
-        message::decode(self.api.key, self.version, &self.frame, self.body_at)
+        self.decode_as(self.version)
+    }
+
+    /// As [`Request::decode`], in the layout of `version`, for requests that the message crate does not know in their own.
+    pub(crate) fn decode_as<M: kafka_protocol::protocol::Decodable>(
+        &self,
+        version: i16,
+    ) -> Result<M, WireError> {
+        message::decode(self.api.key, version, &self.frame, self.body_at)
     }
 
     /// Forgets the frame and gives its memory back. Nothing that shares it may be kept.
@@ -170,6 +178,24 @@ async fn handler(request: Request) -> Result<Pending, WireError> {
         api::DELETE_TOPICS => handlers::delete_topics::start(request),
         api::INIT_PRODUCER_ID => handlers::init_producer_id::start(request),
         api::DESCRIBE_CONFIGS => handlers::describe_configs::start(request),
+        other => admin_handler(other, request),
+    }
+}
+
+/// What tools and admin clients ask for.
+fn admin_handler(api_key: i16, request: Request) -> Result<Pending, WireError> {
+    match api_key {
+        api::ALTER_CONFIGS => handlers::alter_configs::start(request),
+        api::CREATE_PARTITIONS => handlers::create_partitions::start(request),
+        api::DESCRIBE_CLUSTER => handlers::describe_cluster::start(request),
+        api::DESCRIBE_LOG_DIRS => handlers::describe_log_dirs::start(request),
+        api::DESCRIBE_PRODUCERS => handlers::describe_producers::start(request),
+        api::DESCRIBE_TOPIC_PARTITIONS => handlers::describe_topic_partitions::start(request),
+        api::ELECT_LEADERS => handlers::elect_leaders::start(request),
+        api::INCREMENTAL_ALTER_CONFIGS => handlers::alter_configs::start_incremental(request),
+        api::LIST_CONFIG_RESOURCES => handlers::list_config_resources::start(request),
+        api::LIST_PARTITION_REASSIGNMENTS => handlers::elect_leaders::start_reassignments(request),
+        api::OFFSET_FOR_LEADER_EPOCH => handlers::offset_for_leader_epoch::start(request),
         other => Err(WireError::Version {
             api: other,
             version: request.version,

@@ -43,8 +43,11 @@ pub(super) mod code {
     pub(in super::super) const FENCED_LEADER_EPOCH: i16 = 74;
     pub(in super::super) const UNKNOWN_LEADER_EPOCH: i16 = 75;
     pub(in super::super) const UNSUPPORTED_COMPRESSION_TYPE: i16 = 76;
+    pub(in super::super) const ELECTION_NOT_NEEDED: i16 = 84;
     pub(in super::super) const INVALID_RECORD: i16 = 87;
     pub(in super::super) const UNKNOWN_TOPIC_ID: i16 = 100;
+    pub(in super::super) const MISMATCHED_ENDPOINT_TYPE: i16 = 114;
+    pub(in super::super) const UNSUPPORTED_ENDPOINT_TYPE: i16 = 115;
 }
 
 /// A batch that a producer sent and that is none.
@@ -98,14 +101,15 @@ pub(super) fn read(error: &ReadError) -> i16 {
 pub(super) fn topic(error: &TopicError) -> i16 {
     match error {
         TopicError::Name(_) | TopicError::Internal(_) => code::INVALID_TOPIC_EXCEPTION,
-        TopicError::Partitions(_) => code::INVALID_PARTITIONS,
+        TopicError::Partitions(_) | TopicError::NotMore { .. } => code::INVALID_PARTITIONS,
         TopicError::Replicas(_) => code::INVALID_REPLICATION_FACTOR,
-        TopicError::Config(_) => code::INVALID_CONFIG,
+        TopicError::Config(_) | TopicError::ConfigChange(_) => code::INVALID_CONFIG,
         TopicError::Controller(ControllerError::Refused(refusal)) => match refusal {
             Refusal::TopicInUse { .. } => code::POLICY_VIOLATION,
             Refusal::TopicExists(_) => code::TOPIC_ALREADY_EXISTS,
             Refusal::TopicCollides(..) => code::INVALID_TOPIC_EXCEPTION,
             Refusal::NoSuchTopic(_) => code::UNKNOWN_TOPIC_OR_PARTITION,
+            Refusal::PartitionsChanged { .. } => code::INVALID_PARTITIONS,
             _ => code::POLICY_VIOLATION,
         },
         TopicError::Controller(_) | TopicError::Ring(_) | TopicError::Gone(_) => {

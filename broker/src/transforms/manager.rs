@@ -47,6 +47,8 @@ pub(crate) struct Active {
     pub(crate) key: Option<TransformKey>,
     pub(crate) processors: BTreeMap<i32, Running>,
     pub(crate) load_error: Option<String>,
+    /// Largest batches of its outputs, in bytes, as they were told to the guest thread.
+    output_max: Vec<usize>,
 }
 
 /// The transforms of a shard.
@@ -163,6 +165,7 @@ impl Shard {
                 return Ok(());
             }
             let start = match spec.from {
+                _ if spec.is_later_input(partition.index) => StartAt::Offset(0),
                 StartPosition::Earliest => StartAt::Earliest,
                 StartPosition::Latest => StartAt::Latest,
             };
@@ -244,8 +247,15 @@ impl Shard {
             .borrow()
             .get(&spec.name)
             .map(|a| a.spec.clone());
+        let limits_changed = {
+            let active = self.transforms.active.borrow();
+            let loaded = active.get(&spec.name).filter(|a| a.key.is_some());
+            loaded.is_some_and(|a| a.output_max != output_max(image, spec))
+        };
         if let Some(current) = &current
-            && (current.version != spec.version || current.incarnation != spec.incarnation)
+            && (limits_changed
+                || current.version != spec.version
+                || current.incarnation != spec.incarnation)
         {
             self.stop_transform(&spec.name).await;
         }
@@ -284,11 +294,13 @@ impl Shard {
             key: None,
             processors: BTreeMap::new(),
             load_error: None,
+            output_max: Vec::new(),
         });
         entry.spec = spec.clone();
         match loaded {
             Ok(key) => {
                 entry.key = Some(key);
+                entry.output_max = output_max(image, spec);
                 entry.load_error = None;
                 Some(key)
             }
@@ -317,13 +329,6 @@ impl Shard {
         let guest = self.transforms.guest();
         let key = TransformKey(self.transforms.next_key.get());
         self.transforms.next_key.set(key.0 + 1);
-        let limit = |topic| {
-            let configs = image
-                .topic_by_id(topic)
-                .map(|t| t.configs.clone())
-                .unwrap_or_default();
-            configs::integer(&configs, "max.message.bytes") as usize
-        };
         let declared = &spec.outputs[..spec.declared_outputs as usize];
         let outputs: Vec<String> = declared.iter().map(|o| o.name.clone()).collect();
         let user: Vec<(String, String)> = spec.env.clone().into_iter().collect();
@@ -332,8 +337,7 @@ impl Shard {
             time_ms: spec.time_ms,
             memory_bytes: spec.memory_bytes as usize,
         };
-        let output_max = declared.iter().map(|o| limit(o.id)).collect();
-        guest.register(key, module, env, limits, output_max);
+        guest.register(key, module, env, limits, output_max(image, spec));
         Ok(key)
     }
 
@@ -481,6 +485,17 @@ impl Shard {
         }
         *self.transforms.guest.borrow_mut() = None;
     }
+}
+
+/// Largest batches of the outputs a function may write to, in bytes.
+fn output_max(image: &Image, spec: &TransformSpec) -> Vec<usize> {
+    let limit = |topic| {
+        let topic = image.topic_by_id(topic);
+        let configs = topic.map(|t| t.configs.clone()).unwrap_or_default();
+        configs::integer(&configs, "max.message.bytes") as usize
+    };
+    let declared = &spec.outputs[..spec.declared_outputs as usize];
+    declared.iter().map(|o| limit(o.id)).collect()
 }
 
 fn on_error(spec: &TransformSpec) -> OnError {

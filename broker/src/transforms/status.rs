@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use tidemill_controller::image::ErrorPolicy;
-use tidemill_controller::{TransformSpec, TransformStatus};
+use tidemill_controller::{Image, TransformSpec, TransformStatus};
 use tidemill_transform::{ProcessorState, ProcessorStats};
 
 use crate::admin::ApiError;
@@ -67,7 +67,9 @@ impl Shard {
             whole.last_error = whole.last_error.max(part.last_error);
         }
         whole.partitions.sort_by_key(|p| p.partition);
-        Ok(detail(&spec, whole))
+        let mut detail = detail(&spec, whole);
+        detail.notes = notes(&image, &spec);
+        Ok(detail)
     }
 
     fn transform_part(&self, spec: &TransformSpec) -> Part {
@@ -280,6 +282,24 @@ fn detail(spec: &TransformSpec, whole: Part) -> TransformDetail {
             .and_then(|i| spec.outputs.get(i as usize))
             .map(|o| o.name.clone()),
         attempts: spec.attempts,
+        notes: Vec::new(),
         partitions: whole.partitions,
     }
+}
+
+/// What is not wrong, but may surprise: outputs with another number of partitions than the input.
+fn notes(image: &Image, spec: &TransformSpec) -> Vec<String> {
+    let count = |id| image.topic_by_id(id).map(|t| t.partition_count());
+    let Some(input) = count(spec.input.id) else {
+        return Vec::new();
+    };
+    let fewer = spec.outputs.iter().filter_map(|output| {
+        let has = count(output.id).filter(|has| *has < input)?;
+        Some(format!(
+            "'{}' has {has} of the {input} partitions of '{}': input partition i is written to partition i modulo {has}. \
+             Nothing is lost; add partitions to '{}' to have one for each",
+            output.name, spec.input.name, output.name
+        ))
+    });
+    fewer.collect()
 }

@@ -34,6 +34,8 @@ struct Transform {
     on_error: String,
     dead_letter: Option<String>,
     attempts: u32,
+    #[serde(default)]
+    notes: Vec<String>,
     partitions: Vec<Partition>,
 }
 
@@ -114,6 +116,7 @@ fn facts(transform: &Transform) -> Vec<(&'static str, String)> {
             .iter()
             .map(|(key, value)| ("env", format!("{key}={value}"))),
     );
+    facts.extend(transform.notes.iter().map(|note| ("note", note.clone())));
     facts.extend(
         transform
             .last_error

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+mod admin;
 mod bad_input;
 mod bad_modules;
 mod clients;
@@ -9,5 +10,6 @@ mod command_line;
 mod greedy_clients;
 mod kafka;
 mod kills;
+mod messages;
 mod outboxes;
 mod starting;

@@ -23,11 +23,29 @@ pub enum ControllerCommand {
         #[serde(with = "crate::image::topic_id_text")]
         id: TopicId,
     },
-    /// Forgets a deleted topic: every ring has dropped its partitions.
-    RetireTopic {
+    /// Forgets deleted topics: every ring has dropped their partitions.
+    RetireTopics {
+        /// Their ids.
+        #[serde(with = "crate::image::topic_ids_text")]
+        ids: Vec<TopicId>,
+    },
+    /// Adds partitions to a topic, behind those it has.
+    AddPartitions {
         /// Its id.
         #[serde(with = "crate::image::topic_id_text")]
         id: TopicId,
+        /// Partitions it has; with another number nothing is added.
+        existing: u32,
+        /// The rings of the new ones.
+        rings: Vec<u32>,
+    },
+    /// Replaces the settings of a topic. They were checked by the proposer.
+    ConfigureTopic {
+        /// Its id.
+        #[serde(with = "crate::image::topic_id_text")]
+        id: TopicId,
+        /// What is set from now on; what is absent has its default.
+        configs: BTreeMap<String, String>,
     },
     /// Hands out a block of producer ids.
     AllocateProducerIds {
@@ -116,6 +134,14 @@ pub enum Refusal {
         "topic '{0}' does not exist; create it with: transform topic create {0} --partitions N"
     )]
     NoSuchTopic(String),
+    /// A topic has another number of partitions than the proposer knew.
+    #[error("topic '{name}' has {has} partitions by now; look again before adding some")]
+    PartitionsChanged {
+        /// The topic.
+        name: String,
+        /// Partitions it has.
+        has: u32,
+    },
     /// Its name differs from that of another topic only in '.' and '_', which metrics cannot tell apart.
     #[error(
         "topic '{0}' collides with '{1}': they differ only in '.' and '_'; choose another name"

@@ -115,12 +115,22 @@ pub struct TransformSpec {
     pub attempts: u32,
     /// Where it stands.
     pub status: TransformStatus,
+    /// How many partitions its input had when it was deployed, noted when that topic grows: it begins at offset 0 in those
+    /// beyond (rule X1). `None` as long as it has not grown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_partitions: Option<u32>,
 }
 
 impl TransformSpec {
     /// Its incarnation.
     pub fn incarnation(&self) -> Incarnation {
         Incarnation(self.incarnation)
+    }
+
+    /// Whether input partition `index` came after it was deployed.
+    pub fn is_later_input(&self, index: i32) -> bool {
+        let known = self.input_partitions.map(i64::from);
+        known.is_some_and(|known| i64::from(index) >= known)
     }
 }
 
@@ -201,5 +211,22 @@ pub(crate) mod topic_id_text {
 
     pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<TopicId, D::Error> {
         String::deserialize(d)?.parse().map_err(D::Error::custom)
+    }
+}
+
+pub(crate) mod topic_ids_text {
+    //! Lists of topic ids as text in JSON.
+
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+    use tidemill_model::TopicId;
+
+    pub(crate) fn serialize<S: Serializer>(ids: &[TopicId], s: S) -> Result<S::Ok, S::Error> {
+        s.collect_seq(ids.iter().map(TopicId::to_string))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Vec<TopicId>, D::Error> {
+        let ids = Vec::<String>::deserialize(d)?;
+        let parsed = ids.iter().map(|id| id.parse().map_err(D::Error::custom));
+        parsed.collect()
     }
 }

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod command;
+pub mod config_change;
 pub mod configs;
 pub mod handle;
 pub mod image;

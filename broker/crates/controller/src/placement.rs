@@ -23,6 +23,14 @@ pub fn place_beside(input: &[u32], partitions: usize) -> Vec<u32> {
     (0..partitions).map(|i| input[i % input.len()]).collect()
 }
 
+/// The rings of `more` partitions that are added to a topic whose first one is in `first`: they go on round the rings
+/// where the topic stands.
+pub fn place_more(first: u32, existing: usize, more: usize, rings: &[RingId]) -> Vec<u32> {
+    assert!(!rings.is_empty(), "a node has at least one data ring");
+    let first = rings.iter().position(|r| r.0 == first).unwrap_or(0);
+    place(first + existing, more, rings)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -31,6 +39,13 @@ mod tests {
     fn place_goes_round_the_rings_from_first() {
         let rings = data_rings(3);
         assert_eq!(place(2, 4, &rings), vec![3, 1, 2, 3]);
+    }
+
+    #[test]
+    fn place_more_goes_on_where_place_ended() {
+        let rings = data_rings(3);
+        let (all, some) = (place(1, 7, &rings), place(1, 2, &rings));
+        assert_eq!(place_more(some[0], 2, 5, &rings), all[2..]);
     }
 
     #[test]

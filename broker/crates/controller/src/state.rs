@@ -53,6 +53,22 @@ impl Default for ControllerState {
     }
 }
 
+impl Image {
+    /// Whether the cluster may have `more` partitions.
+    ///
+    /// # Errors
+    /// [`Refusal::Limit`].
+    pub fn room_for_partitions(&self, more: usize) -> Result<(), Refusal> {
+        let partitions = self.partition_count() + more;
+        if partitions <= PARTITIONS_TOTAL_MAX {
+            return Ok(());
+        }
+        Err(Refusal::Limit(format!(
+            "the cluster would have {partitions} partitions; its limit is {PARTITIONS_TOTAL_MAX}"
+        )))
+    }
+}
+
 impl ControllerState {
     /// The snapshot others read.
     pub fn image(&self) -> &Image {
@@ -67,10 +83,18 @@ impl ControllerState {
         let reply = match command {
             ControllerCommand::CreateTopic { topic } => self.create_topic(topic),
             ControllerCommand::DeleteTopic { id } => self.delete_topic(id),
-            ControllerCommand::RetireTopic { id } => {
-                self.image.deleted.remove(&id);
+            ControllerCommand::RetireTopics { ids } => {
+                for id in ids {
+                    self.image.deleted.remove(&id);
+                }
                 Ok(ControllerReply::Done)
             }
+            ControllerCommand::AddPartitions {
+                id,
+                existing,
+                rings,
+            } => self.add_partitions(id, existing, &rings),
+            ControllerCommand::ConfigureTopic { id, configs } => self.configure_topic(id, configs),
             ControllerCommand::AllocateProducerIds { count } => {
                 let first = self.next_producer_id;
                 self.next_producer_id += i64::from(count);
@@ -96,12 +120,7 @@ impl ControllerState {
                 "the cluster has {TOPICS_MAX} topics, which is its limit"
             )));
         }
-        let partitions = self.image.partition_count() + topic.rings.len();
-        if partitions > PARTITIONS_TOTAL_MAX {
-            return Err(Refusal::Limit(format!(
-                "the cluster would have {partitions} partitions; its limit is {PARTITIONS_TOTAL_MAX}"
-            )));
-        }
+        self.image.room_for_partitions(topic.rings.len())?;
         let key = topic_name::collision_key(&topic.name);
         if topic.name.contains(['.', '_'])
             && let Some(other) = self
@@ -112,9 +131,45 @@ impl ControllerState {
         {
             return Err(Refusal::TopicCollides(topic.name, other.clone()));
         }
+        self.put_topic(topic);
+        Ok(ControllerReply::Done)
+    }
+
+    fn topic_copy(&self, id: TopicId) -> Result<Topic, Refusal> {
+        let topic = self.image.by_id.get(&id).map(|t| Topic::clone(t));
+        topic.ok_or_else(|| Refusal::NoSuchTopic(id.to_string()))
+    }
+
+    fn put_topic(&mut self, topic: Topic) {
         let topic = Arc::new(topic);
         self.image.by_id.insert(topic.id, topic.clone());
         self.image.topics.insert(topic.name.clone(), topic);
+    }
+
+    fn add_partitions(&mut self, id: TopicId, existing: u32, rings: &[u32]) -> Applied {
+        let mut topic = self.topic_copy(id)?;
+        let has = topic.rings.len() as u32;
+        if has != existing {
+            return Err(Refusal::PartitionsChanged {
+                name: topic.name,
+                has,
+            });
+        }
+        self.image.room_for_partitions(rings.len())?;
+        for spec in self.image.transforms.values_mut() {
+            if spec.input.id == id && spec.input_partitions.is_none() {
+                Arc::make_mut(spec).input_partitions = Some(existing);
+            }
+        }
+        topic.rings.extend(rings);
+        self.put_topic(topic);
+        Ok(ControllerReply::Done)
+    }
+
+    fn configure_topic(&mut self, id: TopicId, configs: BTreeMap<String, String>) -> Applied {
+        let mut topic = self.topic_copy(id)?;
+        topic.configs = configs;
+        self.put_topic(topic);
         Ok(ControllerReply::Done)
     }
 
@@ -188,6 +243,7 @@ impl ControllerState {
             on_error: deploy.on_error,
             attempts: deploy.attempts,
             status,
+            input_partitions: current.and_then(|t| t.input_partitions),
         };
         self.image.transforms.insert(deploy.name, Arc::new(spec));
         Ok(ControllerReply::Deployed {

@@ -194,6 +194,12 @@ impl PartitionLog {
         self.0.tail.unflushed_bytes(self.segments_end())
     }
 
+    /// Bytes of its segments, and of what is in none yet.
+    pub fn stored_bytes(&self) -> u64 {
+        let segments: u64 = self.0.segments.borrow().iter().map(|s| s.meta.bytes).sum();
+        segments + self.unflushed_bytes()
+    }
+
     /// Writes the batches below `upto` that are in no segment yet. Only one call at a time: the ring's flusher.
     /// Readers see them there at once; they are durable after [`Unsynced::sync`] of `unsynced`, to which they are added.
     ///

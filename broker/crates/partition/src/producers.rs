@@ -74,6 +74,19 @@ pub enum Admission {
     },
 }
 
+/// A producer as people are told of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ActiveProducer {
+    /// Its id.
+    pub producer_id: i64,
+    /// Its epoch.
+    pub epoch: i16,
+    /// Sequence of its last record, -1 when it has none in this epoch.
+    pub last_sequence: i32,
+    /// When its last batch came, in ms since the Unix epoch.
+    pub last_ms: i64,
+}
+
 /// The producers of one partition.
 #[derive(Debug, Clone, Default)]
 pub struct Producers {
@@ -204,6 +217,17 @@ impl Producers {
         if let Some((_, id)) = self.by_touch.pop_first() {
             self.by_id.remove(&id);
         }
+    }
+
+    /// The producers that are not expired at `now_ms`, by id.
+    pub fn active(&self, now_ms: i64) -> impl Iterator<Item = ActiveProducer> + '_ {
+        let live = self.by_id.iter().filter(move |(_, p)| !p.expired(now_ms));
+        live.map(|(id, p)| ActiveProducer {
+            producer_id: *id,
+            epoch: p.epoch,
+            last_sequence: p.batches.back().map_or(-1, |b| b.last),
+            last_ms: p.last_ms,
+        })
     }
 
     /// Producers remembered now.

@@ -142,15 +142,16 @@ impl PartitionState {
     }
 
     /// The largest leader epoch not above `epoch` in which something was appended, and the offset after its last
-    /// record; `None` when there is none.
-    pub fn epoch_end(&self, epoch: i32) -> Option<(i32, Offset)> {
+    /// record. Before the first such epoch: `epoch` itself, which ends where that one begins, as in Kafka's
+    /// `LeaderEpochFileCache`; a consumer would take anything else for lost records.
+    pub fn epoch_end(&self, epoch: i32) -> (i32, Offset) {
         let at = self.epochs.partition_point(|(e, _)| *e <= epoch);
-        let (found, _) = self.epochs.get(at.checked_sub(1)?)?;
+        let floor = at.checked_sub(1).and_then(|at| self.epochs.get(at));
         let end = self
             .epochs
             .get(at)
             .map_or(self.next_offset, |(_, start)| *start);
-        Some((*found, end))
+        (floor.map_or(epoch, |(found, _)| *found), end)
     }
 
     /// Decides about a client's batch without changing anything. `len` is the number of its bytes.

@@ -23,6 +23,7 @@ pub use ring::{
 };
 pub use room::OutboxRoom;
 pub use tidemill_partition::log::AbortedTransaction;
+pub use tidemill_partition::producers::ActiveProducer;
 pub use tidemill_partition::tail::{MemoryConfig, MemoryStats, ShardMemory};
 pub use tidemill_partition::{
     Isolation, PartitionConfig, Read, ReadError, SenderId, StartAt, TimestampType,

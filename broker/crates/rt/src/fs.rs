@@ -470,6 +470,52 @@ path_op!(
     read -> Vec<u8>, sim::read, |p: &PathBuf| std::fs::read(p)
 );
 
+/// Room on a file system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Space {
+    /// Its size in bytes.
+    pub total_bytes: i64,
+    /// What this process may still write, in bytes.
+    pub usable_bytes: i64,
+}
+
+/// The room on the file system that holds `path`. Under simulation the disk has no end.
+///
+/// # Errors
+/// As the operating system says.
+pub async fn space(path: &Path) -> io::Result<Space> {
+    if context::current() == EngineKind::Sim {
+        return Ok(Space {
+            total_bytes: i64::MAX,
+            usable_bytes: i64::MAX,
+        });
+    }
+    let path = path.to_owned();
+    task::blocking(move || space_std(&path)).await
+}
+
+#[allow(
+    unsafe_code,
+    reason = "statvfs(3) fills in a structure of the caller; the standard library does not have it"
+)]
+fn space_std(path: &Path) -> io::Result<Space> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    let mut found = std::mem::MaybeUninit::<libc::statvfs>::uninit();
+    // SAFETY: the path ends with a zero byte, and there is room for the answer.
+    if unsafe { libc::statvfs(path.as_ptr(), found.as_mut_ptr()) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the call succeeded, so it has filled the answer in.
+    let found = unsafe { found.assume_init() };
+    let bytes =
+        |blocks: u64| i64::try_from(blocks.saturating_mul(found.f_frsize)).unwrap_or(i64::MAX);
+    Ok(Space {
+        total_bytes: bytes(found.f_blocks),
+        usable_bytes: bytes(found.f_bavail),
+    })
+}
+
 fn list_std(path: &PathBuf) -> io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in std::fs::read_dir(path)? {

@@ -11,6 +11,7 @@ pub mod bounded;
 pub mod fetch;
 pub mod frame;
 pub mod header;
+pub mod log_dirs;
 pub mod message;
 pub mod produce;
 pub mod schema;

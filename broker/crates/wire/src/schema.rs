@@ -16,6 +16,8 @@ pub enum Kind {
     Text,
     /// An array of one type.
     Array(&'static Kind),
+    /// A byte, below 0 for nothing; else fields follow it.
+    Maybe(&'static [Field]),
     /// Fields one after another, then tagged fields.
     Struct(&'static [Field]),
 }
@@ -157,6 +159,118 @@ const DESCRIBE_CONFIGS: &[Field] = &[
     since(3, "documentation", BOOL),
 ];
 
+const OFFSET_FOR_LEADER_EPOCH: &[Field] = &[
+    since(3, "replica id", I32),
+    always(
+        "topics",
+        Kind::Array(&Kind::Struct(&[
+            always("topic name", Kind::Text),
+            always(
+                "partitions",
+                Kind::Array(&Kind::Struct(&[
+                    always("partition", I32),
+                    always("current leader epoch", I32),
+                    always("leader epoch", I32),
+                ])),
+            ),
+        ])),
+    ),
+];
+
+/// Topics by name, each with partitions.
+const PARTITIONS_BY_TOPIC: Kind = Kind::Array(&Kind::Struct(&[
+    always("topic name", Kind::Text),
+    always("partitions", Kind::Array(&I32)),
+]));
+
+const ALTER_CONFIGS: &[Field] = &[
+    always(
+        "resources",
+        Kind::Array(&Kind::Struct(&[
+            always("resource type", I8),
+            always("resource name", Kind::Text),
+            always(
+                "configs",
+                Kind::Array(&Kind::Struct(&[
+                    always("config name", Kind::Text),
+                    always("config value", Kind::Text),
+                ])),
+            ),
+        ])),
+    ),
+    always("validate only", BOOL),
+];
+
+const INCREMENTAL_ALTER_CONFIGS: &[Field] = &[
+    always(
+        "resources",
+        Kind::Array(&Kind::Struct(&[
+            always("resource type", I8),
+            always("resource name", Kind::Text),
+            always(
+                "configs",
+                Kind::Array(&Kind::Struct(&[
+                    always("config name", Kind::Text),
+                    always("operation", I8),
+                    always("config value", Kind::Text),
+                ])),
+            ),
+        ])),
+    ),
+    always("validate only", BOOL),
+];
+
+const DESCRIBE_LOG_DIRS: &[Field] = &[always("topics", PARTITIONS_BY_TOPIC)];
+
+const CREATE_PARTITIONS: &[Field] = &[
+    always(
+        "topics",
+        Kind::Array(&Kind::Struct(&[
+            always("topic name", Kind::Text),
+            always("partition count", I32),
+            always(
+                "assignments",
+                Kind::Array(&Kind::Struct(&[always("brokers", Kind::Array(&I32))])),
+            ),
+        ])),
+    ),
+    always("timeout", I32),
+    always("validate only", BOOL),
+];
+
+const ELECT_LEADERS: &[Field] = &[
+    since(1, "election type", I8),
+    always("topics", PARTITIONS_BY_TOPIC),
+    always("timeout", I32),
+];
+
+const LIST_PARTITION_REASSIGNMENTS: &[Field] = &[
+    always("timeout", I32),
+    always("topics", PARTITIONS_BY_TOPIC),
+];
+
+const DESCRIBE_CLUSTER: &[Field] = &[
+    always("cluster operations", BOOL),
+    since(1, "endpoint type", I8),
+    since(2, "fenced brokers", BOOL),
+];
+
+const DESCRIBE_PRODUCERS: &[Field] = &[always("topics", PARTITIONS_BY_TOPIC)];
+
+const LIST_CONFIG_RESOURCES: &[Field] = &[since(1, "resource types", Kind::Array(&I8))];
+
+const DESCRIBE_TOPIC_PARTITIONS: &[Field] = &[
+    always(
+        "topics",
+        Kind::Array(&Kind::Struct(&[always("topic name", Kind::Text)])),
+    ),
+    always("partition limit", I32),
+    always(
+        "cursor",
+        Kind::Maybe(&[always("topic name", Kind::Text), always("partition", I32)]),
+    ),
+];
+
 /// Most array elements of a request that carries no data and names no partitions.
 const ELEMENTS_FEW: usize = 20_000;
 
@@ -164,7 +278,7 @@ const ELEMENTS_FEW: usize = 20_000;
 fn elements_max(api_key: i16) -> usize {
     match api_key {
         // It names partitions, as data requests do.
-        api::LIST_OFFSETS => ELEMENTS_MAX,
+        api::LIST_OFFSETS | api::OFFSET_FOR_LEADER_EPOCH => ELEMENTS_MAX,
         _ => ELEMENTS_FEW,
     }
 }
@@ -179,6 +293,17 @@ fn fields(api_key: i16) -> Option<&'static [Field]> {
         api::DELETE_TOPICS => DELETE_TOPICS,
         api::INIT_PRODUCER_ID => INIT_PRODUCER_ID,
         api::DESCRIBE_CONFIGS => DESCRIBE_CONFIGS,
+        api::OFFSET_FOR_LEADER_EPOCH => OFFSET_FOR_LEADER_EPOCH,
+        api::ALTER_CONFIGS => ALTER_CONFIGS,
+        api::DESCRIBE_LOG_DIRS => DESCRIBE_LOG_DIRS,
+        api::CREATE_PARTITIONS => CREATE_PARTITIONS,
+        api::ELECT_LEADERS => ELECT_LEADERS,
+        api::INCREMENTAL_ALTER_CONFIGS => INCREMENTAL_ALTER_CONFIGS,
+        api::LIST_PARTITION_REASSIGNMENTS => LIST_PARTITION_REASSIGNMENTS,
+        api::DESCRIBE_CLUSTER => DESCRIBE_CLUSTER,
+        api::DESCRIBE_PRODUCERS => DESCRIBE_PRODUCERS,
+        api::LIST_CONFIG_RESOURCES => LIST_CONFIG_RESOURCES,
+        api::DESCRIBE_TOPIC_PARTITIONS => DESCRIBE_TOPIC_PARTITIONS,
         _ => return None,
     })
 }
@@ -225,6 +350,10 @@ impl Walk {
             Kind::Fixed(bytes) => r.take(*bytes, name).map(drop),
             Kind::Text => r.nullable_string(self.flexible, name).map(drop),
             Kind::Struct(fields) => self.fields(r, fields),
+            Kind::Maybe(fields) => match r.i8(name)? {
+                ..0 => Ok(()),
+                _ => self.fields(r, fields),
+            },
             Kind::Array(element) => {
                 let min = self.bytes_min(element);
                 let count = r.nullable_count(self.flexible, min, name)?.unwrap_or(0);
@@ -237,7 +366,7 @@ impl Walk {
     fn bytes_min(&self, kind: &Kind) -> usize {
         match (kind, self.flexible) {
             (Kind::Fixed(bytes), _) => *bytes,
-            (Kind::Text | Kind::Array(_), Flexible::Yes) => 1,
+            (Kind::Text | Kind::Array(_), Flexible::Yes) | (Kind::Maybe(_), _) => 1,
             (Kind::Text, Flexible::No) => 2,
             (Kind::Array(_), Flexible::No) => 4,
             (Kind::Struct(fields), flexible) => {

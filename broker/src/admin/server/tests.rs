@@ -177,6 +177,7 @@ impl AdminService for Fake {
             on_error: OnError::DeadLetter,
             dead_letter: None,
             attempts: 3,
+            notes: Vec::new(),
             partitions: Vec::new(),
         };
         self.answer(format!("transform {name}"), detail)

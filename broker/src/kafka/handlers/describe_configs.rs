@@ -14,14 +14,11 @@ use tidemill_wire::WireError;
 use super::super::answers::{Answer, Pending};
 use super::super::dispatch::Request;
 use super::super::error_map::code;
-use super::text;
+use super::{resource, text};
 use crate::topics::REPLICAS_DEFAULT;
 
 /// Bytes of an answer for a resource, with synonyms and documentation, about.
 const RESOURCE_BYTES: usize = 4 << 10;
-/// Resource types.
-const TOPIC: i8 = 2;
-const BROKER: i8 = 4;
 /// Where a value comes from: set for the topic; built in.
 const SOURCE_TOPIC: i8 = 1;
 const SOURCE_DEFAULT: i8 = 5;
@@ -72,6 +69,8 @@ struct Setting {
     kind: i8,
     read_only: bool,
     default: String,
+    /// Kafka's name for the broker's setting that the default comes from.
+    default_name: &'static str,
     doc: &'static str,
 }
 
@@ -90,8 +89,8 @@ fn describe(
     options: &Options,
 ) -> DescribeConfigsResult {
     let settings = match resource.resource_type {
-        TOPIC => topic_settings(request, &resource.resource_name),
-        BROKER => broker_settings(request, &resource.resource_name),
+        resource::TOPIC => topic_settings(request, &resource.resource_name),
+        resource::BROKER => broker_settings(request, &resource.resource_name),
         other => Err((
             code::INVALID_REQUEST,
             format!("resource type {other} has no settings here"),
@@ -144,9 +143,30 @@ fn topic_settings(request: &Request, name: &str) -> Result<Vec<Setting>, (i16, S
         },
         read_only: false,
         default: def.default.to_owned(),
+        default_name: broker_name(def.name),
         doc: def.doc,
     };
     Ok(configs::CONFIGS.iter().map(setting).collect())
+}
+
+/// What Kafka calls the broker's setting whose value a topic has that does not set `name`.
+fn broker_name(name: &'static str) -> &'static str {
+    match name {
+        "cleanup.policy" => "log.cleanup.policy",
+        "delete.retention.ms" => "log.cleaner.delete.retention.ms",
+        "flush.messages" => "log.flush.interval.messages",
+        "flush.ms" => "log.flush.interval.ms",
+        "max.message.bytes" => "message.max.bytes",
+        "message.timestamp.after.max.ms" => "log.message.timestamp.after.max.ms",
+        "message.timestamp.before.max.ms" => "log.message.timestamp.before.max.ms",
+        "message.timestamp.type" => "log.message.timestamp.type",
+        "retention.bytes" => "log.retention.bytes",
+        "retention.ms" => "log.retention.ms",
+        "segment.bytes" => "log.segment.bytes",
+        "segment.jitter.ms" => "log.roll.jitter.ms",
+        "segment.ms" => "log.roll.ms",
+        same => same,
+    }
 }
 
 fn broker_settings(request: &Request, name: &str) -> Result<Vec<Setting>, (i16, String)> {
@@ -160,6 +180,7 @@ fn broker_settings(request: &Request, name: &str) -> Result<Vec<Setting>, (i16, 
     }
     let fixed = |name, value: String, kind, doc| Setting {
         name,
+        default_name: name,
         default: value.clone(),
         value,
         source: SOURCE_DEFAULT,
@@ -211,16 +232,16 @@ fn broker_settings(request: &Request, name: &str) -> Result<Vec<Setting>, (i16, 
 fn convert(s: Setting, options: &Options) -> DescribeConfigsResourceResult {
     let mut synonyms = Vec::new();
     if options.synonyms {
-        let synonym = |value: &str, source| {
+        let synonym = |name, value: &str, source| {
             DescribeConfigsSynonym::default()
-                .with_name(text(s.name))
+                .with_name(text(name))
                 .with_value(Some(text(value)))
                 .with_source(source)
         };
         if s.source != SOURCE_DEFAULT {
-            synonyms.push(synonym(&s.value, s.source));
+            synonyms.push(synonym(s.name, &s.value, s.source));
         }
-        synonyms.push(synonym(&s.default, SOURCE_DEFAULT));
+        synonyms.push(synonym(s.default_name, &s.default, SOURCE_DEFAULT));
     }
     DescribeConfigsResourceResult::default()
         .with_name(text(s.name))

@@ -1,16 +1,27 @@
 //! One file per API: converts in, calls the broker, converts out.
 
+pub(super) mod alter_configs;
 pub(super) mod api_versions;
+mod ask;
+pub(super) mod create_partitions;
 pub(super) mod create_topics;
 pub(super) mod delete_topics;
+pub(super) mod describe_cluster;
 pub(super) mod describe_configs;
+pub(super) mod describe_log_dirs;
+pub(super) mod describe_producers;
+pub(super) mod describe_topic_partitions;
+pub(super) mod elect_leaders;
 pub(super) mod fetch;
 pub(super) mod find_coordinator;
 pub(super) mod init_producer_id;
+pub(super) mod list_config_resources;
 pub(super) mod list_offsets;
 pub(super) mod metadata;
+pub(super) mod offset_for_leader_epoch;
 pub(super) mod produce;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kafka_protocol::protocol::StrBytes;
@@ -18,6 +29,16 @@ use tidemill_controller::{Image, Topic};
 use tidemill_wire::TopicRef;
 
 use super::error_map::code;
+use crate::topic_changes::Mode;
+
+/// Kafka's types of resources that have settings (`ConfigResource.Type`).
+mod resource {
+    pub(super) const TOPIC: i8 = 2;
+    pub(super) const BROKER: i8 = 4;
+    pub(super) const BROKER_LOGGER: i8 = 8;
+    pub(super) const CLIENT_METRICS: i8 = 16;
+    pub(super) const GROUP: i8 = 32;
+}
 
 /// A text for the message crate.
 fn text(s: impl Into<String>) -> StrBytes {
@@ -30,4 +51,24 @@ fn find_topic<'a>(image: &'a Image, topic: &TopicRef) -> Result<&'a Arc<Topic>, 
         TopicRef::Name(name) => image.topic(name).ok_or(code::UNKNOWN_TOPIC_OR_PARTITION),
         TopicRef::Id(id) => image.topic_by_id(*id).ok_or(code::UNKNOWN_TOPIC_ID),
     }
+}
+
+/// What a request wants done that may only want to know whether it could be done.
+fn mode(validate_only: bool) -> Mode {
+    match validate_only {
+        true => Mode::Check,
+        false => Mode::Apply,
+    }
+}
+
+/// What is named more than once.
+fn named_twice<T: Ord + Clone>(names: impl Iterator<Item = T>) -> BTreeSet<T> {
+    let mut seen = BTreeSet::new();
+    let mut twice = BTreeSet::new();
+    for name in names {
+        if !seen.insert(name.clone()) {
+            twice.insert(name);
+        }
+    }
+    twice
 }

@@ -82,7 +82,7 @@ fn deleted_topic_is_remembered_until_every_ring_has_dropped_it() {
     let mut stored = ControllerState::decode(&state.encode()).unwrap();
     assert_eq!(stored, state);
     stored
-        .apply(6, ControllerCommand::RetireTopic { id })
+        .apply(6, ControllerCommand::RetireTopics { ids: vec![id] })
         .unwrap();
     assert!(stored.image().deleted_topics().is_empty());
 }
@@ -203,4 +203,89 @@ fn stored_form_round_trips() {
         .apply(6, ControllerCommand::SetPaused { name, paused: true })
         .unwrap();
     assert_eq!(ControllerState::decode(&state.encode()), Ok(state));
+}
+
+fn id(seed: u8) -> TopicId {
+    TopicId::from_random([seed; 16])
+}
+
+#[test]
+fn added_partitions_come_behind_the_others_and_transforms_remember_what_they_found() {
+    let mut state = with_topics();
+    state.apply(10, deploy("old", "a", &["b"])).unwrap();
+    let add = |existing, rings: &[u32]| ControllerCommand::AddPartitions {
+        id: id(1),
+        existing,
+        rings: rings.to_vec(),
+    };
+    state.apply(11, add(2, &[1, 2])).unwrap();
+    state.apply(12, deploy("young", "a", &["c"])).unwrap();
+    state.apply(13, add(4, &[1])).unwrap();
+    let topic = state.image().topic("a").unwrap();
+    assert_eq!(topic.rings, vec![1, 2, 1, 2, 1]);
+    assert_eq!(state.image().topic_by_id(id(1)), Some(topic));
+    let found = |name| state.image().transform(name).unwrap().input_partitions;
+    assert_eq!((found("old"), found("young")), (Some(2), Some(4)));
+    let old = state.image().transform("old").unwrap();
+    assert!(!old.is_later_input(1) && old.is_later_input(2));
+    // A new version is the same life of the transform.
+    state.apply(14, deploy("old", "a", &["b"])).unwrap();
+    let again = ControllerState::decode(&state.encode()).unwrap();
+    assert_eq!(
+        again.image().transform("old").unwrap().input_partitions,
+        Some(2)
+    );
+}
+
+#[test]
+fn partitions_are_not_added_to_another_number_than_was_looked_at() {
+    let mut state = with_topics();
+    let before = state.clone();
+    let refused = state.apply(
+        9,
+        ControllerCommand::AddPartitions {
+            id: id(1),
+            existing: 1,
+            rings: vec![1],
+        },
+    );
+    assert!(matches!(
+        refused,
+        Err(Refusal::PartitionsChanged { has: 2, .. })
+    ));
+    assert_eq!(state, before);
+}
+
+#[test]
+fn configured_topic_has_its_new_settings_by_name_and_by_id() {
+    let mut state = with_topics();
+    let configs = BTreeMap::from([("retention.ms".to_owned(), "7".to_owned())]);
+    let command = ControllerCommand::ConfigureTopic {
+        id: id(2),
+        configs: configs.clone(),
+    };
+    let bytes = serde_json::to_vec(&command).unwrap();
+    state
+        .apply(9, serde_json::from_slice(&bytes).unwrap())
+        .unwrap();
+    assert_eq!(state.image().topic("b").unwrap().configs, configs);
+    assert_eq!(state.image().topic_by_id(id(2)).unwrap().configs, configs);
+}
+
+#[test]
+fn many_deleted_topics_are_retired_by_one_command() {
+    let mut state = with_topics();
+    for (index, seed) in [(9, 1), (10, 2)] {
+        state
+            .apply(index, ControllerCommand::DeleteTopic { id: id(seed) })
+            .unwrap();
+    }
+    let command = ControllerCommand::RetireTopics {
+        ids: vec![id(1), id(2)],
+    };
+    let bytes = serde_json::to_vec(&command).unwrap();
+    state
+        .apply(11, serde_json::from_slice(&bytes).unwrap())
+        .unwrap();
+    assert!(state.image().deleted_topics().is_empty());
 }

@@ -67,10 +67,10 @@ fn offsets_are_given_densely_and_epoch_starts_are_kept() {
         p.append(h, b, epoch, 0);
     }
     assert_eq!(p.high_watermark(), 6);
-    assert_eq!(p.epoch_end(3), None);
-    assert_eq!(p.epoch_end(4), Some((4, 5)));
-    assert_eq!(p.epoch_end(6), Some((4, 5)));
-    assert_eq!(p.epoch_end(7), Some((7, 6)));
+    assert_eq!(p.epoch_end(3), (3, 0));
+    assert_eq!(p.epoch_end(4), (4, 5));
+    assert_eq!(p.epoch_end(6), (4, 5));
+    assert_eq!(p.epoch_end(7), (7, 6));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use tidemill_model::{Offset, PartitionId};
 use tidemill_partition::log::Bounds;
+use tidemill_partition::producers::ActiveProducer;
 use tidemill_partition::{
     Isolation, PartitionConfig, PartitionLog, PartitionState, Read, ReadError,
 };
@@ -133,9 +134,24 @@ impl Ring {
         self.unless_gone(id, found)
     }
 
-    /// The largest leader epoch not above `epoch` in which something was appended, and the offset after its last record.
+    /// The largest leader epoch not above `epoch` in which something was appended, and the offset after its last record; see
+    /// [`PartitionState::epoch_end`]. `None` when the partition is not open.
     pub fn epoch_end(&self, id: PartitionId, epoch: i32) -> Option<(i32, Offset)> {
         let machine = self.0.machine.borrow();
-        machine.state.partitions().get(&id)?.epoch_end(epoch)
+        let state = machine.state.partitions().get(&id)?;
+        Some(state.epoch_end(epoch))
+    }
+
+    /// Bytes of a partition's batches on disk and of those that are in no segment yet.
+    pub fn stored_bytes(&self, id: PartitionId) -> Option<u64> {
+        let machine = self.0.machine.borrow();
+        machine.logs.get(&id).map(PartitionLog::stored_bytes)
+    }
+
+    /// The idempotent producers a partition remembers at `now_ms`.
+    pub fn producers(&self, id: PartitionId, now_ms: i64) -> Option<Vec<ActiveProducer>> {
+        let machine = self.0.machine.borrow();
+        let state = machine.state.partitions().get(&id)?;
+        Some(state.producers().active(now_ms).collect())
     }
 }

@@ -1,5 +1,7 @@
 //! The table against the message crate's encoder, for every version; and against rubbish.
 
+mod admin;
+
 use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::create_topics_request::{
     CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig,
@@ -80,7 +82,7 @@ fn encoded(key: i16, version: i16, s: &Seeds) -> Bytes {
         api::DELETE_TOPICS => put!(delete_topics(version, s)),
         api::INIT_PRODUCER_ID => put!(init_producer_id(version, s)),
         api::DESCRIBE_CONFIGS => put!(describe_configs(version, s)),
-        other => panic!("no request for API {other}"),
+        other => return admin::encoded(other, version, s),
     }
     out.freeze()
 }
@@ -217,7 +219,8 @@ fn decode_after_walk(key: i16, version: i16, body: &Bytes) {
         api::CREATE_TOPICS => drop(CreateTopicsRequest::decode(&mut body, version)),
         api::DELETE_TOPICS => drop(DeleteTopicsRequest::decode(&mut body, version)),
         api::INIT_PRODUCER_ID => drop(InitProducerIdRequest::decode(&mut body, version)),
-        _ => drop(DescribeConfigsRequest::decode(&mut body, version)),
+        api::DESCRIBE_CONFIGS => drop(DescribeConfigsRequest::decode(&mut body, version)),
+        _ => admin::decode(key, version, &mut body),
     }
 }
 

@@ -1,0 +1,45 @@
+//! Any request in any version, built and read with the `kafka-protocol` crate, over the raw connection.
+
+use bytes::{Bytes, BytesMut};
+use kafka_protocol::protocol::{Decodable, HeaderVersion, Request, StrBytes};
+use tidemill_tests::raw::{self, Connection, Header};
+
+/// A connection for messages.
+pub(crate) struct Messages(Connection);
+
+impl Messages {
+    pub(crate) fn open(kafka: &str) -> Messages {
+        Messages(Connection::open(kafka).expect("the broker listens"))
+    }
+
+    /// Sends a request and reads its answer, to the last byte.
+    pub(crate) fn call<Q: Request>(&mut self, version: i16, request: &Q) -> Q::Response {
+        let mut body = BytesMut::new();
+        request
+            .encode(&mut body, version)
+            .expect("a request of this version");
+        let header = match Q::header_version(version) {
+            2 => Header::Flexible,
+            _ => Header::Plain,
+        };
+        let frame = raw::frame(Q::KEY, version, header, &body);
+        let mut answer = Bytes::from(self.0.call(&frame).expect("the broker answers"));
+        let head = match Q::Response::header_version(version) {
+            1 => 5,
+            _ => 4,
+        };
+        let _ = answer.split_to(head);
+        let read = Q::Response::decode(&mut answer, version).expect("an answer of this version");
+        assert!(
+            answer.is_empty(),
+            "bytes are left of API {} version {version}",
+            Q::KEY
+        );
+        read
+    }
+}
+
+/// A text for a message.
+pub(crate) fn text(s: &str) -> StrBytes {
+    StrBytes::from_string(s.to_owned())
+}
