@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask demo | test | bench | tidy`.
+//! The project's own commands: `cargo xtask demo | test | bench | fuzz | tidy`.
 //!
 //! Each sets up what it needs on a fresh machine, says what it does and how long it took, and ends with
 //! a status other than 0 and one clear sentence when something is wrong.
@@ -7,6 +7,7 @@
 
 mod bench;
 mod demo;
+mod fuzz;
 mod ports;
 mod process;
 mod setup;
@@ -23,6 +24,8 @@ Usage: cargo xtask <COMMAND>
   test [--only STEP]             everything there is to test; STEP is the beginning of a step's name
   bench [--with-kafka] [--rounds N] [ROW]...
                                  measure all rows or some (release builds) and write benches/results/latest.md
+  fuzz [TARGET] [--seconds N] [--keep]
+                                 libFuzzer over every reader of foreign bytes, 60 s each; --keep adds to fuzz/corpus
   tidy                           check the rules of the house: dependencies, sizes, module docs, code map
 ";
 
@@ -33,6 +36,7 @@ fn main() -> ExitCode {
         Some("demo") => demo::run(rest),
         Some("test") => test::run(rest),
         Some("bench") => bench::run(rest),
+        Some("fuzz") => fuzz::run(rest),
         Some("tidy") => tidy::run(),
         Some("help" | "--help" | "-h") => {
             print!("{USAGE}");

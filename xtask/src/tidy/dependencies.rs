@@ -47,7 +47,7 @@ const BROKER: [(&str, &[&str]); 11] = [
 
 /// What lies beside the broker. The end-to-end tests and the benchmarks see the broker from outside, as a
 /// process; what they link is limited too.
-const OTHERS: [(&str, &[&str]); 7] = [
+const OTHERS: [(&str, &[&str]); 8] = [
     ("base2histogram", &[]),
     (
         "transform-cli",
@@ -56,6 +56,19 @@ const OTHERS: [(&str, &[&str]); 7] = [
     ("tidemill-sdk", &["tidemill-sdk-macros"]),
     ("tidemill-sdk-macros", &["tidemill-sdk"]),
     ("tidemill-tests", &["tidemill-model"]),
+    (
+        "tidemill-hostile",
+        &[
+            "tidemill-model",
+            "tidemill-wire",
+            "tidemill-rt",
+            "tidemill-shardlog",
+            "tidemill-partition",
+            "tidemill-ring",
+            "tidemill-controller",
+            "tidemill-consensus",
+        ],
+    ),
     (
         "tidemill-benches",
         &[
@@ -76,7 +89,12 @@ const ONLY: [(&str, &[&str]); 5] = [
     ("wasmtime", &["tidemill-wasm-host"]),
     (
         "kafka-protocol",
-        &["tidemill-wire", "tidemill", "tidemill-tests"],
+        &[
+            "tidemill-wire",
+            "tidemill",
+            "tidemill-tests",
+            "tidemill-hostile",
+        ],
     ),
     ("tokio", &["tidemill-rt", "tidemill-wasm-host", "tidemill"]),
 ];

@@ -7,6 +7,10 @@
 use crate::api;
 use crate::bounded::{ELEMENTS_MAX, Flexible, Reader, WireError};
 
+mod specimen;
+
+pub use specimen::specimen;
+
 /// The type of a field.
 #[derive(Debug, Clone, Copy)]
 pub enum Kind {
