@@ -345,6 +345,11 @@ impl Shard {
             "tidemill_answer_memory_waits_total",
             memory.answer_waits_total(),
         );
+        plain("tidemill_waiting_fetch_bytes", memory.waiting_fetch_bytes());
+        plain(
+            "tidemill_hurried_fetches_total",
+            memory.hurried_fetches_total(),
+        );
         for (_, ring) in self.rings() {
             let stats = ring.stats();
             plain("tidemill_outbox_bytes", stats.outbox_bytes);

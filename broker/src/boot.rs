@@ -94,6 +94,9 @@ pub(crate) fn run(config: BrokerConfig) -> Result<(), BootError> {
     }
     die_on_panic();
     warn_if_exposed(&config);
+    for warning in crate::config::warnings(&config.settings) {
+        tracing::warn!("this machine cannot give what the settings ask for: {warning}");
+    }
     let kafka_listener = bind(config.kafka_addr, "Kafka clients", "--kafka-addr")?;
     let admin_listener = bind(config.admin_addr, "the admin API", "--admin-addr")?;
     let engine = runtime::resolve(config.engine)?;
@@ -199,6 +202,7 @@ fn node_info(config: &BrokerConfig, data: &DataDir, engine: EngineKind) -> NodeI
         cluster_id: data.identity().cluster.to_string(),
         advertised: config.advertised.clone(),
         shards: data.identity().shards,
+        connections: kafka::ConnectionLimits::new(&config.settings.kafka, memory::available()),
         engine: engine.name(),
         data_dir: config.data_dir.clone(),
         modules_dir: config.data_dir.join("modules"),

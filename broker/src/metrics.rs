@@ -109,7 +109,7 @@ macro_rules! families {
 families! {
     "tidemill_build_info" gauge "Constant 1, labelled with version and runtime engine.",
     "tidemill_connections" gauge "Open Kafka connections.",
-    "tidemill_connections_refused_total" counter "Kafka connections closed at once because the limit was reached.",
+    "tidemill_connections_refused_total" counter "Kafka connections closed at once because a limit was reached: of the node (total) or of one address (address).",
     "tidemill_requests_total" counter "Kafka requests by API.",
     "tidemill_malformed_requests_total" counter "Kafka requests that could not be read; their connection was closed.",
     "tidemill_produce_latency_seconds" histogram "Time from a complete Produce request to its answer.",
@@ -118,7 +118,10 @@ families! {
     "tidemill_request_memory_waits_total" counter "Requests that had to wait for memory: the budget was full.",
     "tidemill_answer_memory_bytes" gauge "Memory reserved for answers that are being made or written.",
     "tidemill_answer_memory_waits_total" counter "Answers that had to wait for memory: the budget was full.",
-    "tidemill_stalled_connections_total" counter "Kafka connections closed because a request came too slowly or its answer was not taken.",
+    "tidemill_hurried_fetches_total" counter "Fetch requests answered without waiting for records: the budget of those that wait was full.",
+    "tidemill_waiting_fetch_bytes" gauge "Memory reserved for Fetch requests that wait for records.",
+    "tidemill_idle_connections_closed_total" counter "Kafka connections closed because nothing was asked or answered for long.",
+    "tidemill_stalled_connections_total" counter "Kafka connections closed because a request came too slowly, or none at all, or an answer was not taken.",
     "tidemill_unpacking_waits_total" counter "Readings of the admin API that had to wait their turn to unpack a batch.",
     "tidemill_topic_records_in_total" counter "Records produced to a topic by clients.",
     "tidemill_topic_bytes_in_total" counter "Bytes of record batches produced to a topic by clients.",
@@ -246,9 +249,10 @@ pub(crate) struct TopicCounters {
 #[derive(Debug, Default)]
 pub(crate) struct ShardMetrics {
     pub(crate) connections: Cell<i64>,
-    pub(crate) connections_refused: Counter,
+    connections_refused: RefCell<BTreeMap<&'static str, u64>>,
     pub(crate) malformed_requests: Counter,
     pub(crate) stalled_connections: Counter,
+    pub(crate) idle_connections: Counter,
     pub(crate) outbox_dropped: Counter,
     pub(crate) produce_latency: Histogram,
     pub(crate) fetch_latency: Histogram,
@@ -260,6 +264,15 @@ impl ShardMetrics {
     /// Counts a request of the API `name`.
     pub(crate) fn request(&self, name: &'static str) {
         *self.requests.borrow_mut().entry(name).or_default() += 1;
+    }
+
+    /// Counts a connection that was refused for `reason`.
+    pub(crate) fn refused_connection(&self, reason: &'static str) {
+        *self
+            .connections_refused
+            .borrow_mut()
+            .entry(reason)
+            .or_default() += 1;
     }
 
     /// The counters of topic `name`.
@@ -281,10 +294,6 @@ impl ShardMetrics {
         let mut plain = |family, value: f64| out.push(Sample::plain(family, Vec::new(), value));
         plain("tidemill_connections", self.connections.get() as f64);
         plain(
-            "tidemill_connections_refused_total",
-            self.connections_refused.get() as f64,
-        );
-        plain(
             "tidemill_malformed_requests_total",
             self.malformed_requests.get() as f64,
         );
@@ -293,9 +302,21 @@ impl ShardMetrics {
             self.stalled_connections.get() as f64,
         );
         plain(
+            "tidemill_idle_connections_closed_total",
+            self.idle_connections.get() as f64,
+        );
+        plain(
             "tidemill_outbox_dropped_total",
             self.outbox_dropped.get() as f64,
         );
+        for (reason, count) in self.connections_refused.borrow().iter() {
+            let labels = vec![("reason", (*reason).to_owned())];
+            out.push(Sample::plain(
+                "tidemill_connections_refused_total",
+                labels,
+                *count as f64,
+            ));
+        }
         for (api, count) in self.requests.borrow().iter() {
             let labels = vec![("api", (*api).to_owned())];
             out.push(Sample::plain(

@@ -17,7 +17,7 @@ use tidemill_rt::task::{self, Queue};
 use tidemill_shardlog::ShardLog;
 
 use crate::config::{HostPort, Settings};
-use crate::kafka::Budgets;
+use crate::kafka::{Budgets, ConnectionLimits};
 use crate::metrics::ShardMetrics;
 use crate::records::UNPACKING_MAX;
 use crate::transforms::TransformManager;
@@ -48,6 +48,8 @@ pub(crate) struct NodeInfo {
     pub(crate) advertised: HostPort,
     /// Number of shards.
     pub(crate) shards: u16,
+    /// What Kafka connections may take.
+    pub(crate) connections: ConnectionLimits,
     /// Name of the runtime engine.
     pub(crate) engine: &'static str,
     /// The data directory.

@@ -46,6 +46,7 @@ pub struct Options {
     shards: u16,
     cpu: Option<u16>,
     extra: Vec<String>,
+    settings: Option<String>,
 }
 
 impl Options {
@@ -57,7 +58,15 @@ impl Options {
             shards: 2,
             cpu: None,
             extra: Vec::new(),
+            settings: None,
         }
+    }
+
+    /// A settings file with this content.
+    #[must_use]
+    pub fn settings(mut self, toml: &str) -> Options {
+        self.settings = Some(toml.to_owned());
+        self
     }
 
     /// Number of shards.
@@ -166,6 +175,9 @@ impl Broker {
             &options.shards.to_string(),
         ]);
         command.args(&options.extra);
+        if options.settings.is_some() {
+            command.arg("--config").arg(self.settings_path());
+        }
         command
     }
 
@@ -175,6 +187,9 @@ impl Broker {
     /// When it ends or does not answer in time; its log is in the message.
     pub fn restart(&mut self) {
         assert!(self.child.is_none(), "the broker runs already");
+        if let Some(settings) = &self.options.settings {
+            std::fs::write(self.settings_path(), settings).expect("the test's folder is writable");
+        }
         let path = self.log_path();
         let log: File = OpenOptions::new()
             .create(true)
@@ -278,6 +293,28 @@ impl Broker {
     /// Announces that log lines with this text may be errors.
     pub fn expect_error(&mut self, text: &str) {
         self.expected_errors.push(text.to_owned());
+    }
+
+    /// Open files and sockets of the process.
+    #[must_use]
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).map_or(0, Iterator::count)
+    }
+
+    /// The sum of a metric over its labels, of those samples whose labels contain `labels`; 0 when there is none.
+    #[must_use]
+    pub fn metric(&self, name: &str, labels: &str) -> f64 {
+        let (_, text) = self.get("/metrics").unwrap_or_default();
+        let samples = text.lines().filter_map(|line| {
+            let (sample, value) = line.rsplit_once(' ')?;
+            let family = sample.split('{').next()?;
+            (family == name && sample.contains(labels)).then(|| value.parse::<f64>().ok())?
+        });
+        samples.sum()
+    }
+
+    fn settings_path(&self) -> PathBuf {
+        self.folder.path().join("settings.toml")
     }
 
     fn log_path(&self) -> PathBuf {

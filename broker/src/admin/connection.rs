@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::serve::Listener;
+use axum::extract::connect_info::Connected;
+use axum::serve::{IncomingStream, Listener};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -17,6 +18,13 @@ use tokio::time::{Instant, Sleep};
 /// The head of a request must be there whole so long after its first byte, and the first head so long after connecting:
 /// connections are few.
 const HEAD_MAX: Duration = Duration::from_secs(10);
+
+/// Connections beyond the limit that are taken for whoever watches over the broker: they are told how it is, and nothing
+/// else, and closed.
+const RESERVED_MAX: usize = 16;
+
+/// As [`HEAD_MAX`], on a reserved connection: others wait for its place.
+const RESERVED_HEAD_MAX: Duration = Duration::from_secs(1);
 
 /// A connection between two requests is closed after so long.
 const KEEP_ALIVE_MAX: Duration = Duration::from_secs(20);
@@ -27,11 +35,27 @@ const IDLE_MAX: Duration = Duration::from_secs(150);
 /// How long accepting pauses after an error such as "too many open files".
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A listener that holds at most so many connections; more wait in the kernel's backlog.
+/// A listener that holds at most so many connections and a few reserved ones; more wait in the kernel's backlog.
 #[derive(Debug)]
 pub(super) struct BoundedListener {
     listener: TcpListener,
     permits: Arc<Semaphore>,
+    reserved: Arc<Semaphore>,
+}
+
+/// Which of the two kinds a connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// One of the many, for any request.
+    Any,
+    /// A reserved one, for the watched paths only.
+    Reserved,
+}
+
+impl Connected<IncomingStream<'_, BoundedListener>> for Place {
+    fn connect_info(stream: IncomingStream<'_, BoundedListener>) -> Place {
+        stream.io().place
+    }
 }
 
 impl BoundedListener {
@@ -40,7 +64,19 @@ impl BoundedListener {
         BoundedListener {
             listener,
             permits: Arc::new(Semaphore::new(connections_max)),
+            reserved: Arc::new(Semaphore::new(RESERVED_MAX)),
         }
+    }
+
+    /// A place for the next connection: a reserved one where all others are taken.
+    async fn place(&self) -> (OwnedSemaphorePermit, Place) {
+        let (any, reserved) = (self.permits.clone(), self.reserved.clone());
+        let permit = tokio::select! {
+            biased;
+            permit = any.acquire_owned() => permit.map(|p| (p, Place::Any)),
+            permit = reserved.acquire_owned() => permit.map(|p| (p, Place::Reserved)),
+        };
+        permit.expect("the semaphores are never closed")
     }
 }
 
@@ -49,15 +85,10 @@ impl Listener for BoundedListener {
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Connection, SocketAddr) {
-        let permit = self
-            .permits
-            .clone()
-            .acquire_owned()
-            .await
-            .expect("the semaphore is never closed");
+        let (permit, place) = self.place().await;
         loop {
             match self.listener.accept().await {
-                Ok((stream, peer)) => return (Connection::new(stream, permit), peer),
+                Ok((stream, peer)) => return (Connection::new(stream, permit, place), peer),
                 Err(error) => {
                     tracing::debug!(%error, "accepting on the admin address failed");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -126,17 +157,23 @@ pub(super) struct Connection {
     stream: TcpStream,
     phase: Phase,
     clock: Pin<Box<Sleep>>,
+    place: Place,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Connection {
-    fn new(stream: TcpStream, permit: OwnedSemaphorePermit) -> Connection {
+    fn new(stream: TcpStream, permit: OwnedSemaphorePermit, place: Place) -> Connection {
+        let head_max = match place {
+            Place::Any => HEAD_MAX,
+            Place::Reserved => RESERVED_HEAD_MAX,
+        };
         // Answers are small; without it every one could wait for the peer's delayed acknowledgement.
         let _ = stream.set_nodelay(true);
         Connection {
             stream,
             phase: Phase::Head(0),
-            clock: Box::pin(tokio::time::sleep(HEAD_MAX)),
+            clock: Box::pin(tokio::time::sleep(head_max)),
+            place,
             _permit: permit,
         }
     }
@@ -241,6 +278,27 @@ mod tests {
         }
         assert_eq!(Phase::Answered.read(b"G"), Phase::Head(0));
         assert_eq!(Phase::Request.read(b"body"), Phase::Request);
+    }
+
+    #[test]
+    fn places_beyond_the_limit_are_reserved_ones_and_come_back() {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let bounded = BoundedListener::new(listener, 2);
+            let mut held = Vec::new();
+            for _ in 0..2 + RESERVED_MAX {
+                held.push(bounded.place().await);
+            }
+            let kinds: Vec<Place> = held.iter().map(|(_, place)| *place).collect();
+            assert_eq!(kinds[..2], [Place::Any; 2]);
+            assert_eq!(kinds[2..], [Place::Reserved; RESERVED_MAX]);
+            drop(held.remove(0));
+            assert_eq!(bounded.place().await.1, Place::Any);
+        });
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::rejection::{BytesRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, Path, Query, Request, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
@@ -17,6 +17,7 @@ use axum::routing::{get, post, put};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
+use super::connection::Place;
 use super::guard::Guard;
 use super::records::{ReadQuery, parse_lines};
 use super::service::{AdminService, Answer, ApiError};
@@ -117,11 +118,15 @@ pub(super) fn router(guard: Guard, service: Arc<dyn AdminService>) -> Router {
 
 /// Guard, bounded concurrency and timeout around every request.
 async fn admit(State(shared): App, request: Request, next: Next) -> Response {
+    let reserved = is_reserved(&request);
     let mut response = match admitted(&shared, request, next).await {
         Ok(response) => response,
         Err(error) => error.into_response(),
     };
     let headers = response.headers_mut();
+    if reserved {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(
         header::X_CONTENT_TYPE_OPTIONS,
@@ -132,6 +137,12 @@ async fn admit(State(shared): App, request: Request, next: Next) -> Response {
         HeaderValue::from_static("same-origin"),
     );
     response
+}
+
+/// Whether the request came on a connection that is kept for the watched paths.
+fn is_reserved(request: &Request) -> bool {
+    let place = request.extensions().get::<ConnectInfo<Place>>();
+    place.is_some_and(|ConnectInfo(place)| *place == Place::Reserved)
 }
 
 async fn admitted(shared: &Shared, request: Request, next: Next) -> Reply {
@@ -145,6 +156,12 @@ async fn admitted(shared: &Shared, request: Request, next: Next) -> Reply {
     check_length(&request)?;
     let _permit = if WATCHED_PATHS.contains(&request.uri().path()) {
         None
+    } else if is_reserved(&request) {
+        shared.counts.full.fetch_add(1, Ordering::Relaxed);
+        return Err(ApiError::unavailable(
+            "too_many_connections",
+            "all connections of the admin API are in use; close some, raise admin.connections_max, or try again",
+        ));
     } else {
         Some(shared.place(&shared.requests, REQUESTS_MAX)?)
     };

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::connection::BoundedListener;
+use super::connection::{BoundedListener, Place};
 use super::guard::Guard;
 use super::routes;
 use super::service::AdminService;
@@ -75,7 +75,7 @@ async fn serve(
     stopped: oneshot::Receiver<()>,
 ) {
     let (began, grace) = oneshot::channel::<()>();
-    let router = routes::router(guard, service);
+    let router = routes::router(guard, service).into_make_service_with_connect_info::<Place>();
     let server = axum::serve(listener, router).with_graceful_shutdown(async move {
         // A dropped handle stops the server just as a word from it does.
         let _ = stopped.await;

@@ -1,8 +1,9 @@
 //! What settings ask for and this machine cannot give.
 
-use tidemill_rt::{net, runtime};
+use tidemill_rt::{memory, net, runtime};
 
 use super::kind::human_size;
+use super::sources::Values;
 use super::table::Settings;
 
 /// What a machine has.
@@ -10,8 +11,8 @@ use super::table::Settings;
 pub(super) struct Machine {
     /// Cores this process may use.
     pub(super) cores: usize,
-    /// Memory this process may use in bytes, if that is known.
-    pub(super) memory: Option<u64>,
+    /// Memory this process may use in bytes.
+    pub(super) memory: u64,
     /// Connections of one shard that the limit of open files leaves room for, were there one shard.
     pub(super) connections: u64,
 }
@@ -24,9 +25,15 @@ impl Machine {
         let cores = runtime::allowed_cpus().len().max(1);
         Machine {
             cores,
-            memory: memory_bytes(),
+            memory: memory::available(),
             connections: net::connections_max(1) as u64,
         }
+    }
+
+    /// Makes the budgets of memory fit it.
+    pub(super) fn fit(self, values: &mut Values) {
+        let shards = values.settings().node.shards;
+        values.fit(self.memory, shards.map_or(self.cores as u64, u64::from));
     }
 
     /// What `settings` ask for beyond it, in words.
@@ -49,14 +56,12 @@ impl Machine {
             ));
         }
         let most = most_memory(settings, shards);
-        if let Some(memory) = self.memory
-            && most > memory
-        {
+        if most > self.memory {
             out.push(format!(
                 "the budgets of [memory] and transforms.memory add up to {} with {shards} shards, and this process may use {}: \
                  when all are full it is killed; lower them",
                 human_size(most),
-                human_size(memory)
+                human_size(self.memory)
             ));
         }
         out
@@ -71,6 +76,7 @@ fn most_memory(settings: &Settings, shards: usize) -> u64 {
         m.small_requests,
         m.large_requests,
         largest,
+        m.waiting_fetches,
         m.answers,
         m.unflushed,
         m.deliveries,
@@ -83,34 +89,8 @@ fn most_memory(settings: &Settings, shards: usize) -> u64 {
     sum.saturating_mul(shards as u64)
 }
 
-/// Memory of the machine, or less where the control group allows less.
-fn memory_bytes() -> Option<u64> {
-    let machine = read("/proc/meminfo").and_then(|text| {
-        let line = text
-            .lines()
-            .find_map(|l| l.strip_prefix("MemTotal:"))?
-            .to_owned();
-        line.trim()
-            .strip_suffix(" kB")?
-            .parse::<u64>()
-            .ok()?
-            .checked_mul(1024)
-    });
-    let group = read("/sys/fs/cgroup/memory.max").and_then(|text| text.trim().parse().ok());
-    [machine, group].into_iter().flatten().min()
-}
-
-#[allow(
-    clippy::disallowed_methods,
-    reason = "no runtime exists when settings are looked at"
-)]
-fn read(path: &str) -> Option<String> {
-    std::fs::read_to_string(path).ok()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::sources::Values;
     use super::*;
 
     fn warnings(file: &str) -> Vec<String> {
@@ -119,7 +99,7 @@ mod tests {
         assert_eq!(values.problems(), []);
         let machine = Machine {
             cores: 4,
-            memory: Some(64 << 30),
+            memory: 64 << 30,
             connections: 1_000,
         };
         machine.warnings(&values.settings())

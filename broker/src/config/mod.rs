@@ -2,6 +2,7 @@
 //! [`table`].
 
 mod command;
+mod fit;
 mod kind;
 mod machine;
 mod print;
@@ -189,7 +190,13 @@ fn resolve_values(flags: &Flags) -> Result<Values, ConfigError> {
         values.given("log", "level", Written::Text(level), origin);
     }
     flags.over(&mut values);
+    machine::Machine::here().fit(&mut values);
     Ok(values)
+}
+
+/// What `settings` ask for and this machine cannot give, in words.
+pub(crate) fn warnings(settings: &Settings) -> Vec<String> {
+    machine::Machine::here().warnings(settings)
 }
 
 #[allow(

@@ -24,6 +24,8 @@ pub(crate) enum Origin {
     Environment(&'static str),
     /// A flag.
     Flag(&'static str),
+    /// The default, made smaller so that it fits the machine's memory.
+    Machine,
 }
 
 impl fmt::Display for Origin {
@@ -33,6 +35,7 @@ impl fmt::Display for Origin {
             Origin::File(line) => write!(f, "line {line}"),
             Origin::Environment(name) => write!(f, "{name}"),
             Origin::Flag(name) => write!(f, "{name}"),
+            Origin::Machine => write!(f, "fitted to the memory of this machine"),
         }
     }
 }
@@ -191,6 +194,12 @@ impl Values {
             .iter()
             .find(|((s, k), _)| *s == section && *k == key);
         found.map(|(_, v)| v).expect("every setting has a value")
+    }
+
+    /// Sets the size `setting`, which has its default, to what fits the machine.
+    pub(super) fn shrink(&mut self, setting: &'static Setting, bytes: u64) {
+        let value = (Value::Size(bytes), Origin::Machine);
+        self.values.insert((setting.section, setting.key), value);
     }
 
     /// What is wrong, in the order of the file; cut off after [`PROBLEMS_MAX`].

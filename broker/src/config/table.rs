@@ -118,10 +118,18 @@ settings! {
         addr: String = text("127.0.0.1:9092", "HOST:PORT");
         /// The address Kafka clients are told, where it differs from kafka.addr.
         advertised_addr: Option<String> = text("none", "HOST:PORT").or("none");
-        /// Connections the node serves, shared out to its shards; further ones are closed at once. "auto" is what the
-        /// process's limit of open files leaves.
+        /// Connections the node serves; further ones are closed at once. "auto" is what a sixteenth of the memory is
+        /// enough for, and what the process's limit of open files leaves.
         connections_max: Option<u64> = number("auto", 1, 10_000_000).or("auto");
-        /// A connection without a request for so long is closed (Kafka's connections.max.idle.ms).
+        /// Connections of one address (of one /64 in IPv6); further ones are closed at once (Kafka's
+        /// max.connections.per.ip). "auto" is half of all.
+        connections_per_address_max: Option<u64> = number("auto", 1, 10_000_000).or("auto");
+        /// A connection that has sent no request for so long after it was made is closed.
+        first_request_timeout: Duration = time("30 s", SECOND, DAY);
+        /// A client whose machine answers nothing for so long, not even the kernel's probes, has vanished: its connection
+        /// is closed.
+        peer_timeout: Duration = time("2 min", SECOND.saturating_mul(4), DAY);
+        /// A connection on which nothing was asked or answered for so long is closed (Kafka's connections.max.idle.ms).
         idle_timeout: Duration = time("10 min", SECOND, DAY);
         /// Largest request (Kafka's socket.request.max.bytes). A larger one closes the connection.
         request_size_max: usize = size("100 MiB", MIB, 100 * MIB);
@@ -155,6 +163,8 @@ settings! {
         small_requests: u64 = size("64 MiB", 2 * MIB, TIB);
         /// Larger requests; one more may grow beyond the budget, so that they cannot wait for each other.
         large_requests: u64 = size("64 MiB", 2 * MIB, TIB);
+        /// Fetch requests while they wait for records. When it is full, further ones are answered without waiting.
+        waiting_fetches: u64 = size("64 MiB", MIB, TIB);
         /// Answers that are made or written.
         answers: u64 = size("192 MiB", 2 * MIB, TIB);
         /// Writes that are not in segments yet.
@@ -192,7 +202,7 @@ settings! {
         /// Names by which it is asked, beside IP addresses, localhost and the name in admin.addr. Other names are
         /// refused, so that no web page can reach it.
         names: Vec<String> = list("a host name without scheme and port");
-        /// Connections at once; more wait.
+        /// Connections at once; beyond them a few more may ask for /health and /metrics, and the others wait.
         connections_max: usize = number("128", 4, 65_536);
     }
 

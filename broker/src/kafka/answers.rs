@@ -16,7 +16,6 @@ use futures_util::stream::{FuturesOrdered, Stream};
 use tidemill_rt::chan::mpsc;
 use tidemill_rt::chan::semaphore::{Permit, Semaphore};
 use tidemill_rt::net::WriteHalf;
-use tidemill_rt::time::Instant;
 use tidemill_wire::bounded::Flexible;
 use tidemill_wire::header;
 
@@ -251,10 +250,11 @@ impl Future for Answers {
             let writing = this.write(cx);
             // What went out made room in the pipeline.
             moved |= this.ready.len() != waiting;
-            let done = this.reader_gone
-                && this.running.is_empty()
+            let quiet = this.running.is_empty()
                 && this.ready.is_empty()
                 && matches!(this.socket, Socket::Idle(_));
+            this.client.set_busy(!quiet);
+            let done = this.reader_gone && quiet;
             if writing.is_ready() || done || this.watch.as_mut().poll(cx).is_ready() {
                 return Poll::Ready(());
             }
@@ -271,9 +271,14 @@ async fn write_all(
     batch: Vec<Reply>,
     client: Rc<Client>,
 ) -> (WriteHalf, io::Result<()>) {
+    let bytes = |reply: &Reply| match reply {
+        Reply::Send { body, .. } => body.iter().map(|part| part.len() as u64).sum(),
+        Reply::Nothing | Reply::Close(_) => 0,
+    };
+    client.answers(batch.iter().map(bytes).sum());
     let mut writing = Progress { socket, client };
     let result = writing.replies(&batch).await;
-    writing.client.wrote(None);
+    writing.client.answered();
     (writing.socket, result)
 }
 
@@ -310,7 +315,7 @@ impl Progress {
 
     async fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
         for piece in bytes.chunks(WRITE_BYTES) {
-            self.client.wrote(Some(Instant::now()));
+            self.client.writes();
             self.socket.write_all(piece).await?;
         }
         Ok(())

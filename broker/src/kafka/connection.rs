@@ -13,20 +13,25 @@ use futures_util::future::{Either, select};
 use tidemill_rt::chan::mpsc;
 use tidemill_rt::chan::notify::Notify;
 use tidemill_rt::chan::semaphore::{Permit, Semaphore};
-use tidemill_rt::net::{self, ReadHalf, Stream, WriteHalf};
+use tidemill_rt::net::{ReadHalf, Stream, WriteHalf};
 use tidemill_rt::time::{self, Instant};
 use tidemill_wire::frame;
 
 use super::answers::{Answers, Running};
 use super::dispatch::{self, Received};
+use super::limits;
 use super::memory::FrameRoom;
 use crate::config::table::Kafka;
 use crate::shard::Shard;
 
-/// How often idling and stalled writing are looked at; oftener where less is allowed.
-const WATCH_EVERY: Duration = Duration::from_secs(10);
+/// The least rate at which answers must be taken while others wait for the memory they hold, in bytes per second.
+const ANSWER_BYTES_PER_SECOND_MIN: u64 = 256 << 10;
 /// Bytes read at once; smaller requests are copied out of this buffer, larger ones read into their own.
 const READ_BUFFER_BYTES: usize = 64 << 10;
+/// Bytes of that buffer while a connection has sent no larger request lately: most do nothing most of the time.
+const QUIET_BUFFER_BYTES: usize = 4 << 10;
+/// A connection that has sent nothing for so long is quiet.
+const QUIET_AFTER: Duration = Duration::from_secs(5);
 /// Memory for a request of its own is reserved as its bytes arrive: at most so many times what is there, while that is
 /// below [`FAST_GROWTH_BELOW`] bytes, which spares copies ...
 const FAST_GROWTH: usize = 4;
@@ -37,9 +42,16 @@ const GROWTH: usize = 2;
 /// What reader, handlers and writer of one connection share.
 #[derive(Debug)]
 pub(crate) struct Client {
-    last_request: Cell<Instant>,
+    /// When it last did something: began a request, or took the last answer that was ready.
+    active: Cell<Instant>,
+    /// Whether it has begun a request ever.
+    known: Cell<bool>,
+    /// Whether requests are under way, or answers being written.
+    busy: Cell<bool>,
     /// When the write under way began.
     writing_since: Cell<Option<Instant>>,
+    /// When the answers being written began to be, and how many bytes they are.
+    answering: Cell<Option<(Instant, u64)>>,
     gone: Cell<bool>,
     left: Notify,
 }
@@ -47,16 +59,60 @@ pub(crate) struct Client {
 impl Client {
     fn new() -> Client {
         Client {
-            last_request: Cell::new(Instant::now()),
+            active: Cell::new(Instant::now()),
+            known: Cell::new(false),
+            busy: Cell::new(false),
             writing_since: Cell::new(None),
+            answering: Cell::new(None),
             gone: Cell::new(false),
             left: Notify::new(),
         }
     }
 
-    /// Notes that a write begins, or that nothing is to be written.
-    pub(super) fn wrote(&self, now: Option<Instant>) {
-        self.writing_since.set(now);
+    /// Notes that a piece is about to be written.
+    pub(super) fn writes(&self) {
+        self.writing_since.set(Some(Instant::now()));
+    }
+
+    /// Notes that answers of `bytes` bytes are about to be written.
+    pub(super) fn answers(&self, bytes: u64) {
+        self.answering.set(Some((Instant::now(), bytes)));
+    }
+
+    /// Notes that they were written, or never will be.
+    pub(super) fn answered(&self) {
+        self.writing_since.set(None);
+        self.answering.set(None);
+        self.active.set(Instant::now());
+    }
+
+    /// Notes whether anything is under way.
+    pub(super) fn set_busy(&self, busy: bool) {
+        self.busy.set(busy);
+    }
+
+    fn begins_request(&self) {
+        self.active.set(Instant::now());
+        self.known.set(true);
+    }
+
+    /// Why it should be closed, if so. `crowded`: others wait for the memory of answers.
+    fn verdict(&self, limits: &Kafka, crowded: bool) -> Option<Verdict> {
+        let stalled = |since: Instant| since.elapsed() > limits.write_timeout;
+        let slow = |(since, bytes): (Instant, u64)| {
+            let time = Duration::from_millis(bytes * 1000 / ANSWER_BYTES_PER_SECOND_MIN);
+            since.elapsed() > limits.write_timeout + time
+        };
+        if self.writing_since.get().is_some_and(stalled)
+            || crowded && self.answering.get().is_some_and(slow)
+        {
+            return Some(Verdict::Stalled);
+        }
+        let silent = self.active.get().elapsed();
+        if !self.known.get() && silent > limits.first_request_timeout {
+            return Some(Verdict::Silent);
+        }
+        (!self.busy.get() && silent > limits.idle_timeout).then_some(Verdict::Idle)
     }
 
     /// Whether it sends no more requests: nobody is there to wait for what is still to come.
@@ -95,29 +151,32 @@ enum Closed {
     Slow,
 }
 
-/// Connections a shard serves: what the process may have open, or less where the operator wants less, shared out.
-fn connections_max(shard: &Shard) -> i64 {
-    let possible = net::connections_max(shard.info.shards) as u64;
-    let shards = u64::from(shard.info.shards);
-    let wanted = shard.info.settings.kafka.connections_max;
-    let allowed = wanted.map_or(possible, |n| n.div_ceil(shards).min(possible));
-    i64::try_from(allowed).unwrap_or(i64::MAX)
+/// Why a connection is closed that says nothing or takes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// It takes nothing of its answers, or too little while others wait for their memory.
+    Stalled,
+    /// It has never sent a request.
+    Silent,
+    /// Nothing was asked or answered for long.
+    Idle,
 }
 
 /// Serves a connection to its end. Runs on the shard that owns it.
 pub(crate) async fn serve(shard: Rc<Shard>, stream: TcpStream, peer: SocketAddr) {
-    let connections = &shard.metrics.connections;
-    if connections.get() >= connections_max(&shard) {
-        shard.metrics.connections_refused.add(1);
-        return;
-    }
-    let (read, write) = match Stream::from_std(stream) {
+    let silent_max = shard.info.settings.kafka.peer_timeout;
+    let made = Stream::from_std(stream).and_then(|stream| {
+        stream.end_when_silent(silent_max)?;
+        Ok(stream)
+    });
+    let (read, write) = match made {
         Ok(stream) => stream.split(),
         Err(error) => {
             tracing::debug!(%peer, %error, "a connection was gone before it was served");
             return;
         }
     };
+    let connections = &shard.metrics.connections;
     connections.set(connections.get() + 1);
     run(&shard, read, write, peer).await;
     let connections = &shard.metrics.connections;
@@ -128,12 +187,12 @@ async fn run(shard: &Rc<Shard>, read: ReadHalf, write: WriteHalf, peer: SocketAd
     let client = Rc::new(Client::new());
     let limits = &shard.info.settings.kafka;
     let (started, to_drive) = mpsc::channel(limits.pipeline_max);
-    let watch = Box::pin(watch(shard.clone(), client.clone()));
+    let watch = Box::pin(watch(shard.clone(), client.clone(), peer));
     let answers = Answers::new(write, to_drive, watch, client.clone(), limits.pipeline_max);
     let reader = Reader {
         shard: shard.clone(),
         read,
-        buffer: vec![0; READ_BUFFER_BYTES],
+        buffer: vec![0; QUIET_BUFFER_BYTES],
         filled: 0..0,
         in_flight: Semaphore::new(limits.in_flight_max),
         client: client.clone(),
@@ -163,29 +222,27 @@ async fn run(shard: &Rc<Shard>, read: ReadHalf, write: WriteHalf, peer: SocketAd
     }
 }
 
-/// Ends when the connection should: it idles, or does not take its answers.
-async fn watch(shard: Rc<Shard>, client: Rc<Client>) {
+/// Ends when the connection should: it says nothing, or does not take its answers.
+async fn watch(shard: Rc<Shard>, client: Rc<Client>, peer: SocketAddr) {
     let limits = &shard.info.settings.kafka;
-    let shortest = limits.idle_timeout.min(limits.write_timeout);
     loop {
-        time::sleep(WATCH_EVERY.min(shortest)).await;
-        let stalled = client
-            .writing_since
-            .get()
-            .is_some_and(|began| began.elapsed() > limits.write_timeout);
-        if stalled {
-            shard.metrics.stalled_connections.add(1);
-            return;
+        time::sleep(limits::watch_every(limits)).await;
+        let crowded = shard.kafka_memory.answers_are_crowded();
+        let Some(verdict) = client.verdict(limits, crowded) else {
+            continue;
+        };
+        match verdict {
+            Verdict::Idle => shard.metrics.idle_connections.add(1),
+            Verdict::Silent | Verdict::Stalled => shard.metrics.stalled_connections.add(1),
         }
-        if client.last_request.get().elapsed() > limits.idle_timeout {
-            return;
-        }
+        tracing::debug!(%peer, ?verdict, "Kafka connection closed");
+        return;
     }
 }
 
-/// How long a request of `bytes` bytes may take to arrive.
-fn frame_time(bytes: usize, limits: &Kafka) -> Duration {
-    limits.request_timeout + Duration::from_millis(bytes as u64 * 1000 / limits.request_rate_min)
+/// How long beyond `kafka.request_timeout` a request of `bytes` bytes may take to arrive.
+fn time_of(bytes: usize, limits: &Kafka) -> Duration {
+    Duration::from_millis(bytes as u64 * 1000 / limits.request_rate_min)
 }
 
 /// Memory for a request of `size` bytes of which `there` have arrived, in bytes.
@@ -237,17 +294,17 @@ impl Reader {
 
     /// The next request, the memory reserved for it, and its part of what the connection may have under way.
     async fn frame(&mut self) -> Result<(Bytes, FrameRoom, Permit), Closed> {
-        while self.filled.len() < 4 {
-            self.fill().await?;
-        }
-        self.client.last_request.set(Instant::now());
+        self.begin().await?;
+        self.client.begins_request();
+        let mut due = Instant::now() + self.shard.info.settings.kafka.request_timeout;
+        self.fill_up(4, due).await?;
         let at = self.filled.start;
         let size = self.buffer[at..]
             .first_chunk()
             .expect("four bytes are there");
         let size = frame::check_size(*size, self.shard.info.settings.kafka.request_size_max)?;
         self.filled.start += 4;
-        let mut due = Instant::now() + frame_time(size, &self.shard.info.settings.kafka);
+        due = due + time_of(size, &self.shard.info.settings.kafka);
         self.fill_up(2, due).await?;
         let at = self.filled.start;
         let api_key = i16::from_be_bytes([self.buffer[at], self.buffer[at + 1]]);
@@ -258,22 +315,45 @@ impl Reader {
         due = due + waits.elapsed();
         let mut memory = FrameRoom::default();
         if size > self.buffer.len() {
-            let body = self.long_body(size, due, &mut memory).await?;
+            self.buffer.resize(READ_BUFFER_BYTES, 0);
+        }
+        let factor = dispatch::memory_factor(api_key);
+        if size > self.buffer.len() {
+            let body = self.long_body((size, factor), due, &mut memory).await?;
             return Ok((body, memory, in_flight));
         }
         self.fill_up(size, due).await?;
-        self.shard.kafka_memory.grow(&mut memory, size, size).await;
+        let needed = size * factor;
+        self.shard
+            .kafka_memory
+            .grow(&mut memory, size, needed)
+            .await;
         let at = self.filled.start;
         self.filled.start += size;
         let body = Bytes::copy_from_slice(&self.buffer[at..at + size]);
         Ok((body, memory, in_flight))
     }
 
-    /// The body of a request that does not fit into the buffer. Memory is reserved for what has arrived and as much
+    /// Waits for the first bytes of a request. While they do not come, the buffer is a small one.
+    async fn begin(&mut self) -> Result<(), Closed> {
+        while self.filled.is_empty() {
+            match time::timeout(QUIET_AFTER, self.fill()).await {
+                Ok(filled) => filled?,
+                Err(_) if self.buffer.len() > QUIET_BUFFER_BYTES => {
+                    self.buffer = vec![0; QUIET_BUFFER_BYTES];
+                }
+                Err(_) => self.fill().await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// The body of a request of so many bytes that does not fit into the buffer, for each byte of which so many are
+    /// reserved. Memory is reserved for what has arrived and as much
     /// again, not for what was announced. Waiting for memory does not count as the client's time.
     async fn long_body(
         &mut self,
-        size: usize,
+        (size, factor): (usize, usize),
         mut due: Instant,
         memory: &mut FrameRoom,
     ) -> Result<Bytes, Closed> {
@@ -283,7 +363,7 @@ impl Reader {
         while there < size {
             let room = capacity(size, there);
             let waits = Instant::now();
-            let more = room - reserved;
+            let more = (room - reserved) * factor;
             self.shard.kafka_memory.grow(memory, size, more).await;
             due = due + waits.elapsed();
             reserved = room;

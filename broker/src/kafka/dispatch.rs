@@ -16,6 +16,10 @@ use super::memory::FrameRoom;
 use crate::config::table::Kafka;
 use crate::shard::Shard;
 
+/// What decoding makes of a request, for each byte of it: a text of 20 bytes stays in the frame and takes 40 more, a number
+/// of four stays four; only elements of a byte or two, which no honest request is made of, become more.
+const DECODED_FACTOR: usize = 4;
+
 /// A request as it came in.
 pub(crate) struct Received {
     /// The frame, without its size.
@@ -112,6 +116,18 @@ pub(crate) fn answer_weight(api_key: i16, limits: &Kafka) -> u64 {
         // In proportion to the request, or small.
         api::PRODUCE | api::API_VERSIONS | api::INIT_PRODUCER_ID => 0,
         _ => limits.fetch_size_max as u64,
+    }
+}
+
+/// Memory that a request of this API takes for each byte of its frame once it is decoded, about: many small elements are
+/// larger in memory than on the wire.
+pub(crate) fn memory_factor(api_key: i16) -> usize {
+    match api_key {
+        // Records are most of it, and stay as they are.
+        api::PRODUCE => 1,
+        // Decoded at once, and charged while it waits.
+        api::FETCH => 1,
+        _ => DECODED_FACTOR,
     }
 }
 

@@ -9,12 +9,13 @@ use tidemill_rt::net::Listener;
 use tidemill_rt::task::{self, Queue};
 use tidemill_rt::time::{self, Instant};
 
+use super::admission::{Admission, Refused};
 use super::connection;
 use crate::shard::Shard;
 
 /// How long to wait after a failed accept: descriptors have run out, and accepting again at once would only spin.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
-/// How often failing accepts are logged at most.
+/// How often failing accepts, and refused connections, are logged at most.
 const ACCEPT_LOG_EVERY: Duration = Duration::from_secs(60);
 
 /// Accepts Kafka connections from now on, until `shard` stops. Connections go to the shards in turn.
@@ -42,15 +43,29 @@ fn passing(error: &io::Error) -> bool {
     )
 }
 
+/// Says whether something may be logged: the first time, and once every [`ACCEPT_LOG_EVERY`].
+#[derive(Debug, Default)]
+struct Seldom(Option<Instant>);
+
+impl Seldom {
+    fn now(&mut self) -> bool {
+        let due = self.0.is_none_or(|at| at.elapsed() >= ACCEPT_LOG_EVERY);
+        if due {
+            self.0 = Some(Instant::now());
+        }
+        due
+    }
+}
+
 async fn accept_all(shard: Rc<Shard>, listener: Listener) {
-    let mut logged: Option<Instant> = None;
+    let (mut failing, mut refusing) = (Seldom::default(), Seldom::default());
+    let mut admission = Admission::new(shard.info.connections);
     for turn in 0u64.. {
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
                 if !passing(&error) {
-                    if logged.is_none_or(|at| at.elapsed() >= ACCEPT_LOG_EVERY) {
-                        logged = Some(Instant::now());
+                    if failing.now() {
                         tracing::warn!(%error, "cannot accept Kafka connections; trying again (is `ulimit -n` too small?)");
                     }
                     time::sleep(ACCEPT_RETRY).await;
@@ -58,9 +73,24 @@ async fn accept_all(shard: Rc<Shard>, listener: Listener) {
                 continue;
             }
         };
+        let place = match admission.admit(peer.ip()) {
+            Ok(place) => place,
+            Err(refused) => {
+                shard.metrics.refused_connection(match refused {
+                    Refused::Total(_) => "total",
+                    Refused::Address(_) => "address",
+                });
+                if refusing.now() {
+                    tracing::warn!(%peer, "Kafka connection refused: {refused}; raise the limit if it is an honest client's");
+                }
+                continue;
+            }
+        };
         let target = ShardId((turn % u64::from(shard.info.shards)) as u16);
-        let serve =
-            move |shard: Rc<Shard>| async move { connection::serve(shard, stream, peer).await };
+        let serve = move |shard: Rc<Shard>| async move {
+            connection::serve(shard, stream, peer).await;
+            drop(place);
+        };
         // The answer comes when the connection ends; nobody waits for it.
         if shard.handle.submit(target, serve).await.is_err() {
             return;

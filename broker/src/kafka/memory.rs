@@ -3,6 +3,7 @@
 //! Nothing is reserved for bytes that were only announced. Small requests have a pool of their own, so that large ones,
 //! however slowly they come, hold nothing that a small one waits for.
 
+use std::cell::Cell;
 use std::pin::pin;
 
 use futures_util::future::{Either, select};
@@ -22,6 +23,8 @@ pub(crate) struct Budgets {
     small: Pool,
     large: Pool,
     answers: Semaphore,
+    waiting_fetches: Semaphore,
+    hurried_fetches: Cell<u64>,
 }
 
 /// Room for requests of one kind.
@@ -48,6 +51,8 @@ impl Budgets {
             small: Pool::new(limits.small_requests),
             large: Pool::new(limits.large_requests),
             answers: Semaphore::new(limits.answers),
+            waiting_fetches: Semaphore::new(limits.waiting_fetches),
+            hurried_fetches: Cell::new(0),
         }
     }
 
@@ -71,6 +76,30 @@ impl Budgets {
     /// The budget for answers, for those that are there already.
     pub(super) fn answers(&self) -> &Semaphore {
         &self.answers
+    }
+
+    /// Whether answers have to wait for room: those who hold it must hurry.
+    pub(super) fn answers_are_crowded(&self) -> bool {
+        self.answers.available() < CROWDED_ANSWER_BYTES
+    }
+
+    /// Room for a Fetch of `bytes` bytes to wait for records; nothing, and counted, when there is none.
+    pub(super) fn waiting_fetch(&self, bytes: u64) -> Option<Permit> {
+        let permit = self.waiting_fetches.try_acquire(bytes);
+        if permit.is_none() {
+            self.hurried_fetches.set(self.hurried_fetches.get() + 1);
+        }
+        permit
+    }
+
+    /// Bytes of Fetch requests that wait.
+    pub(crate) fn waiting_fetch_bytes(&self) -> u64 {
+        self.waiting_fetches.used()
+    }
+
+    /// How often a Fetch did not wait because there was no room.
+    pub(crate) fn hurried_fetches_total(&self) -> u64 {
+        self.hurried_fetches.get()
     }
 
     /// Bytes of requests.

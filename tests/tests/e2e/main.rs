@@ -7,6 +7,7 @@ mod bad_input;
 mod bad_modules;
 mod clients;
 mod command_line;
+mod connections;
 mod greedy_clients;
 mod kafka;
 mod kills;

@@ -1,4 +1,6 @@
-//! How the process keeps memory it has freed.
+//! How much memory there is, and how the process keeps what it has freed.
+
+use std::path::Path;
 
 /// Allocations up to so many bytes come from memory that is kept, in bytes: the most glibc allows (mallopt(3)), and more than
 /// any buffer on a hot path. Larger ones go back to the kernel at once.
@@ -16,5 +18,98 @@ pub fn keep_freed() {
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, KEPT_ALLOCATION_BYTES);
         libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT_FREE_BYTES);
+    }
+}
+
+/// Bytes of memory the process may have: the machine's, or less where its control group (cgroup v2 or v1) or one above it
+/// says so. What cannot be found out counts as 1 GiB. Reads files: for the start, not for a shard.
+pub fn available() -> u64 {
+    let read = |path: &Path| std::fs::read_to_string(path).ok();
+    limit(&read).unwrap_or(UNKNOWN_MEMORY_BYTES)
+}
+
+/// The memory of a machine that does not say.
+const UNKNOWN_MEMORY_BYTES: u64 = 1 << 30;
+/// Where the control groups of version 2 are.
+const CGROUPS: &str = "/sys/fs/cgroup";
+/// Where the memory's control groups of version 1 are.
+const CGROUPS_V1: &str = "/sys/fs/cgroup/memory";
+
+fn limit(read: &impl Fn(&Path) -> Option<String>) -> Option<u64> {
+    let machine = read(Path::new("/proc/meminfo")).and_then(|text| total(&text));
+    let groups = read(Path::new("/proc/self/cgroup")).unwrap_or_default();
+    let limits = groups.lines().filter_map(|line| {
+        // Hierarchy, controllers, path; version 2 has neither number nor controllers.
+        let (_, rest) = line.split_once(':')?;
+        let (controllers, path) = rest.split_once(':')?;
+        match controllers {
+            "" => lowest(read, CGROUPS, path, "memory.max"),
+            _ if controllers.split(',').any(|c| c == "memory") => {
+                lowest(read, CGROUPS_V1, path, "memory.limit_in_bytes")
+            }
+            _ => None,
+        }
+    });
+    machine.into_iter().chain(limits).min()
+}
+
+/// `MemTotal` of /proc/meminfo, in bytes.
+fn total(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find(|l| l.starts_with("MemTotal:"))?;
+    let kib: u64 = line.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// The lowest limit of the group `path` and those above it. Inside a container the path may be the host's: then its root is
+/// what the group sees of itself.
+fn lowest(
+    read: &impl Fn(&Path) -> Option<String>,
+    root: &str,
+    path: &str,
+    file: &str,
+) -> Option<u64> {
+    let root = Path::new(root);
+    let group = root.join(path.trim_start_matches('/'));
+    let groups = group.ancestors().take_while(|g| g.starts_with(root));
+    groups
+        .filter_map(|group| read(&group.join(file))?.trim().parse().ok())
+        .min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(files: &[(&str, &str)]) -> Option<u64> {
+        limit(&|path: &Path| {
+            let found = files.iter().find(|(name, _)| Path::new(name) == path);
+            found.map(|(_, text)| (*text).to_owned())
+        })
+    }
+
+    const MACHINE: (&str, &str) = ("/proc/meminfo", "MemTotal:       2048 kB\nMemFree: 1 kB\n");
+
+    #[test]
+    fn lowest_limit_of_the_groups_counts() {
+        let group = ("/proc/self/cgroup", "0::/a/b\n");
+        assert_eq!(of(&[MACHINE]), Some(2 << 20));
+        let none = ("/sys/fs/cgroup/a/b/memory.max", "max\n");
+        assert_eq!(of(&[MACHINE, group, none]), Some(2 << 20));
+        let above = ("/sys/fs/cgroup/a/memory.max", "1048576\n");
+        assert_eq!(of(&[MACHINE, group, none, above]), Some(1 << 20));
+        let own = ("/sys/fs/cgroup/memory.max", "4096\n");
+        assert_eq!(of(&[MACHINE, group, own]), Some(4096));
+    }
+
+    #[test]
+    fn version_1_says_it_in_its_own_hierarchy() {
+        let group = ("/proc/self/cgroup", "3:cpu:/x\n2:memory,pids:/y\n");
+        let limit = ("/sys/fs/cgroup/memory/y/memory.limit_in_bytes", "8192\n");
+        assert_eq!(of(&[MACHINE, group, limit]), Some(8192));
+    }
+
+    #[test]
+    fn this_machine_has_memory() {
+        assert!(available() > 64 << 20);
     }
 }

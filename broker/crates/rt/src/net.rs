@@ -6,8 +6,9 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
 use std::rc::Rc;
+use std::time::Duration;
 
 use crate::context::{self, EngineKind};
 
@@ -152,6 +153,30 @@ impl Stream {
             }
             EngineKind::Sim => Err(io::ErrorKind::Unsupported.into()),
         }
+    }
+
+    /// Lets the kernel end the connection when it hears nothing from the peer's for `silent_max`: it asks an idle one
+    /// (`SO_KEEPALIVE`), and waits no longer for what it sent to be taken (`TCP_USER_TIMEOUT`). Reads and writes then fail.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    pub fn end_when_silent(&self, silent_max: Duration) -> io::Result<()> {
+        let fd = match &self.0 {
+            StreamInner::Uring(s) => s.as_raw_fd(),
+            StreamInner::Epoll(s) => s.as_raw_fd(),
+        };
+        #[allow(unsafe_code, reason = "glommio lends no socket")]
+        // SAFETY: the descriptor belongs to the stream, which is alive for the whole call.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        let socket = socket2::SockRef::from(&fd);
+        // Half of the time goes by before the first question, the rest is for four.
+        let second = Duration::from_secs(1);
+        let alive = socket2::TcpKeepalive::new()
+            .with_time((silent_max / 2).max(second))
+            .with_interval((silent_max / 8).max(second))
+            .with_retries(4);
+        socket.set_tcp_keepalive(&alive)?;
+        socket.set_tcp_user_timeout(Some(silent_max))
     }
 
     /// Two halves for two tasks. The socket closes when both are dropped.

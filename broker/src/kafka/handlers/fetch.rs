@@ -38,6 +38,9 @@ const PARTITIONS_PER_TURN: usize = 256;
 /// Bytes of an answer for each partition, beside its records, at most.
 const PARTITION_ANSWER_BYTES: usize = 64;
 
+/// Bytes that a partition takes while its Fetch waits: what was asked, the answer's place, who is to be woken.
+const PARTITION_WAITING_BYTES: usize = 512;
+
 /// What is asked of one partition.
 #[derive(Debug, Clone)]
 struct Query {
@@ -90,6 +93,15 @@ struct Wanted {
     deadline: Instant,
 }
 
+impl Wanted {
+    fn at_once(self) -> Wanted {
+        Wanted {
+            bytes_min: 0,
+            ..self
+        }
+    }
+}
+
 pub(in super::super) fn start(mut request: Request) -> Result<Pending, WireError> {
     let body = decode(&request.frame, request.body_at, request.version)?;
     Ok(Box::pin(async move {
@@ -112,9 +124,16 @@ pub(in super::super) fn start(mut request: Request) -> Result<Pending, WireError
             bytes_max,
             deadline: request.at + wait,
         };
-        // What waits for records, for minutes perhaps, holds nothing of the budgets.
+        // What waits for records, for minutes perhaps, holds nothing of the budgets that everybody needs.
         drop(body);
         request.release();
+        let partitions: usize = topics.iter().map(|t| t.partitions.len()).sum();
+        let bytes = (partitions * PARTITION_WAITING_BYTES) as u64;
+        let room = request.shard.kafka_memory.waiting_fetch(bytes);
+        let wanted = match &room {
+            Some(_) => wanted,
+            None => wanted.at_once(),
+        };
         answer(request, topics, queries, wanted).await
     }))
 }
