@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask demo | test | bench | fuzz | tidy`.
+//! The project's own commands: `cargo xtask demo | test | bench | fuzz | soak | tidy`.
 //!
 //! Each sets up what it needs on a fresh machine, says what it does and how long it took, and ends with
 //! a status other than 0 and one clear sentence when something is wrong.
@@ -11,6 +11,7 @@ mod fuzz;
 mod ports;
 mod process;
 mod setup;
+mod soak;
 mod steps;
 mod test;
 mod tidy;
@@ -26,6 +27,8 @@ Usage: cargo xtask <COMMAND>
                                  measure all rows or some (release builds) and write benches/results/latest.md
   fuzz [TARGET] [--seconds N] [--keep]
                                  libFuzzer over every reader of foreign bytes, 60 s each; --keep adds to fuzz/corpus
+  soak [--minutes N] [--runtime uring|epoll] [--debug]
+                                 a node under everything at once, 5 minutes; the verdict goes to benches/results/soak.md
   tidy                           check the rules of the house: dependencies, sizes, module docs, code map
 ";
 
@@ -37,6 +40,7 @@ fn main() -> ExitCode {
         Some("test") => test::run(rest),
         Some("bench") => bench::run(rest),
         Some("fuzz") => fuzz::run(rest),
+        Some("soak") => soak::run(rest),
         Some("tidy") => tidy::run(),
         Some("help" | "--help" | "-h") => {
             print!("{USAGE}");

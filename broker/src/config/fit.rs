@@ -18,10 +18,11 @@ impl Values {
     /// Lowers the budgets that are at their defaults, in proportion, to what fits `memory` bytes with so many shards.
     pub(super) fn fit(&mut self, memory: u64, shards: u64) {
         let budgets: Vec<&'static Setting> = table::all().filter(|s| is_budget(s)).collect();
-        let bytes = |values: &Values, setting: &Setting| match values.get(setting.section, setting.key) {
-            (Value::Size(bytes), origin) => (*bytes, *origin == Origin::Default),
-            _ => (0, false),
-        };
+        let bytes =
+            |values: &Values, setting: &Setting| match values.get(setting.section, setting.key) {
+                (Value::Size(bytes), origin) => (*bytes, *origin == Origin::Default),
+                _ => (0, false),
+            };
         let (mut free, mut fixed) = (0u64, 0u64);
         for setting in &budgets {
             match bytes(self, setting) {

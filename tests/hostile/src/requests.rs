@@ -30,7 +30,7 @@ fn run_frame(input: &[u8]) {
         let Some((size, frame)) = input.split_first_chunk() else {
             return;
         };
-        let _ = frame::check_size(*size);
+        let _ = frame::check_size(*size, frame::FRAME_BYTES_MAX);
         let _ = header::preamble(frame);
         if let Ok(header) = header::parse(frame) {
             assert!(header.body_at <= frame.len());

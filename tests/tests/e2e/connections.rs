@@ -168,7 +168,10 @@ fn client_that_pipelines_without_end_waits_for_its_own_answers(engine: Engine) {
         }
     }
     let grown = broker.resident_bytes().saturating_sub(before);
-    assert!(grown < 32 << 20, "{grown} bytes for {sent} bytes of requests");
+    assert!(
+        grown < 32 << 20,
+        "{grown} bytes for {sent} bytes of requests"
+    );
     // Everything that was asked is answered once it is read.
     let mut answered = 0u64;
     let mut length = [0; 4];
@@ -214,7 +217,10 @@ fn connections_beyond_the_limits_are_refused_until_others_end(engine: Engine) {
     assert_eq!(broker.metric(REFUSED, "reason=\"total\""), 1.0);
     assert!(first.iter_mut().all(is_served), "those that are in stay");
     drop(first);
-    assert!(wait::until(SOON, || is_served(&mut from(&broker, "127.0.0.2"))));
+    assert!(wait::until(SOON, || is_served(&mut from(
+        &broker,
+        "127.0.0.2"
+    ))));
 }
 
 /// Connects, asks once, and vanishes without a word: the socket is closed under repair (TCP_REPAIR), which tells the peer
@@ -275,7 +281,11 @@ fn connections_opened_and_closed_leave_nothing(engine: Engine) {
     let (memory, files) = (broker.resident_bytes(), broker.descriptors());
     churn(2 * ROUNDS);
     let grown = broker.resident_bytes().saturating_sub(memory);
-    assert!(grown < 4 << 20, "{grown} bytes for {} connections", 2 * ROUNDS);
+    assert!(
+        grown < 4 << 20,
+        "{grown} bytes for {} connections",
+        2 * ROUNDS
+    );
     let settled = wait::until(SOON, || broker.descriptors() <= files + 4);
     assert!(settled, "{} files, before {files}", broker.descriptors());
 }
@@ -290,18 +300,24 @@ fn health_is_answered_while_all_admin_connections_are_taken(engine: Engine) {
     // They hold their places for as long as a head may take.
     let held: Vec<TcpStream> = (0..4).map(|_| hold()).collect();
     let refused = wait::until(SOON, || {
-        broker.get("/v1/topics").is_some_and(|(status, body)| {
-            status == 503 && body.contains("too_many_connections")
-        })
+        broker
+            .get("/v1/topics")
+            .is_some_and(|(status, body)| status == 503 && body.contains("too_many_connections"))
     });
     assert!(refused, "the others are not taken");
     for _ in 0..40 {
         assert!(broker.healthy());
-        assert!(broker.get("/metrics").is_some_and(|(status, _)| status == 200));
+        assert!(
+            broker
+                .get("/metrics")
+                .is_some_and(|(status, _)| status == 200)
+        );
     }
     drop(held);
     let served = wait::until(SOON, || {
-        broker.get("/v1/topics").is_some_and(|(status, _)| status == 200)
+        broker
+            .get("/v1/topics")
+            .is_some_and(|(status, _)| status == 200)
     });
     assert!(served);
 }

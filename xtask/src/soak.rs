@@ -1,0 +1,39 @@
+//! `cargo xtask soak`: a node under everything at once; the verdict goes to `benches/results/soak.md`.
+
+use crate::process::{self, cargo, program, root, target_dir};
+use crate::setup;
+
+const USAGE: &str = "usage: cargo xtask soak [--minutes N] [--runtime uring|epoll] [--debug]";
+
+/// Builds (release, or what tests use with `--debug`) and runs.
+pub(crate) fn run(args: &[String]) -> Result<(), String> {
+    let (mut minutes, mut engine, mut release) = ("5".to_owned(), "uring".to_owned(), true);
+    let mut args = args.iter();
+    while let Some(arg) = args.next() {
+        match arg.as_str() {
+            "--minutes" => minutes = args.next().ok_or(USAGE)?.clone(),
+            "--runtime" => engine = args.next().ok_or(USAGE)?.clone(),
+            "--debug" => release = false,
+            _ => return Err(USAGE.to_owned()),
+        }
+    }
+    setup::writable_target()?;
+    setup::wasm_target()?;
+    setup::python()?;
+    let mut build = cargo(&["build", "--workspace", "--bins", "--locked"]);
+    let folder = match release {
+        true => {
+            build.arg("--release");
+            "release"
+        }
+        false => {
+            build.arg("--tests");
+            "debug"
+        }
+    };
+    process::run(&mut build)?;
+    let report = root().join("benches/results/soak.md");
+    let binary = target_dir().join(folder).join("soak");
+    let mut command = program(&binary, &[&minutes, &engine]);
+    process::run(command.arg(&report))
+}
