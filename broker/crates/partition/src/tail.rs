@@ -6,16 +6,14 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::future::Future;
-use std::pin::Pin;
 use std::rc::{Rc, Weak};
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tidemill_model::{Batch, Offset};
 use tidemill_rt::chan::notify::Notify;
 use tidemill_rt::chan::oneshot;
+use tidemill_rt::chan::turn::Turn;
 use tidemill_rt::time::Instant;
 
 /// Batches below this many bytes are copied out of the buffer they arrived in.
@@ -198,7 +196,7 @@ impl ShardMemory {
             b.waiting.push_back((bytes, tx));
             b.stats.waits_total += 1;
             b.pressure.notify_all();
-            WaitingWriter { memory: self, rx }
+            Turn::new(rx, || self.grant())
         };
         waiting.await
     }
@@ -304,26 +302,6 @@ impl ShardMemory {
             cached_bytes: b.cached,
             ..b.stats
         }
-    }
-}
-
-/// A writer that waits. Going away, it lets those behind it have their turn.
-struct WaitingWriter<'a> {
-    memory: &'a ShardMemory,
-    rx: oneshot::Receiver<Reservation>,
-}
-
-impl Future for WaitingWriter<'_> {
-    type Output = Option<Reservation>;
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Reservation>> {
-        Pin::new(&mut self.rx).poll(cx).map(Result::ok)
-    }
-}
-
-impl Drop for WaitingWriter<'_> {
-    fn drop(&mut self) {
-        self.rx.close();
-        self.memory.grant();
     }
 }
 
@@ -479,7 +457,9 @@ impl Tail {
 
 #[cfg(test)]
 mod tests {
-    use std::task::Waker;
+    use std::future::Future;
+    use std::pin::Pin;
+    use std::task::{Context, Poll, Waker};
 
     use tidemill_rt::sim::Sim;
     use tidemill_rt::time;

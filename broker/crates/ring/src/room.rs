@@ -2,12 +2,10 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::future::Future;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 
 use tidemill_rt::chan::oneshot;
+use tidemill_rt::chan::turn::Turn;
 
 #[derive(Debug)]
 struct State {
@@ -92,9 +90,10 @@ impl Rooms {
             let (tx, rx) = oneshot::channel();
             s.waiting.push_back((bytes, tx));
             s.waits_total += 1;
-            Waiting { rooms: self, rx }
+            Turn::new(rx, || self.grant())
         };
-        waiting.await
+        let room = waiting.await;
+        room.expect("the bookkeeping drops no waiter that still waits")
     }
 
     fn room(&self, s: &mut State, bytes: u64) -> OutboxRoom {
@@ -143,31 +142,11 @@ impl Rooms {
     }
 }
 
-/// Somebody who waits. Going away, it lets those behind it have their turn.
-struct Waiting<'a> {
-    rooms: &'a Rooms,
-    rx: oneshot::Receiver<OutboxRoom>,
-}
-
-impl Future for Waiting<'_> {
-    type Output = OutboxRoom;
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<OutboxRoom> {
-        Pin::new(&mut self.rx)
-            .poll(cx)
-            .map(|room| room.expect("the bookkeeping drops no waiter that still waits"))
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.rx.close();
-        self.rooms.grant();
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::task::Waker;
+    use std::future::Future;
+    use std::pin::Pin;
+    use std::task::{Context, Poll, Waker};
 
     use super::*;
 

@@ -8,4 +8,5 @@ pub mod mpsc;
 pub mod notify;
 pub mod oneshot;
 pub mod semaphore;
+pub mod turn;
 pub mod watch;

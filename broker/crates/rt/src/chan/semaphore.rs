@@ -2,12 +2,10 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::future::Future;
-use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
 
 use super::oneshot;
+use super::turn::Turn;
 
 #[derive(Debug)]
 struct State {
@@ -53,9 +51,10 @@ impl Semaphore {
             let (tx, rx) = oneshot::channel();
             state.waiting.push_back((amount, tx));
             state.waits_total += 1;
-            Waiting { owner: self, rx }
+            Turn::new(rx, || self.release(0))
         };
-        waiting.await
+        let permit = waiting.await;
+        permit.expect("the semaphore drops no waiter that still waits")
     }
 
     /// Takes `amount` units if they are free and nobody waits.
@@ -126,28 +125,6 @@ impl Semaphore {
     }
 }
 
-/// Somebody who waits. Going away, it lets those behind it have their turn.
-struct Waiting<'a> {
-    owner: &'a Semaphore,
-    rx: oneshot::Receiver<Permit>,
-}
-
-impl Future for Waiting<'_> {
-    type Output = Permit;
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Permit> {
-        Pin::new(&mut self.rx)
-            .poll(cx)
-            .map(|permit| permit.expect("the semaphore drops no waiter that still waits"))
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.rx.close();
-        self.owner.release(0);
-    }
-}
-
 impl Permit {
     /// Units this permit holds.
     pub fn amount(&self) -> u64 {
@@ -185,7 +162,8 @@ impl Drop for Permit {
 
 #[cfg(test)]
 mod tests {
-    use std::task::{Context, Waker};
+    use std::future::Future;
+    use std::task::{Context, Poll, Waker};
 
     use super::*;
 
