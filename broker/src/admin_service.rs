@@ -322,6 +322,7 @@ impl Shard {
     pub(crate) fn collect(&self, out: &mut Vec<Sample>) {
         self.metrics.collect(out);
         self.collect_transforms(out);
+        self.kafka_memory.collect(out);
         let mut plain =
             |family, value: u64| out.push(Sample::plain(family, Vec::new(), value as f64));
         let log = self.log().stats();
@@ -333,22 +334,6 @@ impl Shard {
         plain(
             "tidemill_unpacking_waits_total",
             self.unpacking.waits_total(),
-        );
-        let memory = &self.kafka_memory;
-        plain("tidemill_request_memory_bytes", memory.request_bytes());
-        plain(
-            "tidemill_request_memory_waits_total",
-            memory.request_waits_total(),
-        );
-        plain("tidemill_answer_memory_bytes", memory.answer_bytes());
-        plain(
-            "tidemill_answer_memory_waits_total",
-            memory.answer_waits_total(),
-        );
-        plain("tidemill_waiting_fetch_bytes", memory.waiting_fetch_bytes());
-        plain(
-            "tidemill_hurried_fetches_total",
-            memory.hurried_fetches_total(),
         );
         for (_, ring) in self.rings() {
             let stats = ring.stats();

@@ -10,6 +10,7 @@ use futures_util::future::{Either, select};
 use tidemill_rt::chan::semaphore::{Permit, Semaphore};
 
 use crate::config::table::Memory;
+use crate::metrics::Sample;
 
 /// Largest request that counts as small, in bytes: what clients send unless they are told otherwise (a batch of 1 MiB
 /// and what is around it).
@@ -92,34 +93,24 @@ impl Budgets {
         permit
     }
 
-    /// Bytes of Fetch requests that wait.
-    pub(crate) fn waiting_fetch_bytes(&self) -> u64 {
-        self.waiting_fetches.used()
-    }
-
-    /// How often a Fetch did not wait because there was no room.
-    pub(crate) fn hurried_fetches_total(&self) -> u64 {
-        self.hurried_fetches.get()
-    }
-
-    /// Bytes of requests.
-    pub(crate) fn request_bytes(&self) -> u64 {
-        self.small.bytes.used() + self.large.bytes.used()
-    }
-
-    /// How often a request had to wait for room.
-    pub(crate) fn request_waits_total(&self) -> u64 {
-        self.small.bytes.waits_total() + self.large.bytes.waits_total()
-    }
-
-    /// Bytes of answers.
-    pub(crate) fn answer_bytes(&self) -> u64 {
-        self.answers.used()
-    }
-
-    /// How often an answer had to wait for room.
-    pub(crate) fn answer_waits_total(&self) -> u64 {
-        self.answers.waits_total()
+    /// Adds what is used and what was full to `out`.
+    pub(crate) fn collect(&self, out: &mut Vec<Sample>) {
+        let requests = [&self.small.bytes, &self.large.bytes];
+        let sum = |of: fn(&Semaphore) -> u64| requests.into_iter().map(of).sum::<u64>();
+        let mut plain =
+            |family, value: u64| out.push(Sample::plain(family, Vec::new(), value as f64));
+        plain("tidemill_request_memory_bytes", sum(Semaphore::used));
+        plain(
+            "tidemill_request_memory_waits_total",
+            sum(Semaphore::waits_total),
+        );
+        plain("tidemill_answer_memory_bytes", self.answers.used());
+        plain(
+            "tidemill_answer_memory_waits_total",
+            self.answers.waits_total(),
+        );
+        plain("tidemill_waiting_fetch_bytes", self.waiting_fetches.used());
+        plain("tidemill_hurried_fetches_total", self.hurried_fetches.get());
     }
 }
 
@@ -193,6 +184,6 @@ mod tests {
         assert_eq!(second.amount(), CROWDED_ANSWER_BYTES);
         assert!(now(budgets.answer(1 << 20)).is_some());
         drop((first, second));
-        assert_eq!(budgets.answer_bytes(), 0);
+        assert_eq!(budgets.answers.used(), 0);
     }
 }

@@ -149,11 +149,9 @@ fn state_seeds() -> Vec<Vec<u8>> {
     let seed = |kind: u8, bytes: &[u8]| [&[kind], bytes].concat();
     let mut seeds = Vec::new();
     let mut ring = RingState::new();
-    let mut index = 0;
-    for entry in entries() {
+    for (index, entry) in (1..).zip(entries()) {
         let command = entry.clone().into_command();
         seeds.push(seed(0, &command.encode().concat()));
-        index += 1;
         let at = tidemill_consensus::AppliedAt { index, term: 1 };
         let mut effects = Vec::new();
         let _ = ring.apply(at, entry, &mut effects);
