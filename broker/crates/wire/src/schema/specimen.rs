@@ -72,6 +72,13 @@ impl Maker<'_> {
                     self.out.push(letter);
                 }
             }
+            Kind::Maybe(fields) => match (self.choose)(2) {
+                0 => self.out.push(0xff),
+                _ => {
+                    self.out.push(1);
+                    self.fields(fields, depth);
+                }
+            },
             Kind::Struct(fields) => self.fields(fields, depth),
             Kind::Array(element) => {
                 let most = if depth < DEPTH_MAX { ELEMENTS_MAX } else { 1 };
