@@ -336,14 +336,14 @@ impl Reader {
 
     /// Waits for the first bytes of a request. While they do not come, the buffer is a small one.
     async fn begin(&mut self) -> Result<(), Closed> {
-        while self.filled.is_empty() {
+        if self.filled.is_empty() && self.buffer.len() > QUIET_BUFFER_BYTES {
             match time::timeout(QUIET_AFTER, self.fill()).await {
                 Ok(filled) => filled?,
-                Err(_) if self.buffer.len() > QUIET_BUFFER_BYTES => {
-                    self.buffer = vec![0; QUIET_BUFFER_BYTES];
-                }
-                Err(_) => self.fill().await?,
+                Err(_) => self.buffer = vec![0; QUIET_BUFFER_BYTES],
             }
+        }
+        while self.filled.is_empty() {
+            self.fill().await?;
         }
         Ok(())
     }
