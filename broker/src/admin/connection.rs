@@ -88,7 +88,14 @@ impl Listener for BoundedListener {
         let (permit, place) = self.place().await;
         loop {
             match self.listener.accept().await {
-                Ok((stream, peer)) => return (Connection::new(stream, permit, place), peer),
+                Ok((stream, peer)) => {
+                    // Another may have ended while this one was waited for.
+                    let (permit, place) = match self.permits.clone().try_acquire_owned() {
+                        Ok(any) if place == Place::Reserved => (any, Place::Any),
+                        _ => (permit, place),
+                    };
+                    return (Connection::new(stream, permit, place), peer);
+                }
                 Err(error) => {
                     tracing::debug!(%error, "accepting on the admin address failed");
                     tokio::time::sleep(ACCEPT_PAUSE).await;

@@ -20,7 +20,7 @@ const TOPIC_EVERY: Duration = Duration::from_secs(2);
 /// A transform is deployed and deleted this often.
 const TRANSFORM_EVERY: Duration = Duration::from_secs(15);
 /// Input of the transforms that come and go.
-const PASSING_INPUT: &str = "soak-lz4";
+const PASSING_INPUT: &str = crate::raw_load::INPUT;
 
 /// Sleeps what is left of `every` since `began`, in steps short enough to end with the load.
 fn rest(shared: &Shared, began: Instant, every: Duration) {

@@ -119,6 +119,11 @@ fn soak(minutes: f64, engine: Engine) -> report::Outcome {
     if !broker.running() {
         shared.problem("the broker ended".to_owned());
     }
+    for line in broker.log().lines().filter(|line| line.contains("ERROR")) {
+        shared.problem(format!("the broker logged {line}"));
+    }
+    // They are told already.
+    broker.expect_error("");
     if !broker.stop().success() {
         shared.problem("the broker did not stop cleanly".to_owned());
     }

@@ -28,7 +28,9 @@ const FETCH_BYTES: i32 = 1 << 20;
 const PLAIN_BYTES_MAX: usize = 16 << 20;
 /// How long readers may take to reach the end once nothing more is written.
 const DRAIN_MAX: Duration = Duration::from_secs(120);
-/// Bytes that the slow consumer takes in a second.
+/// What the slow consumer reads the first partition of.
+const SLOW_TOPIC: &str = "soak-none";
+/// Bytes that it takes in a second.
 const SLOW_BYTES_PER_SECOND: usize = 64 << 10;
 const OFFSET_OUT_OF_RANGE: i16 = 1;
 
@@ -204,7 +206,7 @@ fn fetch_slowly(shared: &Shared, offset: i64) -> Option<i64> {
     let timeout = Some(Duration::from_secs(10));
     stream.set_read_timeout(timeout).ok()?;
     stream
-        .write_all(&raw::fetch("soak-none", 0, offset, 500, 4 << 20))
+        .write_all(&raw::fetch(SLOW_TOPIC, 0, offset, 500, 4 << 20))
         .ok()?;
     let mut length = [0; 4];
     stream.read_exact(&mut length).ok()?;
@@ -218,7 +220,15 @@ fn fetch_slowly(shared: &Shared, offset: i64) -> Option<i64> {
     }
     let fetched = raw::fetched(&answer)?;
     match fetched.error {
-        OFFSET_OUT_OF_RANGE => Some(fetched.high_watermark.max(0)),
+        OFFSET_OUT_OF_RANGE => log_start(shared),
         _ => fetched.batches.last().map(|b| b.last_offset + 1),
     }
+}
+
+/// Where the partition begins that is read slowly.
+fn log_start(shared: &Shared) -> Option<i64> {
+    let path = format!("/v1/topics/{SLOW_TOPIC}");
+    let (_, body) = crate::http::request(&shared.admin, "GET", &path, "").ok()?;
+    let topic: serde_json::Value = serde_json::from_str(&body).ok()?;
+    topic["partitions"][0]["log_start_offset"].as_i64()
 }
