@@ -84,7 +84,11 @@ fn options(args: &[String]) -> Result<Options, String> {
 
 fn build() -> Result<PathBuf, String> {
     let folder = target_dir().join("fuzz/build");
-    let mut command = process::cargo(&["build", "--release", "--locked", "--target", TRIPLE]);
+    // The versions of the workspace; Cargo drops what is not used.
+    let lock = root().join("fuzz/Cargo.lock");
+    std::fs::copy(root().join("Cargo.lock"), &lock)
+        .map_err(|error| format!("cannot write {}: {error}", lock.display()))?;
+    let mut command = process::cargo(&["build", "--release", "--target", TRIPLE]);
     command
         .current_dir(root().join("fuzz"))
         .env("CARGO_TARGET_DIR", &folder)
