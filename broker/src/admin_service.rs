@@ -323,6 +323,7 @@ impl Shard {
         self.metrics.collect(out);
         self.collect_transforms(out);
         self.kafka_memory.collect(out);
+        self.groups.collect(out);
         let mut plain =
             |family, value: u64| out.push(Sample::plain(family, Vec::new(), value as f64));
         let log = self.log().stats();

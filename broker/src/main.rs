@@ -4,6 +4,7 @@ mod admin;
 mod admin_service;
 mod boot;
 mod config;
+mod groups;
 mod guide;
 mod kafka;
 mod log;

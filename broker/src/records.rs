@@ -9,7 +9,9 @@ use futures_util::future::join_all;
 use tidemill_controller::Topic;
 use tidemill_model::batch::{Compression, UNCOMPRESSED_BYTES_MAX};
 use tidemill_model::record::{BatchBuilder, NewRecord as BatchRecord, RecordRef, Records};
-use tidemill_model::{Batch, BatchError, BatchHeader, Offset, PartitionId, compression};
+use tidemill_model::{
+    Batch, BatchError, BatchHeader, Offset, PartitionId, compression, topic_name,
+};
 use tidemill_ring::{Isolation, ReadError};
 use tidemill_rt::{rand, task, time};
 
@@ -43,6 +45,9 @@ impl Shard {
         topic: &str,
         records: Vec<NewRecord>,
     ) -> Result<Produced, ApiError> {
+        if topic_name::is_internal(topic) {
+            return Err(api_error(TopicError::Internal(topic.to_owned())));
+        }
         let topic = self.topic_or_create(topic).await.map_err(api_error)?;
         let mut by_partition: BTreeMap<i32, Vec<NewRecord>> = BTreeMap::new();
         let sticky = rand::below(topic.rings.len() as u64) as i32;

@@ -17,6 +17,7 @@ use tidemill_rt::task::{self, Queue};
 use tidemill_shardlog::ShardLog;
 
 use crate::config::{HostPort, Settings};
+use crate::groups::Groups;
 use crate::kafka::{Budgets, ConnectionLimits};
 use crate::metrics::ShardMetrics;
 use crate::records::UNPACKING_MAX;
@@ -72,6 +73,8 @@ pub(crate) struct Shard {
     pub(crate) kafka_memory: Budgets,
     /// Counters.
     pub(crate) metrics: ShardMetrics,
+    /// Consumer groups whose coordinators are here.
+    pub(crate) groups: Groups,
     /// Transforms at work here.
     pub(crate) transforms: TransformManager,
     /// Batches that are being unpacked for the admin API.
@@ -209,6 +212,7 @@ impl Shard {
             .unwrap_or_default();
         Rc::new(Shard {
             id: parts.id,
+            groups: Groups::new(&parts.info.settings.groups),
             kafka_memory: Budgets::new(&parts.info.settings.memory),
             info: parts.info,
             handle: parts.handle,

@@ -139,6 +139,13 @@ impl Shard {
         new: NewTopic,
     ) -> Result<Arc<Topic>, TopicError> {
         check(&new)?;
+        self.create_checked_topic(new).await
+    }
+
+    async fn create_checked_topic(
+        self: &Rc<Shard>,
+        new: NewTopic,
+    ) -> Result<Arc<Topic>, TopicError> {
         // As a task of its own: a client that goes away must not leave the topic half made.
         self.handle
             .on(CONTROLLER_SHARD, move |shard| async move {
@@ -246,6 +253,11 @@ impl Shard {
     /// # Errors
     /// [`TopicError`].
     pub(crate) async fn delete_topic(self: &Rc<Shard>, id: TopicId) -> Result<(), TopicError> {
+        if let Some(topic) = self.image().topic_by_id(id)
+            && topic_name::is_internal(&topic.name)
+        {
+            return Err(TopicError::Internal(topic.name.clone()));
+        }
         self.handle
             .on(CONTROLLER_SHARD, move |shard| async move {
                 shard.delete_topic_here(id).await
@@ -259,6 +271,9 @@ impl Shard {
             .execute(&ControllerCommand::DeleteTopic { id })
             .await?;
         self.publish().await?;
+        self.handle
+            .on_all(|shard| async move { shard.forget_deleted_offsets() })
+            .await?;
         // It is deleted; what a ring cannot drop now is dropped later.
         if let Err(error) = self.reconcile_all().await {
             tracing::warn!(%error, "a deleted topic still has partitions; they are dropped later");
@@ -363,6 +378,7 @@ impl Shard {
         let image = self.controller_here().image();
         let results = self.handle.on_all(move |shard| {
             shard.set_image(image.clone());
+            shard.groups_changed();
             async move { shard.transforms_changed().await }
         });
         Ok(results.await?.into_iter().collect())
@@ -397,7 +413,30 @@ impl Shard {
         if let Some(topic) = self.image().topic(name) {
             return Ok(topic.clone());
         }
-        match self.create_topic(NewTopic::named(name)).await {
+        let made = self.create_topic(NewTopic::named(name)).await;
+        self.made_or_there(name, made).await
+    }
+
+    /// A topic that the broker keeps for itself, made if it is missing.
+    pub(crate) async fn internal_topic_or_create(
+        self: &Rc<Shard>,
+        new: NewTopic,
+    ) -> Result<Arc<Topic>, TopicError> {
+        debug_assert!(topic_name::is_internal(&new.name));
+        if let Some(topic) = self.image().topic(&new.name) {
+            return Ok(topic.clone());
+        }
+        let name = new.name.clone();
+        let made = self.create_checked_topic(new).await;
+        self.made_or_there(&name, made).await
+    }
+
+    async fn made_or_there(
+        self: &Rc<Shard>,
+        name: &str,
+        made: Result<Arc<Topic>, TopicError>,
+    ) -> Result<Arc<Topic>, TopicError> {
+        match made {
             Err(e) if e.is_exists() => {
                 let image = self
                     .on(

@@ -157,6 +157,17 @@ settings! {
         partitions: i32 = number("1", 1, 100_000);
     }
 
+    /// Consumer groups.
+    groups: Groups {
+        /// How long the first members of an empty group wait for others (Kafka's group.initial.rebalance.delay.ms). Less
+        /// lets a lone consumer begin sooner, and a group that starts together rebalance more often.
+        initial_rebalance_delay: Duration = time("3 s", Duration::ZERO, MINUTE.saturating_mul(10));
+        /// How long committed offsets are kept after their group became empty (Kafka's offsets.retention.minutes).
+        offsets_retention: Duration = time("7 d", MINUTE, DAY.saturating_mul(3_650));
+        /// Partitions of __consumer_offsets, when it is made (Kafka's offsets.topic.num.partitions).
+        offsets_partitions: i32 = number("50", 1, 10_000);
+    }
+
     /// Memory of each shard: budgets that are taken as they are used. What wants more waits.
     memory: Memory {
         /// Requests of up to 1.0625 MiB, while they arrive and are worked on.

@@ -42,6 +42,7 @@ const GROWTH: usize = 2;
 /// What reader, handlers and writer of one connection share.
 #[derive(Debug)]
 pub(crate) struct Client {
+    peer: SocketAddr,
     /// When it last did something: began a request, or took the last answer that was ready.
     active: Cell<Instant>,
     /// Whether it has begun a request ever.
@@ -57,8 +58,9 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    fn new() -> Client {
+    fn new(peer: SocketAddr) -> Client {
         Client {
+            peer,
             active: Cell::new(Instant::now()),
             known: Cell::new(false),
             busy: Cell::new(false),
@@ -67,6 +69,11 @@ impl Client {
             gone: Cell::new(false),
             left: Notify::new(),
         }
+    }
+
+    /// Where it is, as Kafka writes it.
+    pub(super) fn host(&self) -> String {
+        format!("/{}", self.peer.ip().to_canonical())
     }
 
     /// Notes that a piece is about to be written.
@@ -184,7 +191,7 @@ pub(crate) async fn serve(shard: Rc<Shard>, stream: TcpStream, peer: SocketAddr)
 }
 
 async fn run(shard: &Rc<Shard>, read: ReadHalf, write: WriteHalf, peer: SocketAddr) {
-    let client = Rc::new(Client::new());
+    let client = Rc::new(Client::new(peer));
     let limits = &shard.info.settings.kafka;
     let (started, to_drive) = mpsc::channel(limits.pipeline_max);
     let watch = Box::pin(watch(shard.clone(), client.clone(), peer));

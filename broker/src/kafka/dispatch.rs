@@ -66,6 +66,13 @@ impl Request {
         message::decode(self.api.key, version, &self.frame, self.body_at)
     }
 
+    /// What the client calls itself.
+    pub(crate) fn client_id(&self) -> String {
+        let header = header::parse(&self.frame).ok();
+        let id = header.and_then(|h| h.client_id);
+        id.unwrap_or_default().to_owned()
+    }
+
     /// Forgets the frame and gives its memory back. Nothing that shares it may be kept.
     pub(crate) fn release(&mut self) {
         self.frame = Bytes::new();
@@ -115,6 +122,8 @@ pub(crate) fn answer_weight(api_key: i16, limits: &Kafka) -> u64 {
     match api_key {
         // In proportion to the request, or small.
         api::PRODUCE | api::API_VERSIONS | api::INIT_PRODUCER_ID => 0,
+        api::FIND_COORDINATOR | api::HEARTBEAT | api::LEAVE_GROUP => 0,
+        api::OFFSET_COMMIT | api::OFFSET_DELETE | api::DELETE_GROUPS => 0,
         _ => limits.fetch_size_max as u64,
     }
 }
@@ -181,13 +190,23 @@ pub(crate) async fn start(shard: &Rc<Shard>, received: Received) -> Result<Runni
     ))
 }
 
-/// The table of handlers. Only Produce has an order to keep before it is driven.
+/// The table of handlers. Produce and what members of groups say have an order to keep before they are driven.
 async fn handler(request: Request) -> Result<Pending, WireError> {
     match request.api.key {
         api::PRODUCE => handlers::produce::start(request).await,
         api::FETCH => handlers::fetch::start(request),
         api::LIST_OFFSETS => handlers::list_offsets::start(request),
         api::METADATA => handlers::metadata::start(request),
+        api::OFFSET_COMMIT => handlers::offset_commit::start(request).await,
+        api::OFFSET_FETCH => handlers::offset_fetch::start(request).await,
+        api::JOIN_GROUP => handlers::join_group::start(request).await,
+        api::HEARTBEAT => handlers::heartbeat::start(request).await,
+        api::LEAVE_GROUP => handlers::leave_group::start(request).await,
+        api::SYNC_GROUP => handlers::sync_group::start(request).await,
+        api::DESCRIBE_GROUPS => handlers::describe_groups::start(request),
+        api::LIST_GROUPS => handlers::list_groups::start(request),
+        api::DELETE_GROUPS => handlers::delete_groups::start(request),
+        api::OFFSET_DELETE => handlers::offset_delete::start(request).await,
         api::FIND_COORDINATOR => handlers::find_coordinator::start(request),
         api::API_VERSIONS => handlers::api_versions::start(request),
         api::CREATE_TOPICS => handlers::create_topics::start(request),

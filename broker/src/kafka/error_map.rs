@@ -5,6 +5,7 @@
 
 use tidemill_consensus::ProposeError;
 use tidemill_controller::{ControllerError, Refusal};
+use tidemill_groups::GroupError;
 use tidemill_model::BatchError;
 use tidemill_partition::producers::SequenceError;
 use tidemill_partition::state::AppendRefused;
@@ -22,10 +23,19 @@ pub(super) mod code {
     pub(in super::super) const NOT_LEADER_OR_FOLLOWER: i16 = 6;
     pub(in super::super) const REQUEST_TIMED_OUT: i16 = 7;
     pub(in super::super) const MESSAGE_TOO_LARGE: i16 = 10;
+    pub(in super::super) const OFFSET_METADATA_TOO_LARGE: i16 = 12;
+    pub(in super::super) const COORDINATOR_LOAD_IN_PROGRESS: i16 = 14;
     pub(in super::super) const COORDINATOR_NOT_AVAILABLE: i16 = 15;
+    pub(in super::super) const NOT_COORDINATOR: i16 = 16;
     pub(in super::super) const INVALID_TOPIC_EXCEPTION: i16 = 17;
     pub(in super::super) const NOT_ENOUGH_REPLICAS: i16 = 19;
     pub(in super::super) const INVALID_REQUIRED_ACKS: i16 = 21;
+    pub(in super::super) const ILLEGAL_GENERATION: i16 = 22;
+    pub(in super::super) const INCONSISTENT_GROUP_PROTOCOL: i16 = 23;
+    pub(in super::super) const INVALID_GROUP_ID: i16 = 24;
+    pub(in super::super) const UNKNOWN_MEMBER_ID: i16 = 25;
+    pub(in super::super) const INVALID_SESSION_TIMEOUT: i16 = 26;
+    pub(in super::super) const REBALANCE_IN_PROGRESS: i16 = 27;
     pub(in super::super) const CLUSTER_AUTHORIZATION_FAILED: i16 = 31;
     pub(in super::super) const UNSUPPORTED_VERSION: i16 = 35;
     pub(in super::super) const TOPIC_ALREADY_EXISTS: i16 = 36;
@@ -39,11 +49,17 @@ pub(super) mod code {
     pub(in super::super) const INVALID_PRODUCER_EPOCH: i16 = 47;
     pub(in super::super) const INVALID_TXN_STATE: i16 = 48;
     pub(in super::super) const KAFKA_STORAGE_ERROR: i16 = 56;
+    pub(in super::super) const NON_EMPTY_GROUP: i16 = 68;
+    pub(in super::super) const GROUP_ID_NOT_FOUND: i16 = 69;
     pub(in super::super) const FETCH_SESSION_ID_NOT_FOUND: i16 = 70;
     pub(in super::super) const FENCED_LEADER_EPOCH: i16 = 74;
     pub(in super::super) const UNKNOWN_LEADER_EPOCH: i16 = 75;
     pub(in super::super) const UNSUPPORTED_COMPRESSION_TYPE: i16 = 76;
+    pub(in super::super) const MEMBER_ID_REQUIRED: i16 = 79;
+    pub(in super::super) const GROUP_MAX_SIZE_REACHED: i16 = 81;
+    pub(in super::super) const FENCED_INSTANCE_ID: i16 = 82;
     pub(in super::super) const ELECTION_NOT_NEEDED: i16 = 84;
+    pub(in super::super) const GROUP_SUBSCRIBED_TO_TOPIC: i16 = 86;
     pub(in super::super) const INVALID_RECORD: i16 = 87;
     pub(in super::super) const UNKNOWN_TOPIC_ID: i16 = 100;
     pub(in super::super) const MISMATCHED_ENDPOINT_TYPE: i16 = 114;
@@ -115,6 +131,29 @@ pub(super) fn topic(error: &TopicError) -> i16 {
         TopicError::Controller(_) | TopicError::Ring(_) | TopicError::Gone(_) => {
             code::REQUEST_TIMED_OUT
         }
+    }
+}
+
+/// What a group refused.
+pub(super) fn group(error: GroupError) -> i16 {
+    match error {
+        GroupError::CoordinatorNotAvailable => code::COORDINATOR_NOT_AVAILABLE,
+        GroupError::CoordinatorLoadInProgress => code::COORDINATOR_LOAD_IN_PROGRESS,
+        GroupError::NotCoordinator => code::NOT_COORDINATOR,
+        GroupError::InvalidGroupId => code::INVALID_GROUP_ID,
+        GroupError::IllegalGeneration => code::ILLEGAL_GENERATION,
+        GroupError::InconsistentGroupProtocol => code::INCONSISTENT_GROUP_PROTOCOL,
+        GroupError::UnknownMemberId => code::UNKNOWN_MEMBER_ID,
+        GroupError::InvalidSessionTimeout => code::INVALID_SESSION_TIMEOUT,
+        GroupError::RebalanceInProgress => code::REBALANCE_IN_PROGRESS,
+        GroupError::MemberIdRequired => code::MEMBER_ID_REQUIRED,
+        GroupError::GroupMaxSizeReached => code::GROUP_MAX_SIZE_REACHED,
+        GroupError::FencedInstanceId => code::FENCED_INSTANCE_ID,
+        GroupError::NonEmptyGroup => code::NON_EMPTY_GROUP,
+        GroupError::GroupIdNotFound => code::GROUP_ID_NOT_FOUND,
+        GroupError::GroupSubscribedToTopic => code::GROUP_SUBSCRIBED_TO_TOPIC,
+        GroupError::OffsetMetadataTooLarge => code::OFFSET_METADATA_TOO_LARGE,
+        GroupError::NoRoom => code::POLICY_VIOLATION,
     }
 }
 

@@ -10,6 +10,7 @@ use tidemill_controller::{
     ControllerCommand, ControllerError, ControllerReply, Refusal, StartPosition, Topic,
     TransformSpec, TransformStatus,
 };
+use tidemill_model::topic_name;
 use tidemill_rt::task::{self, Queue};
 use tidemill_rt::time;
 
@@ -19,7 +20,7 @@ use crate::admin::types::{CreatedTopic, DeployRequest, Deployed, OnError, StartF
 use crate::config::table::Transforms;
 use crate::records::{api_error, gone, topic_not_found};
 use crate::shard::Shard;
-use crate::topics::{CONTROLLER_SHARD, NewTopic};
+use crate::topics::{CONTROLLER_SHARD, NewTopic, TopicError};
 
 /// Least memory of an instance, in bytes.
 const MEMORY_MIN: u64 = 1 << 20;
@@ -72,6 +73,9 @@ impl Shard {
         let mut created_topics = Vec::new();
         let named = deploy.outputs.iter().chain(&deploy.dead_letter);
         for output in named.cloned().collect::<Vec<_>>() {
+            if topic_name::is_internal(&output) {
+                return Err(api_error(TopicError::Internal(output)));
+            }
             if image.topic(&output).is_some() || output == deploy.input {
                 continue;
             }

@@ -9,6 +9,7 @@ mod clients;
 mod command_line;
 mod connections;
 mod greedy_clients;
+mod groups;
 mod kafka;
 mod kills;
 mod messages;

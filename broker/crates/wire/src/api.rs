@@ -11,8 +11,24 @@ pub const FETCH: i16 = 1;
 pub const LIST_OFFSETS: i16 = 2;
 /// Metadata.
 pub const METADATA: i16 = 3;
+/// OffsetCommit.
+pub const OFFSET_COMMIT: i16 = 8;
+/// OffsetFetch.
+pub const OFFSET_FETCH: i16 = 9;
 /// FindCoordinator.
 pub const FIND_COORDINATOR: i16 = 10;
+/// JoinGroup.
+pub const JOIN_GROUP: i16 = 11;
+/// Heartbeat.
+pub const HEARTBEAT: i16 = 12;
+/// LeaveGroup.
+pub const LEAVE_GROUP: i16 = 13;
+/// SyncGroup.
+pub const SYNC_GROUP: i16 = 14;
+/// DescribeGroups.
+pub const DESCRIBE_GROUPS: i16 = 15;
+/// ListGroups.
+pub const LIST_GROUPS: i16 = 16;
 /// ApiVersions.
 pub const API_VERSIONS: i16 = 18;
 /// CreateTopics.
@@ -31,12 +47,16 @@ pub const ALTER_CONFIGS: i16 = 33;
 pub const DESCRIBE_LOG_DIRS: i16 = 35;
 /// CreatePartitions.
 pub const CREATE_PARTITIONS: i16 = 37;
+/// DeleteGroups.
+pub const DELETE_GROUPS: i16 = 42;
 /// ElectLeaders.
 pub const ELECT_LEADERS: i16 = 43;
 /// IncrementalAlterConfigs.
 pub const INCREMENTAL_ALTER_CONFIGS: i16 = 44;
 /// ListPartitionReassignments.
 pub const LIST_PARTITION_REASSIGNMENTS: i16 = 46;
+/// OffsetDelete.
+pub const OFFSET_DELETE: i16 = 47;
 /// DescribeCluster.
 pub const DESCRIBE_CLUSTER: i16 = 60;
 /// DescribeProducers.
@@ -48,6 +68,9 @@ pub const DESCRIBE_TOPIC_PARTITIONS: i16 = 75;
 
 /// First version of ApiVersions whose body is flexible.
 const API_VERSIONS_FLEXIBLE: i16 = 3;
+
+/// Of an API that has no flexible version.
+const NEVER_FLEXIBLE: i16 = i16::MAX;
 
 /// An API that is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +104,15 @@ pub const APIS: &[Api] = &[
     api(FETCH, "Fetch", (4, 18), 12),
     api(LIST_OFFSETS, "ListOffsets", (1, 10), 6),
     api(METADATA, "Metadata", (0, 13), 9),
+    api(OFFSET_COMMIT, "OffsetCommit", (2, 10), 8),
+    api(OFFSET_FETCH, "OffsetFetch", (1, 10), 6),
     api(FIND_COORDINATOR, "FindCoordinator", (0, 6), 3),
+    api(JOIN_GROUP, "JoinGroup", (0, 9), 6),
+    api(HEARTBEAT, "Heartbeat", (0, 4), 4),
+    api(LEAVE_GROUP, "LeaveGroup", (0, 5), 4),
+    api(SYNC_GROUP, "SyncGroup", (0, 5), 4),
+    api(DESCRIBE_GROUPS, "DescribeGroups", (0, 6), 5),
+    api(LIST_GROUPS, "ListGroups", (0, 5), 3),
     api(API_VERSIONS, "ApiVersions", (0, 4), API_VERSIONS_FLEXIBLE),
     api(CREATE_TOPICS, "CreateTopics", (2, 7), 5),
     api(DELETE_TOPICS, "DeleteTopics", (1, 6), 4),
@@ -113,6 +144,8 @@ pub const APIS: &[Api] = &[
         (0, 0),
         0,
     ),
+    api(DELETE_GROUPS, "DeleteGroups", (0, 2), 2),
+    api(OFFSET_DELETE, "OffsetDelete", (0, 0), NEVER_FLEXIBLE),
 ];
 
 /// The API of `key`, if it is served.
@@ -182,6 +215,8 @@ mod tests {
             // Version 6 of InitProducerId is marked unstable in Kafka 4.3.
             let newest = match api.key {
                 INIT_PRODUCER_ID => 5,
+                // The crate lacks version 10.
+                OFFSET_COMMIT | OFFSET_FETCH => 10,
                 // The crate is one version behind.
                 DESCRIBE_LOG_DIRS => range.max + 1,
                 _ => range.max,

@@ -1,7 +1,7 @@
 //! Kafka's messages: bounded reading of whatever a client sends, and writing of what it gets back.
 //!
 //! Produce and Fetch are decoded and encoded here by hand, so that record batches are moved and never copied or
-//! parsed. The other APIs use the `kafka-protocol` crate, whose decoder trusts lengths: [`message::decode`] walks every
+//! parsed; so are OffsetCommit and OffsetFetch, whose newest version the crate lacks. The other APIs use the `kafka-protocol` crate, whose decoder trusts lengths: [`message::decode`] walks every
 //! body with a bounded reader first.
 
 #![forbid(unsafe_code)]
@@ -13,6 +13,8 @@ pub mod frame;
 pub mod header;
 pub mod log_dirs;
 pub mod message;
+pub mod offset_commit;
+pub mod offset_fetch;
 pub mod produce;
 pub mod schema;
 pub mod write;

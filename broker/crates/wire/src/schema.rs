@@ -18,6 +18,8 @@ pub enum Kind {
     Fixed(usize),
     /// A text, nullable or not.
     Text,
+    /// Bytes with a 32-bit length, nullable or not.
+    Bytes,
     /// An array of one type.
     Array(&'static Kind),
     /// A byte, below 0 for nothing; else fields follow it.
@@ -275,6 +277,8 @@ const DESCRIBE_TOPIC_PARTITIONS: &[Field] = &[
     ),
 ];
 
+mod groups;
+
 /// Most array elements of a request that carries no data and names no partitions.
 const ELEMENTS_FEW: usize = 20_000;
 
@@ -282,7 +286,7 @@ const ELEMENTS_FEW: usize = 20_000;
 fn elements_max(api_key: i16) -> usize {
     match api_key {
         // It names partitions, as data requests do.
-        api::LIST_OFFSETS | api::OFFSET_FOR_LEADER_EPOCH => ELEMENTS_MAX,
+        api::LIST_OFFSETS | api::OFFSET_FOR_LEADER_EPOCH | api::OFFSET_DELETE => ELEMENTS_MAX,
         _ => ELEMENTS_FEW,
     }
 }
@@ -308,6 +312,14 @@ fn fields(api_key: i16) -> Option<&'static [Field]> {
         api::DESCRIBE_PRODUCERS => DESCRIBE_PRODUCERS,
         api::LIST_CONFIG_RESOURCES => LIST_CONFIG_RESOURCES,
         api::DESCRIBE_TOPIC_PARTITIONS => DESCRIBE_TOPIC_PARTITIONS,
+        api::JOIN_GROUP => groups::JOIN_GROUP,
+        api::SYNC_GROUP => groups::SYNC_GROUP,
+        api::HEARTBEAT => groups::HEARTBEAT,
+        api::LEAVE_GROUP => groups::LEAVE_GROUP,
+        api::DESCRIBE_GROUPS => groups::DESCRIBE_GROUPS,
+        api::LIST_GROUPS => groups::LIST_GROUPS,
+        api::DELETE_GROUPS => groups::DELETE_GROUPS,
+        api::OFFSET_DELETE => groups::OFFSET_DELETE,
         _ => return None,
     })
 }
@@ -353,6 +365,7 @@ impl Walk {
         match kind {
             Kind::Fixed(bytes) => r.take(*bytes, name).map(drop),
             Kind::Text => r.nullable_string(self.flexible, name).map(drop),
+            Kind::Bytes => r.nullable_bytes(self.flexible, name).map(drop),
             Kind::Struct(fields) => self.fields(r, fields),
             Kind::Maybe(fields) => match r.i8(name)? {
                 ..0 => Ok(()),
@@ -370,9 +383,9 @@ impl Walk {
     fn bytes_min(&self, kind: &Kind) -> usize {
         match (kind, self.flexible) {
             (Kind::Fixed(bytes), _) => *bytes,
-            (Kind::Text | Kind::Array(_), Flexible::Yes) | (Kind::Maybe(_), _) => 1,
+            (Kind::Text | Kind::Bytes | Kind::Array(_), Flexible::Yes) | (Kind::Maybe(_), _) => 1,
             (Kind::Text, Flexible::No) => 2,
-            (Kind::Array(_), Flexible::No) => 4,
+            (Kind::Bytes | Kind::Array(_), Flexible::No) => 4,
             (Kind::Struct(fields), flexible) => {
                 let present = fields
                     .iter()

@@ -5,27 +5,38 @@ pub(super) mod api_versions;
 mod ask;
 pub(super) mod create_partitions;
 pub(super) mod create_topics;
+pub(super) mod delete_groups;
 pub(super) mod delete_topics;
 pub(super) mod describe_cluster;
 pub(super) mod describe_configs;
+pub(super) mod describe_groups;
 pub(super) mod describe_log_dirs;
 pub(super) mod describe_producers;
 pub(super) mod describe_topic_partitions;
 pub(super) mod elect_leaders;
 pub(super) mod fetch;
 pub(super) mod find_coordinator;
+pub(super) mod heartbeat;
 pub(super) mod init_producer_id;
+pub(super) mod join_group;
+pub(super) mod leave_group;
 pub(super) mod list_config_resources;
+pub(super) mod list_groups;
 pub(super) mod list_offsets;
 pub(super) mod metadata;
+pub(super) mod offset_commit;
+pub(super) mod offset_delete;
+pub(super) mod offset_fetch;
 pub(super) mod offset_for_leader_epoch;
 pub(super) mod produce;
+pub(super) mod sync_group;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use kafka_protocol::protocol::StrBytes;
 use tidemill_controller::{Image, Topic};
+use tidemill_groups::request::Who;
 use tidemill_wire::TopicRef;
 
 use super::error_map::code;
@@ -38,6 +49,14 @@ mod resource {
     pub(super) const BROKER_LOGGER: i8 = 8;
     pub(super) const CLIENT_METRICS: i8 = 16;
     pub(super) const GROUP: i8 = 32;
+}
+
+/// What a group is told of whoever asks.
+fn who(member: &str, instance: Option<&StrBytes>) -> Who {
+    Who {
+        member: member.into(),
+        instance: instance.map(|i| (**i).into()),
+    }
 }
 
 /// A text for the message crate.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures_util::future::{Either, LocalBoxFuture, join_all};
 use tidemill_controller::{Image, Topic, configs};
 use tidemill_model::batch::Compression;
-use tidemill_model::{BatchHeader, PartitionId, RingId, ShardId};
+use tidemill_model::{BatchHeader, PartitionId, RingId, ShardId, topic_name};
 use tidemill_ring::{AppendError, Appended};
 use tidemill_rt::time;
 use tidemill_wire::produce::{
@@ -123,6 +123,13 @@ fn sort_topic(
 ) -> TopicProduced {
     let TopicProduce { topic, partitions } = topic;
     let found = find_topic(image, &topic).map_err(|code| (code, None));
+    let found = match found {
+        Ok(topic) if topic_name::is_internal(&topic.name) => Err((
+            code::INVALID_TOPIC_EXCEPTION,
+            Some(format!("only the broker writes to '{}'", topic.name)),
+        )),
+        found => found,
+    };
     let mut produced = Vec::with_capacity(partitions.len());
     for (p, partition) in partitions.into_iter().enumerate() {
         let index = partition.index;

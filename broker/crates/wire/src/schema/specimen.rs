@@ -72,6 +72,14 @@ impl Maker<'_> {
                     self.out.push(letter);
                 }
             }
+            Kind::Bytes => {
+                let len = (self.choose)(TEXT_BYTES_MAX);
+                self.length(len, Width::Four);
+                for _ in 0..len {
+                    let byte = (self.choose)(256) as u8;
+                    self.out.push(byte);
+                }
+            }
             Kind::Maybe(fields) => match (self.choose)(2) {
                 0 => self.out.push(0xff),
                 _ => {

@@ -17,6 +17,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod groups;
+
 /// Random values that requests are made of.
 #[derive(Debug, Clone)]
 struct Seeds {
@@ -82,6 +84,14 @@ fn encoded(key: i16, version: i16, s: &Seeds) -> Bytes {
         api::DELETE_TOPICS => put!(delete_topics(version, s)),
         api::INIT_PRODUCER_ID => put!(init_producer_id(version, s)),
         api::DESCRIBE_CONFIGS => put!(describe_configs(version, s)),
+        api::JOIN_GROUP => put!(groups::join_group(version, s)),
+        api::SYNC_GROUP => put!(groups::sync_group(version, s)),
+        api::HEARTBEAT => put!(groups::heartbeat(version, s)),
+        api::LEAVE_GROUP => put!(groups::leave_group(version, s)),
+        api::DESCRIBE_GROUPS => put!(groups::describe_groups(version, s)),
+        api::LIST_GROUPS => put!(groups::list_groups(version, s)),
+        api::DELETE_GROUPS => put!(groups::delete_groups(s)),
+        api::OFFSET_DELETE => groups::offset_delete(s).encode(&mut out, version).unwrap(),
         other => return admin::encoded(other, version, s),
     }
     out.freeze()
@@ -219,6 +229,14 @@ fn decode_after_walk(key: i16, version: i16, body: &Bytes) {
         api::CREATE_TOPICS => drop(CreateTopicsRequest::decode(&mut body, version)),
         api::DELETE_TOPICS => drop(DeleteTopicsRequest::decode(&mut body, version)),
         api::INIT_PRODUCER_ID => drop(InitProducerIdRequest::decode(&mut body, version)),
+        api::JOIN_GROUP => drop(JoinGroupRequest::decode(&mut body, version)),
+        api::SYNC_GROUP => drop(SyncGroupRequest::decode(&mut body, version)),
+        api::HEARTBEAT => drop(HeartbeatRequest::decode(&mut body, version)),
+        api::LEAVE_GROUP => drop(LeaveGroupRequest::decode(&mut body, version)),
+        api::DESCRIBE_GROUPS => drop(DescribeGroupsRequest::decode(&mut body, version)),
+        api::LIST_GROUPS => drop(ListGroupsRequest::decode(&mut body, version)),
+        api::DELETE_GROUPS => drop(DeleteGroupsRequest::decode(&mut body, version)),
+        api::OFFSET_DELETE => drop(OffsetDeleteRequest::decode(&mut body, version)),
         api::DESCRIBE_CONFIGS => drop(DescribeConfigsRequest::decode(&mut body, version)),
         _ => admin::decode(key, version, &mut body),
     }
@@ -227,7 +245,10 @@ fn decode_after_walk(key: i16, version: i16, body: &Bytes) {
 #[test]
 fn every_api_is_in_the_table_or_has_its_own_codec() {
     for api in api::APIS {
-        let own = matches!(api.key, api::PRODUCE | api::FETCH);
+        let own = matches!(
+            api.key,
+            api::PRODUCE | api::FETCH | api::OFFSET_COMMIT | api::OFFSET_FETCH
+        );
         assert_ne!(fields(api.key).is_some(), own, "{}", api.name);
     }
 }

@@ -1,0 +1,146 @@
+//! What people ask: which groups there are, who is in them; and deleting them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Coordinator;
+use super::offsets::tombstone;
+use crate::codec::Key;
+use crate::error::GroupError;
+use crate::group::{Member, State};
+use crate::request::{Now, Then, Write};
+use crate::store::{Place, Record};
+
+/// A group in a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listed {
+    /// Its id.
+    pub group: Arc<str>,
+    /// What kind of group it is; empty if only offsets were committed.
+    pub protocol_type: Arc<str>,
+    /// Where it stands.
+    pub state: State,
+}
+
+/// A group as it is described.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Described {
+    /// Where it stands.
+    pub state: State,
+    /// What kind of group it is.
+    pub protocol_type: Arc<str>,
+    /// The protocol chosen; empty while there is none.
+    pub protocol: Arc<str>,
+    /// Its members.
+    pub members: Vec<DescribedMember>,
+}
+
+/// A member as it is described. What it says and what it was assigned is told of a stable group only.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DescribedMember {
+    /// Its id.
+    pub id: Arc<str>,
+    /// Its instance.
+    pub instance: Option<Arc<str>>,
+    /// What its client calls itself.
+    pub client_id: Arc<str>,
+    /// Where it is.
+    pub client_host: Arc<str>,
+    /// What it says under the protocol chosen.
+    pub metadata: Bytes,
+    /// What it was assigned.
+    pub assignment: Bytes,
+}
+
+impl Coordinator {
+    /// Every group, by id.
+    pub fn list(&self) -> Vec<Listed> {
+        let listed = self.groups.iter().filter(|(_, g)| g.state() != State::Dead);
+        let one = |(id, g): (&Arc<str>, &crate::group::Group)| Listed {
+            group: id.clone(),
+            protocol_type: g.protocol_type().cloned().unwrap_or_else(|| Arc::from("")),
+            state: g.state(),
+        };
+        listed.map(one).collect()
+    }
+
+    /// A group; nothing if there is none.
+    pub fn describe(&self, id: &str) -> Option<Described> {
+        let group = self.groups.get(id).filter(|g| g.state() != State::Dead)?;
+        let stable = group.state() == State::Stable;
+        let protocol = group.protocol().filter(|_| stable);
+        let one = |(id, m): (&Arc<str>, &Member)| DescribedMember {
+            id: id.clone(),
+            instance: m.instance.clone(),
+            client_id: m.client_id.clone(),
+            client_host: m.client_host.clone(),
+            metadata: m.metadata(protocol.map(|p| &**p)),
+            assignment: if stable {
+                m.assignment.clone()
+            } else {
+                Bytes::new()
+            },
+        };
+        Some(Described {
+            state: group.state(),
+            protocol_type: group
+                .protocol_type()
+                .cloned()
+                .unwrap_or_else(|| Arc::from("")),
+            protocol: protocol.cloned().unwrap_or_else(|| Arc::from("")),
+            members: group.members().map(one).collect(),
+        })
+    }
+
+    /// Deletes a group that has no members, with everything it has committed, once what is returned is written.
+    ///
+    /// # Errors
+    /// Why it cannot be deleted.
+    pub fn delete(&mut self, id: &str, now: Now) -> Result<Write, GroupError> {
+        if id.is_empty() {
+            return Err(GroupError::InvalidGroupId);
+        }
+        match self.groups.get(id).map(|g| g.state()) {
+            None | Some(State::Dead) => return Err(GroupError::GroupIdNotFound),
+            Some(State::Empty) => {}
+            Some(_) => return Err(GroupError::NonEmptyGroup),
+        }
+        let write = Write {
+            records: self.tombstones(id),
+            then: Then::Removed(vec![Arc::from(id)]),
+        };
+        self.bury(id, now);
+        self.launch(&write.records);
+        Ok(write)
+    }
+
+    /// From now on nobody joins the group until its tombstones are written.
+    pub(super) fn bury(&mut self, id: &str, now: Now) {
+        let mut effects = Vec::new();
+        self.with(id, now, &mut effects, |g, ctx| {
+            g.dissolve(GroupError::UnknownMemberId, ctx)
+        });
+        debug_assert!(effects.is_empty(), "nobody was in it");
+    }
+
+    /// What takes back everything that is stored of a group, its record last.
+    pub(super) fn tombstones(&self, id: &str) -> Vec<Record> {
+        let stored = self.store.groups.get(id);
+        let places = stored.into_iter().flat_map(|s| s.commits.keys());
+        let mut records: Vec<_> = places
+            .map(|(topic, p): &Place| tombstone(id, topic, *p))
+            .collect();
+        if stored.is_some_and(|s| s.record.is_some()) {
+            let key = Key::Group {
+                group: id.to_owned(),
+            };
+            records.push(Record {
+                key,
+                value: None,
+                topic_id: None,
+            });
+        }
+        records
+    }
+}

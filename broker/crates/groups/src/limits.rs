@@ -1,0 +1,112 @@
+//! What groups may take, and how long things may last.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+/// Most members of a group, those who are about to join included. Kafka has no limit unless told (`group.max.size`).
+pub const MEMBERS_MAX: usize = 5_000;
+/// Most assignment protocols that a member may offer.
+pub const PROTOCOLS_MAX: usize = 64;
+/// Bytes that the members of a group may bring together: ids, protocols and their metadata.
+pub const MEMBERS_BYTES_MAX: usize = 8 << 20;
+/// Bytes of the assignments of a group.
+pub const ASSIGNMENTS_BYTES_MAX: usize = 8 << 20;
+/// Bytes of a batch in `__consumer_offsets`: the largest group, and what is around it.
+pub const RECORD_BATCH_BYTES_MAX: usize = 20 << 20;
+/// Bytes of text a commit may carry, as in Kafka (`offset.metadata.max.bytes`).
+pub const COMMIT_METADATA_BYTES_MAX: usize = 4096;
+/// Session time-outs a member may ask for, in ms, as in Kafka (`group.min.session.timeout.ms` and `max`).
+pub const SESSION_MS: std::ops::RangeInclusive<i32> = 6_000..=1_800_000;
+/// Longest a rebalance waits for a member, in ms, whatever it asks for: a day.
+pub const REBALANCE_MS_MAX: i32 = 86_400_000;
+/// How long a member that waits for its first rebalance may be silent, in ms, as in Kafka.
+pub const NEWCOMER_MS: u64 = 300_000;
+/// Groups that a shard looks after.
+pub const GROUPS_MAX: u64 = 100_000;
+/// Bytes of groups and offsets that a shard keeps in memory.
+pub const BYTES_MAX: u64 = 512 << 20;
+/// Commits that are looked at in one turn when old ones are searched for.
+pub const SWEEP_AT_ONCE: usize = 5_000;
+/// Timers that are looked at in one turn.
+pub const TIMERS_AT_ONCE: usize = 1_000;
+/// Bytes of records that are put into one batch when many are written at once (copies, expiry, deletion).
+pub const WRITE_BYTES: usize = 256 << 10;
+
+/// What an operator may set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Settings {
+    /// How long the first members of an empty group wait for others, in ms (`group.initial.rebalance.delay.ms`).
+    pub initial_rebalance_delay_ms: u64,
+    /// How long offsets are kept after their group became empty, in ms (`offsets.retention.minutes`).
+    pub offsets_retention_ms: i64,
+    /// How often that is looked at, in ms (`offsets.retention.check.interval.ms`).
+    pub expiry_check_ms: u64,
+}
+
+impl Default for Settings {
+    /// Kafka's defaults.
+    fn default() -> Settings {
+        Settings {
+            initial_rebalance_delay_ms: 3_000,
+            offsets_retention_ms: 7 * 24 * 60 * 60 * 1_000,
+            expiry_check_ms: 600_000,
+        }
+    }
+}
+
+/// What the groups of a shard use together. A cheap handle.
+#[derive(Debug, Clone, Default)]
+pub struct Budget(Rc<Used>);
+
+#[derive(Debug, Default)]
+struct Used {
+    groups: Cell<u64>,
+    bytes: Cell<u64>,
+    refused: Cell<u64>,
+}
+
+impl Budget {
+    /// Nothing is used yet.
+    pub fn new() -> Budget {
+        Budget::default()
+    }
+
+    /// Groups there are.
+    pub fn groups(&self) -> u64 {
+        self.0.groups.get()
+    }
+
+    /// Bytes of groups and offsets.
+    pub fn bytes(&self) -> u64 {
+        self.0.bytes.get()
+    }
+
+    /// How often something was refused because a limit was reached.
+    pub fn refused_total(&self) -> u64 {
+        self.0.refused.get()
+    }
+
+    /// Whether `bytes` more bytes and `groups` more groups fit; if not, that is counted.
+    pub(crate) fn admits(&self, groups: u64, bytes: usize) -> bool {
+        let fits = self.groups() + groups <= GROUPS_MAX && self.bytes() + bytes as u64 <= BYTES_MAX;
+        if !fits {
+            self.count_refused();
+        }
+        fits
+    }
+
+    /// Notes that something was refused because a limit was reached.
+    pub(crate) fn count_refused(&self) {
+        self.0.refused.set(self.0.refused.get() + 1);
+    }
+
+    /// Notes a change of what is used.
+    pub(crate) fn change(&self, groups: i64, bytes: i64) {
+        self.0
+            .groups
+            .set(self.0.groups.get().saturating_add_signed(groups));
+        self.0
+            .bytes
+            .set(self.0.bytes.get().saturating_add_signed(bytes));
+    }
+}

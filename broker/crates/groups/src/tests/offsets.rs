@@ -1,0 +1,234 @@
+//! Commits: when they count, when they go, who may make and take them back.
+
+use super::*;
+use crate::limits::COMMIT_METADATA_BYTES_MAX;
+
+const DAY: u64 = 86_400_000;
+
+#[test]
+fn commit_counts_once_it_is_written_and_survives_a_restart() {
+    let mut w = World::new();
+    let ids = w.stable(&["a"]);
+    w.prompt = false;
+    w.commit(&ids[0], 1, 42).unwrap();
+    assert_eq!(w.committed("t"), None);
+    w.land(true);
+    assert_eq!(w.committed("t"), Some(42));
+    w.commit(&ids[0], 1, 43).unwrap();
+    w.land(false);
+    assert_eq!(
+        w.committed("t"),
+        Some(42),
+        "what was not written does not count"
+    );
+    let mut again = w.restarted();
+    assert_eq!((again.committed("t"), again.state()), (Some(42), "Stable"));
+    assert_eq!(again.beat(&ids[0], 1), Ok(()), "members go on");
+    assert_eq!(again.commit(&ids[0], 1, 44), Ok(()));
+}
+
+#[test]
+fn commit_from_outside_is_taken_only_while_nobody_is_in_the_group() {
+    let mut w = World::new();
+    assert_eq!(
+        w.commit("", 3, 1),
+        Err(GroupError::IllegalGeneration),
+        "it had a group that is gone"
+    );
+    assert_eq!(w.commit("", -1, 1), Ok(()));
+    assert_eq!(w.state(), "Empty");
+    let ids = w.stable(&["a"]);
+    assert_eq!(w.commit("", -1, 2), Err(GroupError::UnknownMemberId));
+    assert_eq!(w.commit("stranger", 1, 2), Err(GroupError::UnknownMemberId));
+    assert_eq!(w.commit(&ids[0], 0, 2), Err(GroupError::IllegalGeneration));
+    assert_eq!(w.committed("t"), Some(1));
+}
+
+#[test]
+fn commit_with_too_long_a_text_is_refused_alone() {
+    let mut w = World::new();
+    let long = NewCommit {
+        metadata: "x".repeat(COMMIT_METADATA_BYTES_MAX + 1),
+        ..new_commit("t", 1)
+    };
+    let fits = NewCommit {
+        metadata: "x".repeat(COMMIT_METADATA_BYTES_MAX),
+        ..new_commit("u", 1)
+    };
+    let nobody = Who {
+        member: "".into(),
+        instance: None,
+    };
+    let (each, write) = w
+        .machine
+        .commit("g", &nobody, -1, vec![long, fits], w.now)
+        .unwrap();
+    assert_eq!(each, [Err(GroupError::OffsetMetadataTooLarge), Ok(())]);
+    assert_eq!(write.unwrap().records.len(), 1);
+}
+
+#[test]
+fn offsets_expire_some_time_after_their_group_became_empty() {
+    let mut w = World::new();
+    let ids = w.stable(&["a"]);
+    w.commit(&ids[0], 1, 5).unwrap();
+    let end = w.now.mono_ms + 30 * DAY;
+    while w.now.mono_ms < end {
+        w.pass(5_000);
+        assert_eq!(w.beat(&ids[0], 1), Ok(()));
+        w.now.mono_ms += DAY - 5_001;
+        w.now.unix_ms += (DAY - 5_001) as i64;
+        w.beat(&ids[0], 1).unwrap();
+    }
+    assert_eq!(w.committed("t"), Some(5), "somebody is at work");
+    w.pass(11_000);
+    w.pass(60_000);
+    assert_eq!(w.state(), "Empty");
+    w.pass(6 * DAY);
+    assert_eq!(w.committed("t"), Some(5));
+    w.pass(2 * DAY);
+    assert_eq!((w.committed("t"), w.state()), (None, "none"));
+    assert_eq!(w.restarted().machine.store().groups(), 0);
+}
+
+#[test]
+fn offsets_without_group_expire_some_time_after_they_were_committed() {
+    let mut w = World::new();
+    w.commit("", -1, 5).unwrap();
+    w.pass(5 * DAY);
+    w.commit_of("g", "", -1, "u", 6).unwrap();
+    w.pass(3 * DAY);
+    assert_eq!((w.committed("t"), w.committed("u")), (None, Some(6)));
+    w.pass(5 * DAY);
+    assert_eq!(w.state(), "none");
+}
+
+#[test]
+fn offset_that_is_being_written_is_not_taken_for_old() {
+    let mut w = World::new();
+    w.commit("", -1, 5).unwrap();
+    w.pass(6 * DAY);
+    w.now.unix_ms += 2 * DAY as i64;
+    w.prompt = false;
+    w.commit("", -1, 6).unwrap();
+    w.sweep(&|_, _| true);
+    w.land_all();
+    assert_eq!(w.committed("t"), Some(6));
+    assert_eq!(replayed(&w.log, 0).commit("g", "t", 0).unwrap().offset, 6);
+}
+
+#[test]
+fn offsets_of_deleted_topics_go_and_those_of_a_new_topic_of_that_name_stay() {
+    let mut w = World::new();
+    w.commit_of("g", "", -1, "old", 5).unwrap();
+    w.commit_of("g", "", -1, "kept", 6).unwrap();
+    w.sweep(&|name, id| name == "kept" && id == TOPIC);
+    assert_eq!(
+        w.committed("old"),
+        Some(5),
+        "not everybody may know a new topic yet"
+    );
+    w.now.unix_ms += 10_000;
+    w.sweep(&|name, id| name == "kept" && id == TOPIC);
+    assert_eq!((w.committed("old"), w.committed("kept")), (None, Some(6)));
+    w.sweep(&|_, id| id != TOPIC);
+    assert_eq!((w.committed("kept"), w.state()), (None, "none"));
+}
+
+#[test]
+fn groups_are_deleted_when_nobody_is_in_them() {
+    let mut w = World::new();
+    let delete =
+        |w: &mut World, id: &str| w.machine.delete(id, w.now).map(|write| w.queue.push(write));
+    assert_eq!(delete(&mut w, "g"), Err(GroupError::GroupIdNotFound));
+    assert_eq!(delete(&mut w, ""), Err(GroupError::InvalidGroupId));
+    let ids = w.stable(&["a"]);
+    w.commit(&ids[0], 1, 5).unwrap();
+    assert_eq!(delete(&mut w, "g"), Err(GroupError::NonEmptyGroup));
+    w.pass(120_000);
+    assert_eq!(w.state(), "Empty");
+    delete(&mut w, "g").unwrap();
+    let t = w.join(member("late"));
+    assert_eq!(
+        w.refused(t),
+        GroupError::CoordinatorNotAvailable,
+        "until that is written"
+    );
+    assert_eq!(delete(&mut w, "g"), Err(GroupError::GroupIdNotFound));
+    w.land_all();
+    assert_eq!((w.state(), w.committed("t")), ("none", None));
+    assert_eq!(w.restarted().machine.store().groups(), 0);
+    w.enter("late");
+}
+
+#[test]
+fn group_whose_deletion_could_not_be_written_is_there_as_before() {
+    let mut w = World::new();
+    w.commit("", -1, 5).unwrap();
+    w.prompt = false;
+    let write = w.machine.delete("g", w.now).unwrap();
+    w.queue.push(write);
+    w.land(false);
+    assert_eq!((w.state(), w.committed("t")), ("Empty", Some(5)));
+}
+
+#[test]
+fn offsets_are_taken_back_of_topics_that_nobody_reads() {
+    let mut w = World::new();
+    let places = [(Arc::from("t"), 0), (Arc::from("u"), 0)];
+    assert_eq!(
+        w.machine.delete_offsets("g", &places),
+        Err(GroupError::GroupIdNotFound)
+    );
+    w.commit_of("g", "", -1, "t", 5).unwrap();
+    w.commit_of("g", "", -1, "u", 6).unwrap();
+    let subscription = [0, 1, 0, 0, 0, 1, 0, 1, b't', 0, 0, 0, 0];
+    let reads = Protocol {
+        name: "range".into(),
+        metadata: Bytes::copy_from_slice(&subscription),
+    };
+    let client = ClientCan {
+        return_with_id: false,
+        skip_assignment: false,
+    };
+    let t = w.join(Join {
+        protocols: vec![reads],
+        client,
+        ..member("a")
+    });
+    w.pass(3_000);
+    w.joined(t);
+    let (each, write) = w.machine.delete_offsets("g", &places).unwrap();
+    assert_eq!(each, [Err(GroupError::GroupSubscribedToTopic), Ok(())]);
+    w.queue.extend(write);
+    w.land_all();
+    assert_eq!((w.committed("t"), w.committed("u")), (Some(5), None));
+}
+
+#[test]
+fn offsets_of_topics_that_members_no_longer_read_expire() {
+    let mut w = World::new();
+    w.commit_of("g", "", -1, "t", 5).unwrap();
+    w.commit_of("g", "", -1, "u", 6).unwrap();
+    let subscription = [0, 1, 0, 0, 0, 1, 0, 1, b't', 0, 0, 0, 0];
+    let reads = Protocol {
+        name: "range".into(),
+        metadata: Bytes::copy_from_slice(&subscription),
+    };
+    let client = ClientCan {
+        return_with_id: false,
+        skip_assignment: false,
+    };
+    let t = w.join(Join {
+        protocols: vec![reads],
+        client,
+        ..member("a")
+    });
+    w.pass(3_000);
+    let a = w.joined(t);
+    let t = w.sync(&a.member, a.generation, &[]);
+    w.synced(t).unwrap();
+    w.now.unix_ms += 8 * DAY as i64;
+    w.sweep(&|_, _| true);
+    assert_eq!((w.committed("t"), w.committed("u")), (Some(5), None));
+}

@@ -1,0 +1,496 @@
+//! Members that come, go, come back and are silent.
+
+use super::*;
+use crate::limits::{MEMBERS_BYTES_MAX, MEMBERS_MAX};
+
+#[test]
+fn first_members_wait_for_others_and_the_leader_alone_is_told_of_all() {
+    let mut w = World::new();
+    let (a, ta) = w.enter("a");
+    w.pass(2_000);
+    let (b, tb) = w.enter("b");
+    w.pass(1_000);
+    assert!(
+        w.joins.is_empty(),
+        "somebody new came, so that others may, too"
+    );
+    w.pass(3_000);
+    let (ja, jb) = (w.joined(ta), w.joined(tb));
+    assert_eq!((ja.generation, &ja.leader, ja.members.len()), (1, &a, 2));
+    assert_eq!((jb.generation, &jb.leader, jb.members.len()), (1, &a, 0));
+    assert_eq!(ja.protocol.as_deref(), Some("range"));
+    let tb = w.sync(&b, 1, &[]);
+    assert!(w.syncs.is_empty(), "the leader has not assigned yet");
+    let ta = w.sync(&a, 1, &[(&a, "x"), (&b, "y"), ("stranger", "z")]);
+    assert_eq!(
+        (w.synced(ta).unwrap(), w.synced(tb).unwrap()),
+        ("x".to_owned(), "y".to_owned())
+    );
+    assert_eq!(w.state(), "Stable");
+}
+
+#[test]
+fn assignments_are_told_only_once_they_are_written() {
+    let mut w = World::new();
+    let (a, ta) = w.enter("a");
+    w.pass(3_000);
+    assert_eq!(w.joined(ta).generation, 1);
+    w.prompt = false;
+    let t = w.sync(&a, 1, &[(&a, "x")]);
+    assert!(w.syncs.is_empty());
+    assert_eq!(w.state(), "CompletingRebalance");
+    w.land(true);
+    assert_eq!(w.synced(t).unwrap(), "x");
+}
+
+#[test]
+fn assignments_that_cannot_be_written_make_members_join_again() {
+    let mut w = World::new();
+    let (a, ta) = w.enter("a");
+    w.pass(3_000);
+    w.joined(ta);
+    w.prompt = false;
+    let t = w.sync(&a, 1, &[(&a, "x")]);
+    w.land(false);
+    assert_eq!(w.synced(t), Err(GroupError::CoordinatorNotAvailable));
+    assert_eq!(w.beat(&a, 1), Err(GroupError::RebalanceInProgress));
+}
+
+#[test]
+fn newcomer_makes_everybody_join_again_and_nobody_waits_longer_than_needed() {
+    let mut w = World::new();
+    let ids = w.stable(&["a", "b"]);
+    let (c, tc) = w.enter("c");
+    assert_eq!(w.beat(&ids[0], 1), Err(GroupError::RebalanceInProgress));
+    let again = |id: &Arc<str>, name| Join {
+        member: id.clone(),
+        ..member(name)
+    };
+    let ta = w.join(again(&ids[0], "a"));
+    assert!(w.joins.is_empty());
+    let tb = w.join(again(&ids[1], "b"));
+    assert_eq!(w.joined(ta).generation, 2);
+    assert_eq!((w.joined(tb).generation, w.joined(tc).generation), (2, 2));
+    assert_eq!(
+        w.commit(&ids[1], 1, 5),
+        Err(GroupError::IllegalGeneration),
+        "of the generation before"
+    );
+    assert_eq!(
+        w.commit(&c, 2, 5),
+        Err(GroupError::RebalanceInProgress),
+        "before the assignment"
+    );
+}
+
+#[test]
+fn cooperative_members_commit_while_others_join() {
+    let mut w = World::new();
+    let ids = w.stable(&["a", "b"]);
+    w.enter("c");
+    assert_eq!(w.state(), "PreparingRebalance");
+    assert_eq!(
+        w.commit(&ids[0], 1, 5),
+        Ok(()),
+        "what it revokes it commits first"
+    );
+    assert_eq!(w.committed("t"), Some(5));
+}
+
+#[test]
+fn member_that_leaves_begins_a_rebalance_and_the_last_one_empties_the_group() {
+    let mut w = World::new();
+    let ids = w.stable(&["a", "b"]);
+    let leave = |w: &mut World, id: &Arc<str>| {
+        let who = Who {
+            member: id.clone(),
+            instance: None,
+        };
+        let (left, effects) = w.machine.leave("g", &[who], w.now).unwrap();
+        w.act(effects);
+        left[0]
+    };
+    assert_eq!(leave(&mut w, &ids[0]), Ok(()));
+    assert_eq!(w.state(), "PreparingRebalance");
+    assert_eq!(leave(&mut w, &ids[0]), Err(GroupError::UnknownMemberId));
+    let tb = w.join(Join {
+        member: ids[1].clone(),
+        ..member("b")
+    });
+    let b = w.joined(tb);
+    assert_eq!((b.generation, &b.leader), (2, &ids[1]), "who is left leads");
+    assert_eq!(leave(&mut w, &ids[1]), Ok(()));
+    assert_eq!(w.state(), "Empty");
+    assert_eq!(w.restarted().state(), "Empty");
+}
+
+#[test]
+fn silent_member_is_out_when_its_session_is_over() {
+    let mut w = World::new();
+    let ids = w.stable(&["a", "b"]);
+    for _ in 0..4 {
+        w.pass(3_000);
+        let _ = w.beat(&ids[0], 1);
+    }
+    assert_eq!(w.machine.describe("g").unwrap().members.len(), 1);
+    assert_eq!(w.beat(&ids[1], 1), Err(GroupError::UnknownMemberId));
+    assert_eq!(w.beat(&ids[0], 1), Err(GroupError::RebalanceInProgress));
+}
+
+#[test]
+fn member_that_joined_and_never_asks_for_its_assignment_is_out() {
+    let mut w = World::new();
+    let (a, ta) = w.enter("a");
+    let (b, tb) = w.enter("b");
+    w.pass(6_000);
+    w.joined(ta);
+    w.joined(tb);
+    w.sync(&a, 1, &[(&a, "x"), (&b, "y")]);
+    for _ in 0..21 {
+        w.pass(3_000);
+        let _ = (w.beat(&a, 1), w.beat(&b, 1));
+    }
+    assert_eq!(w.beat(&b, 1), Err(GroupError::UnknownMemberId));
+}
+
+#[test]
+fn member_that_does_not_join_again_in_time_is_out() {
+    let mut w = World::new();
+    let ids = w.stable(&["a", "b"]);
+    let (_, tc) = w.enter("c");
+    let ta = w.join(Join {
+        member: ids[0].clone(),
+        ..member("a")
+    });
+    for _ in 0..20 {
+        w.pass(3_000);
+        let _ = w.beat(&ids[1], 1);
+    }
+    let (a, c) = (w.joined(ta), w.joined(tc));
+    assert_eq!((a.generation, a.members.len(), c.generation), (2, 2, 2));
+    assert_eq!(w.beat(&ids[1], 1), Err(GroupError::UnknownMemberId));
+}
+
+#[test]
+fn id_that_was_given_and_never_came_back_holds_nobody_up_for_ever() {
+    let mut w = World::new();
+    let ids = w.stable(&["a"]);
+    w.join(member("ghost"));
+    let ta = w.join(Join {
+        member: ids[0].clone(),
+        protocols: protocols(&["range"]),
+        ..member("a")
+    });
+    assert!(!w.joins.contains_key(&ta), "the ghost may come");
+    w.pass(10_000);
+    assert_eq!(w.joined(ta).generation, 2);
+}
+
+#[test]
+fn group_nobody_ever_entered_leaves_nothing_behind() {
+    let mut w = World::new();
+    w.join(member("ghost"));
+    assert_eq!(w.machine.list().len(), 1);
+    w.pass(10_000);
+    assert!(w.machine.list().is_empty());
+    assert_eq!(w.machine.timers(), 1, "only that of old offsets");
+}
+
+#[test]
+fn protocol_is_the_one_that_most_like_best_of_those_all_know() {
+    let mut w = World::new();
+    let offer = |name: &str, offered: &[&str]| Join {
+        protocols: protocols(offered),
+        client: ClientCan {
+            return_with_id: false,
+            skip_assignment: false,
+        },
+        ..member(name)
+    };
+    let ta = w.join(offer("a", &["x", "y", "z"]));
+    let tb = w.join(offer("b", &["z", "y"]));
+    let tc = w.join(offer("c", &["q", "z", "y"]));
+    let td = w.join(offer("d", &["q"]));
+    assert_eq!(w.refused(td), GroupError::InconsistentGroupProtocol);
+    let te = w.join(Join {
+        protocol_type: "connect".into(),
+        ..offer("e", &["z"])
+    });
+    assert_eq!(w.refused(te), GroupError::InconsistentGroupProtocol);
+    w.pass(60_000);
+    for t in [ta, tb, tc] {
+        assert_eq!(w.joined(t).protocol.as_deref(), Some("z"));
+    }
+}
+
+#[test]
+fn two_joins_of_one_member_are_both_answered() {
+    let mut w = World::new();
+    let ids = w.stable(&["a", "b"]);
+    let again = Join {
+        member: ids[0].clone(),
+        protocols: protocols(&["range"]),
+        ..member("a")
+    };
+    let first = w.join(again.clone());
+    let second = w.join(again);
+    assert_eq!(w.refused(first), GroupError::RebalanceInProgress);
+    let tb = w.join(Join {
+        member: ids[1].clone(),
+        ..member("b")
+    });
+    assert_eq!(
+        (w.joined(second).generation, w.joined(tb).generation),
+        (2, 2)
+    );
+}
+
+#[test]
+fn follower_that_joins_a_stable_group_again_with_nothing_new_disturbs_nobody() {
+    let mut w = World::new();
+    let ids = w.stable(&["a", "b"]);
+    let t = w.join(Join {
+        member: ids[1].clone(),
+        ..member("b")
+    });
+    assert_eq!((w.joined(t).generation, w.state()), (1, "Stable"));
+    w.join(Join {
+        member: ids[0].clone(),
+        ..member("a")
+    });
+    assert_eq!(
+        w.state(),
+        "PreparingRebalance",
+        "a leader that joins again wants to assign anew"
+    );
+}
+
+// ---- static members (KIP-345)
+
+fn fixed(name: &str, fresh: &str, skip_assignment: bool) -> Join {
+    Join {
+        instance: Some(name.into()),
+        fresh_member: fresh.into(),
+        client: ClientCan {
+            return_with_id: true,
+            skip_assignment,
+        },
+        ..member(name)
+    }
+}
+
+/// A stable group of two static members; `a` leads.
+fn static_pair(w: &mut World) {
+    let ta = w.join(fixed("a", "a1", true));
+    let tb = w.join(fixed("b", "b1", true));
+    w.pass(7_000);
+    w.joined(ta);
+    w.joined(tb);
+    let tb = w.sync("b1", 1, &[]);
+    // By id alone: the checks of instances are for those who name one.
+    let ta = w.sync("a1", 1, &[("a1", "x"), ("b1", "y")]);
+    w.synced(ta).unwrap();
+    w.synced(tb).unwrap();
+}
+
+#[test]
+fn static_member_that_comes_back_gets_its_assignment_without_a_rebalance_and_fences_its_old_self() {
+    let mut w = World::new();
+    static_pair(&mut w);
+    w.prompt = false;
+    let t = w.join(fixed("b", "b2", true));
+    assert!(w.joins.is_empty(), "not before it is written");
+    w.land(true);
+    let b = w.joined(t);
+    assert_eq!(
+        (b.generation, &*b.member, &*b.leader, b.skip_assignment),
+        (1, "b2", "a1", false)
+    );
+    assert_eq!(w.state(), "Stable");
+    w.prompt = true;
+    let t = w.sync("b2", 1, &[]);
+    assert_eq!(w.synced(t).unwrap(), "y");
+    let old = Who {
+        member: "b1".into(),
+        instance: Some("b".into()),
+    };
+    assert_eq!(
+        w.machine.heartbeat("g", &old, 1, w.now),
+        Err(GroupError::FencedInstanceId)
+    );
+    let restarted = w.restarted();
+    let members = restarted.machine.describe("g").unwrap().members;
+    assert_eq!(
+        members.iter().map(|m| &*m.id).collect::<Vec<_>>(),
+        ["a1", "b2"]
+    );
+}
+
+#[test]
+fn static_leader_that_comes_back_leaves_the_assignment_as_it_is() {
+    let mut w = World::new();
+    static_pair(&mut w);
+    let t = w.join(fixed("a", "a2", true));
+    let a = w.joined(t);
+    assert_eq!(
+        (&*a.leader, a.skip_assignment, a.members.len()),
+        ("a2", true, 2)
+    );
+    let t = w.join(fixed("a", "a3", false));
+    let a = w.joined(t);
+    assert_eq!(
+        (&*a.member, &*a.leader),
+        ("a3", "a2"),
+        "an older client takes itself for a follower"
+    );
+    assert_eq!(w.state(), "Stable");
+}
+
+#[test]
+fn static_member_with_another_protocol_begins_a_rebalance() {
+    let mut w = World::new();
+    static_pair(&mut w);
+    w.join(Join {
+        protocols: protocols(&["roundrobin"]),
+        ..fixed("b", "b2", true)
+    });
+    assert_eq!(w.state(), "PreparingRebalance");
+}
+
+#[test]
+fn static_member_leaves_by_its_instance_and_is_out_when_its_session_is_over() {
+    let mut w = World::new();
+    static_pair(&mut w);
+    let by_instance = Who {
+        member: "".into(),
+        instance: Some("b".into()),
+    };
+    let (left, effects) = w.machine.leave("g", &[by_instance], w.now).unwrap();
+    w.act(effects);
+    assert_eq!((left, w.state()), (vec![Ok(())], "PreparingRebalance"));
+    let mut w = World::new();
+    static_pair(&mut w);
+    w.pass(10_001);
+    assert!(w.beat("a1", 1).is_err() && w.beat("b1", 1).is_err());
+}
+
+#[test]
+fn static_member_that_took_over_while_joining_fences_the_one_that_waits() {
+    let mut w = World::new();
+    let first = w.join(fixed("a", "a1", true));
+    let second = w.join(fixed("a", "a2", true));
+    assert_eq!(w.refused(first), GroupError::FencedInstanceId);
+    w.pass(60_000);
+    assert_eq!(&*w.joined(second).member, "a2");
+}
+
+// ---- hostile sizes
+
+#[test]
+fn group_takes_no_more_members_than_it_may() {
+    let mut w = World::new();
+    let simple = |i: usize| Join {
+        client: ClientCan {
+            return_with_id: false,
+            skip_assignment: false,
+        },
+        fresh_member: format!("m{i}").into(),
+        ..member("m")
+    };
+    for i in 0..MEMBERS_MAX {
+        let t = w.join(simple(i));
+        assert!(!w.joins.contains_key(&t));
+    }
+    let t = w.join(simple(MEMBERS_MAX));
+    assert_eq!(w.refused(t), GroupError::GroupMaxSizeReached);
+    let t = w.join(member("polite"));
+    assert_eq!(w.refused(t), GroupError::GroupMaxSizeReached);
+}
+
+#[test]
+fn group_takes_no_more_bytes_than_it_may_and_gives_back_what_it_took() {
+    let mut w = World::new();
+    let large = |i: usize| Join {
+        client: ClientCan {
+            return_with_id: false,
+            skip_assignment: false,
+        },
+        fresh_member: format!("m{i}").into(),
+        protocols: vec![Protocol {
+            name: "range".into(),
+            metadata: vec![0; MEMBERS_BYTES_MAX / 4].into(),
+        }],
+        ..member("m")
+    };
+    let mut last = GroupError::NoRoom;
+    for i in 0..5 {
+        let t = w.join(large(i));
+        if w.joins.contains_key(&t) {
+            last = w.refused(t);
+        }
+    }
+    assert_eq!(last, GroupError::GroupMaxSizeReached);
+    w.pass(3_600_000 * 24);
+    assert!(w.machine.list().is_empty());
+}
+
+#[test]
+fn nonsense_is_refused_with_the_error_for_it() {
+    let mut w = World::new();
+    let cases = [
+        (
+            Join {
+                group: "".into(),
+                ..member("a")
+            },
+            GroupError::InvalidGroupId,
+        ),
+        (
+            Join {
+                session_ms: 10,
+                ..member("a")
+            },
+            GroupError::InvalidSessionTimeout,
+        ),
+        (
+            Join {
+                session_ms: -1,
+                ..member("a")
+            },
+            GroupError::InvalidSessionTimeout,
+        ),
+        (
+            Join {
+                protocols: Vec::new(),
+                ..member("a")
+            },
+            GroupError::InconsistentGroupProtocol,
+        ),
+        (
+            Join {
+                protocol_type: "".into(),
+                ..member("a")
+            },
+            GroupError::InconsistentGroupProtocol,
+        ),
+        (
+            Join {
+                member: "never".into(),
+                ..member("a")
+            },
+            GroupError::UnknownMemberId,
+        ),
+    ];
+    for (join, error) in cases {
+        let t = w.join(join);
+        assert_eq!(w.refused(t), error);
+    }
+    assert_eq!(w.beat("a", 1), Err(GroupError::UnknownMemberId));
+    let t = w.sync("a", 1, &[]);
+    assert_eq!(w.synced(t), Err(GroupError::UnknownMemberId));
+    let (id, _) = w.enter("a");
+    w.pass(3_000);
+    assert_eq!(w.beat(&id, 7), Err(GroupError::IllegalGeneration));
+    let t = w.sync(&id, 0, &[]);
+    assert_eq!(w.synced(t), Err(GroupError::IllegalGeneration));
+}

@@ -1,0 +1,103 @@
+//! DescribeGroups: who is in groups and what each reads.
+
+use std::future::ready;
+
+use kafka_protocol::messages::describe_groups_response::{DescribedGroup, DescribedGroupMember};
+use kafka_protocol::messages::{DescribeGroupsRequest, DescribeGroupsResponse, GroupId};
+use tidemill_groups::coordinator::{Described, DescribedMember};
+use tidemill_groups::{GroupError, State};
+use tidemill_wire::WireError;
+
+use super::super::answers::{Answer, Pending};
+use super::super::dispatch::Request;
+use super::super::error_map::{self, code};
+use super::text;
+
+/// First version that tells instances.
+const INSTANCE_FROM: i16 = 4;
+/// First version in which a group that is not there is an error, with a message (KIP-1043).
+const NOT_FOUND_FROM: i16 = 6;
+/// Bytes of an answer for a group, and for a member, beside what is in them, about.
+const GROUP_BYTES: usize = 128;
+const MEMBER_BYTES: usize = 64;
+
+pub(in super::super) fn start(request: Request) -> Result<Pending, WireError> {
+    let body: DescribeGroupsRequest = request.decode()?;
+    Ok(Box::pin(async move { answer(&request, body).await }))
+}
+
+async fn answer(request: &Request, body: DescribeGroupsRequest) -> Answer {
+    let mut found = Vec::with_capacity(body.groups.len());
+    for id in body.groups {
+        let name = id.0.to_string();
+        let described = request
+            .shard
+            .at_coordinator(&id.0, move |coordinator| {
+                ready(coordinator.machine.borrow().describe(&name))
+            })
+            .await;
+        found.push((id, described.await));
+    }
+    let bytes = |(id, d): &(GroupId, Result<Option<Described>, GroupError>)| {
+        GROUP_BYTES + id.0.len() + d.as_ref().map_or(0, described_bytes)
+    };
+    let room = request.room(found.iter().map(bytes).sum()).await;
+    let groups = found
+        .into_iter()
+        .map(|(id, d)| convert(id, d, request.version));
+    let response = DescribeGroupsResponse::default().with_groups(groups.collect());
+    request.answer_within(room, &response)
+}
+
+fn described_bytes(described: &Option<Described>) -> usize {
+    let members = described.iter().flat_map(|d| &d.members);
+    let each = |m: &DescribedMember| {
+        let texts = m.id.len() + m.client_id.len() + m.client_host.len();
+        MEMBER_BYTES + texts + m.metadata.len() + m.assignment.len()
+    };
+    members.map(each).sum()
+}
+
+fn convert(
+    id: GroupId,
+    described: Result<Option<Described>, GroupError>,
+    version: i16,
+) -> DescribedGroup {
+    let group = DescribedGroup::default().with_group_id(id.clone());
+    match described {
+        Err(error) => group.with_error_code(error_map::group(error)),
+        Ok(None) => {
+            let group = group.with_group_state(text(State::Dead.name()));
+            match version >= NOT_FOUND_FROM {
+                false => group,
+                true => group
+                    .with_error_code(code::GROUP_ID_NOT_FOUND)
+                    .with_error_message(Some(text(format!("Group {} not found.", &*id.0)))),
+            }
+        }
+        Ok(Some(described)) => group
+            .with_group_state(text(described.state.name()))
+            .with_protocol_type(text(&*described.protocol_type))
+            .with_protocol_data(text(&*described.protocol))
+            .with_members(
+                described
+                    .members
+                    .into_iter()
+                    .map(|m| member(m, version))
+                    .collect(),
+            ),
+    }
+}
+
+fn member(member: DescribedMember, version: i16) -> DescribedGroupMember {
+    let described = DescribedGroupMember::default()
+        .with_member_id(text(&*member.id))
+        .with_client_id(text(&*member.client_id))
+        .with_client_host(text(&*member.client_host))
+        .with_member_metadata(member.metadata)
+        .with_member_assignment(member.assignment);
+    match version {
+        INSTANCE_FROM.. => described.with_group_instance_id(member.instance.map(|i| text(&*i))),
+        _ => described,
+    }
+}

@@ -1,0 +1,30 @@
+//! Heartbeat: a member says that it is there, and hears whether to join again.
+
+use std::future::ready;
+
+use kafka_protocol::messages::{HeartbeatRequest, HeartbeatResponse};
+use tidemill_wire::WireError;
+
+use super::super::answers::Pending;
+use super::super::dispatch::Request;
+use super::super::error_map::{self, code};
+use super::who;
+
+pub(in super::super) async fn start(request: Request) -> Result<Pending, WireError> {
+    let body: HeartbeatRequest = request.decode()?;
+    let who = who(&body.member_id, body.group_instance_id.as_ref());
+    let (group, generation) = (body.group_id.0.to_string(), body.generation_id);
+    let beat = request
+        .shard
+        .at_coordinator(&body.group_id.0, move |coordinator| {
+            ready(coordinator.heartbeat(&group, &who, generation))
+        })
+        .await;
+    Ok(Box::pin(async move {
+        let code = beat
+            .await
+            .and_then(|beat| beat)
+            .map_or_else(error_map::group, |()| code::NONE);
+        request.answer(&HeartbeatResponse::default().with_error_code(code))
+    }))
+}
