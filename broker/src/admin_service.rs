@@ -21,7 +21,7 @@ use crate::admin::{AdminService, Answer, ApiError, BoxFuture};
 use crate::metrics::{self, Sample};
 use crate::records::{api_error, gone, topic_not_found};
 use crate::shard::{NodeInfo, Shard, ShardHandle};
-use crate::topics::{CONTROLLER_SHARD, NewTopic};
+use crate::topics::{CONTROLLER_SHARD, NewTopic, TopicError};
 use crate::transforms::modules;
 
 /// How often waiting log readers look again.
@@ -181,6 +181,12 @@ impl AdminService for Service {
             let stored = self.ask(move |shard| async move {
                 // Two uploads of one module would write the same file.
                 let _turn = shard.module_changes.acquire(1).await;
+                if shard.log().space().is_full() {
+                    return Err(ApiError::unavailable(
+                        "disk_full",
+                        TopicError::DiskFull.to_string(),
+                    ));
+                }
                 modules::store(&shard.info.modules_dir, wasm).await
             });
             let cached = stored.await?;
@@ -290,14 +296,18 @@ impl AdminService for Service {
         })
     }
 
-    fn health(&self) -> BoxFuture<'_, Result<(), String>> {
+    fn health(&self) -> BoxFuture<'_, Result<Option<String>, String>> {
         Box::pin(async move {
-            let ready = self
-                .handle
-                .on(CONTROLLER_SHARD, |shard| async move { shard.is_ready() });
+            let ready = self.handle.on(CONTROLLER_SHARD, |shard| async move {
+                let full = shard.log().space().is_full();
+                (
+                    shard.is_ready(),
+                    full.then(|| disk_full(shard.log().space())),
+                )
+            });
             match ready.await {
-                Ok(true) => Ok(()),
-                Ok(false) => Err("starting: partitions are being opened".to_owned()),
+                Ok((true, trouble)) => Ok(trouble),
+                Ok((false, _)) => Err("starting: partitions are being opened".to_owned()),
                 Err(e) => Err(e.to_string()),
             }
         })
@@ -317,13 +327,19 @@ fn resident_bytes() -> Option<u64> {
     Some(pages * u64::try_from(page).ok()?)
 }
 
+/// What is to be said of a disk that is full.
+pub(crate) fn disk_full(space: &tidemill_shardlog::Space) -> String {
+    format!(
+        "the disk is full: {} MiB are free, {} MiB are kept for what must go on; writes are refused, reads go on. Delete topics or \
+         records, shorten retention, or make the disk larger",
+        space.available().unwrap_or(0) >> 20,
+        space.reserve() >> 20
+    )
+}
+
 impl Shard {
-    /// Adds everything this shard counts to `out`.
-    pub(crate) fn collect(&self, out: &mut Vec<Sample>) {
-        self.metrics.collect(out);
-        self.collect_transforms(out);
-        self.kafka_memory.collect(out);
-        self.groups.collect(out);
+    /// What the write-ahead log and the disk say.
+    fn collect_disk(&self, out: &mut Vec<Sample>) {
         let mut plain =
             |family, value: u64| out.push(Sample::plain(family, Vec::new(), value as f64));
         let log = self.log().stats();
@@ -331,7 +347,30 @@ impl Shard {
         plain("tidemill_log_appended_bytes_total", log.appended_bytes);
         plain("tidemill_log_syncs_total", log.syncs);
         plain("tidemill_log_recycled_files_total", log.recycled_files);
+        plain("tidemill_log_carried_bytes_total", log.carried_bytes);
+        plain("tidemill_log_full_waits_total", log.full_waits);
+        let space = self.log().space();
+        plain("tidemill_disk_refused_writes_total", space.refused_total());
+        if self.id == CONTROLLER_SHARD {
+            // All shards are on one file system, and samples of shards are added up.
+            plain("tidemill_disk_full", u64::from(space.is_full()));
+            plain("tidemill_disk_reserve_bytes", space.reserve());
+            if let Some(available) = space.available() {
+                plain("tidemill_disk_available_bytes", available);
+            }
+        }
         plain("tidemill_log_queued_bytes", log.queued_bytes);
+    }
+
+    /// Adds everything this shard counts to `out`.
+    pub(crate) fn collect(&self, out: &mut Vec<Sample>) {
+        self.metrics.collect(out);
+        self.collect_transforms(out);
+        self.kafka_memory.collect(out);
+        self.groups.collect(out);
+        self.collect_disk(out);
+        let mut plain =
+            |family, value: u64| out.push(Sample::plain(family, Vec::new(), value as f64));
         plain(
             "tidemill_unpacking_waits_total",
             self.unpacking.waits_total(),

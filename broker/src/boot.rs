@@ -15,7 +15,9 @@ use tidemill_rt::mailbox;
 use tidemill_rt::runtime::{self, EngineChoice, RuntimeConfig, StartError};
 use tidemill_rt::task::{self, Queue};
 use tidemill_rt::{EngineKind, memory, net, time};
-use tidemill_shardlog::{DataDir, DataDirError, LogConfig, RecoveredRing, ShardLog};
+use tidemill_shardlog::{
+    DataDir, DataDirError, LogConfig, RecoveredRing, ShardLog, SpaceConfig, reserve_bytes,
+};
 use tidemill_wasm_host::{Factory, HostConfig};
 
 use crate::admin;
@@ -34,6 +36,9 @@ const BIND_RETRY: std::time::Duration = std::time::Duration::from_millis(10);
 /// How long a clean shutdown may take before the process ends without a last checkpoint; no data is lost then, the
 /// next start replays more.
 const SHUTDOWN_MAX: std::time::Duration = std::time::Duration::from_secs(20);
+
+/// Exit status when the disk failed, so that a supervisor can tell it (`EX_IOERR` of sysexits.h).
+const DISK_FAILED: i32 = 74;
 
 /// Why the broker did not start.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +74,16 @@ pub(crate) fn fatal(message: &str) -> ! {
         reason = "the one place that ends the process"
     )]
     std::process::exit(1)
+}
+
+/// Ends the process because the disk failed: what it holds is not known any more (rule S10).
+fn fatal_disk(message: &str) -> ! {
+    tracing::error!("the disk failed, and nothing more is acknowledged: {message}");
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "the disk is not to be trusted any more"
+    )]
+    std::process::exit(DISK_FAILED)
 }
 
 /// What every shard is started with.
@@ -296,8 +311,25 @@ async fn serve(context: &Arc<Context>, shard: &Rc<Shard>) -> Result<(), String> 
     drop(turn);
     shard.mark_ready();
     shard.start_controller_checkpoints();
+    tell_full_disk(shard);
     let listener = take(&context.listener, Option::take);
     kafka::listen(shard, listener).map_err(|e| format!("cannot accept Kafka connections: {e}"))
+}
+
+/// Says when the disk has become full and when it has room again, once each. One shard speaks for all: they share the disk.
+fn tell_full_disk(shard: &Rc<Shard>) {
+    let space = shard.log().space().clone();
+    let tell = async move {
+        let mut full = false;
+        loop {
+            full = space.changed_from(full).await;
+            match full {
+                true => tracing::warn!("{}", crate::admin_service::disk_full(&space)),
+                false => tracing::info!("the disk has room again; writes are taken"),
+            }
+        }
+    };
+    drop(task::spawn(Queue::Background, tell));
 }
 
 async fn open_shard(context: &Context, id: ShardId) -> Result<(Rc<Shard>, ShardLog), String> {
@@ -307,11 +339,19 @@ async fn open_shard(context: &Context, id: ShardId) -> Result<(Rc<Shard>, ShardL
         file_bytes: settings.storage.log_file_size,
         ..LogConfig::new(
             dir.join("log"),
-            Rc::new(|e| fatal(&format!("write-ahead log: {e}"))),
+            Rc::new(|e| fatal_disk(&format!("write-ahead log: {e}"))),
         )
     };
     let (log, mut recovered) = ShardLog::open(config).await.map_err(|e| e.to_string())?;
     tracing::debug!(shard = id.0, "write-ahead log open");
+    let watch = SpaceConfig {
+        path: context.data.clone(),
+        reserve_bytes: settings
+            .storage
+            .reserve
+            .unwrap_or_else(|| reserve_bytes(context.info.shards)),
+    };
+    log.watch_space(watch).await;
     let controller = async {
         if RingId::CONTROLLER.shard(context.info.shards) != id {
             return Ok(None);
@@ -365,7 +405,7 @@ async fn open_rings(
             continue;
         }
         let dir = context.data.join(format!("shard-{}", id.0));
-        let broken: Rc<dyn Fn(&RingError)> = Rc::new(|e| fatal(&e.to_string()));
+        let broken: Rc<dyn Fn(&RingError)> = Rc::new(|e| fatal_disk(&e.to_string()));
         let config = RingConfig {
             outbox_bytes: settings.memory.outbox,
             flush_bytes: settings.storage.flush_size,

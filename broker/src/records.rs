@@ -462,6 +462,7 @@ pub(crate) fn api_error(e: TopicError) -> ApiError {
         TopicError::Config(_) | TopicError::ConfigChange(_) => {
             ApiError::bad_request("invalid_config", message)
         }
+        TopicError::DiskFull => ApiError::unavailable("disk_full", message),
         TopicError::Controller(ControllerError::Refused(refusal)) => match refusal {
             Refusal::TopicInUse { .. } => ApiError::conflict("topic_in_use", message),
             Refusal::TopicExists(_) => ApiError::conflict("topic_exists", message),

@@ -1,9 +1,11 @@
 //! Making, deleting and publishing topics. Changes run on shard 0, beside the controller.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use futures_util::future::{Either, select};
 use tidemill_controller::config_change::ConfigChangeError;
 use tidemill_controller::{
     ControllerCommand, ControllerError, Image, Refusal, Topic, configs, placement,
@@ -21,8 +23,11 @@ pub(crate) const PARTITIONS_MAX: i32 = 100_000;
 pub(crate) const REPLICAS_DEFAULT: i16 = 1;
 /// What leader epochs of a new partition count from (rule R10).
 const EPOCH_BASE: i32 = 0;
-/// How often the controller's checkpoint is written, if anything has changed.
+/// How often the controller's checkpoint is written, if anything has changed ...
 const CHECKPOINT_EVERY: std::time::Duration = std::time::Duration::from_secs(10);
+/// ... or earlier, when so many bytes were written to the shard's log since: a start reads the log from the oldest entry that is in
+/// no checkpoint.
+const CHECKPOINT_AFTER_BYTES: u64 = 64 << 20;
 /// Partitions of a topic that are opened at once in a ring: fewer than a ring takes proposals.
 pub(crate) const OPEN_AT_ONCE: usize = 1_000;
 /// Deleted topics that the controller forgets in one entry of its log.
@@ -85,6 +90,11 @@ pub(crate) enum TopicError {
     Controller(#[from] ControllerError),
     #[error("a partition could not be opened: {0}")]
     Ring(String),
+    #[error(
+        "the disk of this broker is full, and nothing new is made until there is room: delete topics or records, or make the \
+         disk larger"
+    )]
+    DiskFull,
     #[error(transparent)]
     Gone(#[from] ShardGone),
 }
@@ -156,6 +166,9 @@ impl Shard {
 
     async fn create_topic_here(self: &Rc<Shard>, new: NewTopic) -> Result<Arc<Topic>, TopicError> {
         let _turn = self.topic_changes.acquire(1).await;
+        if self.log().space().is_full() {
+            return Err(TopicError::DiskFull);
+        }
         let topic = Arc::new(self.place(new));
         let command = ControllerCommand::CreateTopic {
             topic: Topic::clone(&topic),
@@ -209,10 +222,12 @@ impl Shard {
     pub(crate) fn start_controller_checkpoints(self: &Rc<Shard>) {
         let shard = self.clone();
         drop(task::spawn(Queue::Background, async move {
-            while time::timeout(CHECKPOINT_EVERY, shard.stopped())
-                .await
-                .is_err()
-            {
+            loop {
+                let grown = shard.log().stats().written_bytes + CHECKPOINT_AFTER_BYTES;
+                let due = time::timeout(CHECKPOINT_EVERY, shard.log().written_past(grown));
+                if let Either::Left(_) = select(pin!(shard.stopped()), pin!(due)).await {
+                    return;
+                }
                 if let Err(error) = shard.controller_here().write_checkpoint().await {
                     tracing::warn!(%error, "no checkpoint of the controller was written; trying again");
                 }

@@ -2,6 +2,7 @@
 //!
 //! When it is dropped, a test fails if the broker logged an ERROR that the test did not announce.
 
+use crate::disk::SmallDisk;
 use crate::folder::TestFolder;
 use crate::{ports, program, wait};
 use std::fs::{File, OpenOptions};
@@ -47,6 +48,8 @@ pub struct Options {
     cpu: Option<u16>,
     extra: Vec<String>,
     settings: Option<String>,
+    disk_bytes: Option<u64>,
+    env: Vec<(String, String)>,
 }
 
 impl Options {
@@ -59,6 +62,8 @@ impl Options {
             cpu: None,
             extra: Vec::new(),
             settings: None,
+            disk_bytes: None,
+            env: Vec::new(),
         }
     }
 
@@ -91,15 +96,33 @@ impl Options {
         self
     }
 
+    /// Gives its data directory a file system of this size.
+    #[must_use]
+    pub fn disk_bytes(mut self, bytes: u64) -> Options {
+        self.disk_bytes = Some(bytes);
+        self
+    }
+
+    /// Environment variables added to the process.
+    #[must_use]
+    pub fn env(mut self, variables: Vec<(String, String)>) -> Options {
+        self.env.extend(variables);
+        self
+    }
+
     /// Starts a broker in a data directory of its own and waits until it is healthy.
     ///
     /// # Panics
     /// When it ends or does not answer in time; its log is in the message.
     #[must_use]
     pub fn start(self) -> Broker {
+        let folder = TestFolder::new("broker");
+        let at = folder.path().join("disk");
+        let disk = self.disk_bytes.map(|bytes| SmallDisk::mount(&at, bytes));
         let mut broker = Broker {
             options: self,
-            folder: TestFolder::new("broker"),
+            disk,
+            folder,
             kafka_port: ports::free_port(),
             admin_port: ports::free_port(),
             child: None,
@@ -114,6 +137,8 @@ impl Options {
 #[derive(Debug)]
 pub struct Broker {
     options: Options,
+    /// Unmounted before the folder is removed.
+    disk: Option<SmallDisk>,
     folder: TestFolder,
     kafka_port: u16,
     admin_port: u16,
@@ -143,7 +168,16 @@ impl Broker {
     /// Its data directory.
     #[must_use]
     pub fn data(&self) -> PathBuf {
-        self.folder.path().join("data")
+        match &self.disk {
+            Some(_) => self.folder.path().join("disk/data"),
+            None => self.folder.path().join("data"),
+        }
+    }
+
+    /// The file system of its own, if it was given one.
+    #[must_use]
+    pub fn disk(&self) -> Option<&SmallDisk> {
+        self.disk.as_ref()
     }
 
     /// A folder of the test's own, removed with the broker's.
@@ -178,6 +212,7 @@ impl Broker {
         if options.settings.is_some() {
             command.arg("--config").arg(self.settings_path());
         }
+        command.envs(options.env.iter().cloned());
         command
     }
 
@@ -264,6 +299,21 @@ impl Broker {
             );
         }
         child.wait().expect("a child can be waited for")
+    }
+
+    /// Waits until the process has ended by itself; its status.
+    ///
+    /// # Panics
+    /// When it does not run, or does not end in time.
+    pub fn ended(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("the broker runs");
+        let ended = wait::until(STOP_LIMIT, || matches!(child.try_wait(), Ok(Some(_))));
+        if !ended {
+            let _ = child.kill();
+        }
+        let status = child.wait().expect("a child can be waited for");
+        assert!(ended, "the broker goes on:\n{}", self.log());
+        status
     }
 
     /// Its process id.

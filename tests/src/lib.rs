@@ -7,6 +7,7 @@
 
 pub mod broker;
 pub mod cli;
+pub mod disk;
 pub mod folder;
 pub mod modules;
 pub mod ports;

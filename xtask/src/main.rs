@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask demo | test | bench | fuzz | soak | tidy`.
+//! The project's own commands: `cargo xtask demo | test | bench | sim | fuzz | soak | tidy`.
 //!
 //! Each sets up what it needs on a fresh machine, says what it does and how long it took, and ends with
 //! a status other than 0 and one clear sentence when something is wrong.
@@ -11,6 +11,7 @@ mod fuzz;
 mod ports;
 mod process;
 mod setup;
+mod sim;
 mod soak;
 mod steps;
 mod test;
@@ -29,6 +30,8 @@ Usage: cargo xtask <COMMAND>
                                  libFuzzer over every reader of foreign bytes, 60 s each; --keep adds to fuzz/corpus
   soak [--minutes N] [--runtime uring|epoll] [--debug]
                                  a node under everything at once, 5 minutes; the verdict goes to benches/results/soak.md
+  sim [--seeds N] [--from S] [--only SIMULATION]
+                                 run the simulations of crashes, full disks and damage with so many seeds
   tidy                           check the rules of the house: dependencies, sizes, module docs, code map
 ";
 
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         Some("bench") => bench::run(rest),
         Some("fuzz") => fuzz::run(rest),
         Some("soak") => soak::run(rest),
+        Some("sim") => sim::run(rest),
         Some("tidy") => tidy::run(),
         Some("help" | "--help" | "-h") => {
             print!("{USAGE}");

@@ -2,7 +2,7 @@
 
 use crate::process::{self, cargo, root, target_dir};
 use crate::steps::{SET_UP, Steps};
-use crate::{setup, tidy};
+use crate::{setup, sim, tidy};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -15,11 +15,11 @@ const END_TO_END_AT_ONCE: &str = "2";
 
 /// One test program that Cargo has built.
 #[derive(Debug, Clone)]
-struct TestProgram {
-    package: String,
-    target: String,
-    executable: PathBuf,
-    folder: PathBuf,
+pub(crate) struct TestProgram {
+    pub(crate) package: String,
+    pub(crate) target: String,
+    pub(crate) executable: PathBuf,
+    pub(crate) folder: PathBuf,
 }
 
 /// Runs all steps, or those whose name begins with what `--only` says.
@@ -51,6 +51,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
             &[],
         )
     })?;
+    steps.step("simulations", || sim::run_in_test(&build()?))?;
     steps.step("documentation tests", || {
         process::run(&mut cargo(&[
             "test",
@@ -81,7 +82,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
 
 /// Builds every program and every test in one go, so that nothing is built twice with other features;
 /// returns the test programs.
-fn build() -> Result<Vec<TestProgram>, String> {
+pub(crate) fn build() -> Result<Vec<TestProgram>, String> {
     let format = "--message-format=json-render-diagnostics";
     let mut command = cargo(&[
         "build",

@@ -566,11 +566,12 @@ struct HealthBody {
 
 async fn health(State(app): App) -> Response {
     match app.service.health().await {
-        Ok(()) => json(
+        // 200 also where writes are refused: ending the process would help nobody and take the reads away.
+        Ok(reason) => json(
             StatusCode::OK,
             &HealthBody {
-                status: "ok",
-                reason: None,
+                status: if reason.is_none() { "ok" } else { "limited" },
+                reason,
             },
         ),
         Err(reason) => json(

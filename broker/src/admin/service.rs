@@ -112,6 +112,6 @@ pub(crate) trait AdminService: Send + Sync {
     fn logs(&self, name: String, query: LogQuery) -> Answer<'_, LogLines>;
     /// `GET /metrics`: the whole text in Prometheus' exposition format 0.0.4.
     fn metrics(&self) -> BoxFuture<'_, String>;
-    /// `GET /health`: what is wrong, where something is.
-    fn health(&self) -> BoxFuture<'_, Result<(), String>>;
+    /// `GET /health`: `Ok` while clients are served, with what limits that; else why they are not.
+    fn health(&self) -> BoxFuture<'_, Result<Option<String>, String>>;
 }

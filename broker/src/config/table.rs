@@ -110,6 +110,9 @@ settings! {
         flush_size: u64 = size("4 MiB", 64 * KIB, GIB);
         /// Time after which that happens in any case, if anything was taken in.
         flush_interval: Duration = time("10 s", Duration::from_millis(100), HOUR);
+        /// Disk kept free of client writes, for what must go on when it is full: votes, checkpoints, deletions. "auto" is
+        /// 256 MiB for each shard.
+        reserve: Option<u64> = size("auto", MIB, TIB).or("auto");
     }
 
     /// The Kafka listener and what one client may do.

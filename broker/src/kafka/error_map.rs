@@ -86,6 +86,9 @@ pub(super) fn append(error: &AppendError) -> i16 {
         // The topic was there when the request was looked at: its partition is about to open, or has just gone.
         AppendError::UnknownPartition => code::NOT_LEADER_OR_FOLLOWER,
         AppendError::TooLarge { .. } => code::MESSAGE_TOO_LARGE,
+        // Clients take it for "not written" and try again until their delivery time-out: the Java client, librdkafka, franz-go
+        // and Sarama among them. No other code says so and names the reason.
+        AppendError::DiskFull => code::KAFKA_STORAGE_ERROR,
         AppendError::Refused(refused) => match refused {
             AppendRefused::Sequence(SequenceError::OutOfOrderSequence { .. }) => {
                 code::OUT_OF_ORDER_SEQUENCE_NUMBER
@@ -120,6 +123,7 @@ pub(super) fn topic(error: &TopicError) -> i16 {
         TopicError::Partitions(_) | TopicError::NotMore { .. } => code::INVALID_PARTITIONS,
         TopicError::Replicas(_) => code::INVALID_REPLICATION_FACTOR,
         TopicError::Config(_) | TopicError::ConfigChange(_) => code::INVALID_CONFIG,
+        TopicError::DiskFull => code::KAFKA_STORAGE_ERROR,
         TopicError::Controller(ControllerError::Refused(refusal)) => match refusal {
             Refusal::TopicInUse { .. } => code::POLICY_VIOLATION,
             Refusal::TopicExists(_) => code::TOPIC_ALREADY_EXISTS,
@@ -187,6 +191,7 @@ mod tests {
                 bytes: 1,
                 max_bytes: 0,
             },
+            AppendError::DiskFull,
             AppendError::Refused(AppendRefused::Malformed),
             AppendError::Refused(AppendRefused::Transactional),
             AppendError::Propose(ProposeError::Busy),

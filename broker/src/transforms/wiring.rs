@@ -141,6 +141,7 @@ impl Sink for RingSink {
 
     fn room(&self, bytes: usize) -> LocalFuture<'_, Box<dyn Room>> {
         Box::pin(async move {
+            self.ring.disk_room().await;
             let room: Box<dyn Room> = Box::new(RingRoom(self.ring.outbox_room(bytes as u64).await));
             room
         })

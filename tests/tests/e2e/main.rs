@@ -8,6 +8,7 @@ mod bad_modules;
 mod clients;
 mod command_line;
 mod connections;
+mod disks;
 mod greedy_clients;
 mod groups;
 mod kafka;

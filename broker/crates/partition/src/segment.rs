@@ -54,6 +54,13 @@ pub(crate) fn io_error(path: &Path) -> impl FnOnce(std::io::Error) -> SegmentErr
     }
 }
 
+fn sync_error(path: &Path) -> impl FnOnce(std::io::Error) -> SegmentError + '_ {
+    move |error| {
+        let what = format!("cannot sync it: {error}; check the disk, then start again");
+        io_error(path)(std::io::Error::new(error.kind(), what))
+    }
+}
+
 fn damaged(path: &Path, position: u64, reason: impl Into<String>) -> SegmentError {
     SegmentError::Damaged {
         path: path.to_owned(),
@@ -263,11 +270,11 @@ impl SegmentWriter {
         self.file
             .sync_data()
             .await
-            .map_err(io_error(&self.meta.path(&self.dir)))?;
+            .map_err(sync_error(&self.meta.path(&self.dir)))?;
         self.index
             .sync_data()
             .await
-            .map_err(io_error(&self.meta.index_path(&self.dir)))
+            .map_err(sync_error(&self.meta.index_path(&self.dir)))
     }
 }
 

@@ -64,6 +64,12 @@ pub enum AppendError {
         /// The limit.
         max_bytes: u32,
     },
+    /// Less than the reserve is free on the disk (rule S11). Nothing was written.
+    #[error(
+        "the disk of this broker is full: what is left is kept for what must go on; writes are taken again as soon as there is \
+         room: delete topics or records, shorten retention.ms or retention.bytes, or make the disk larger"
+    )]
+    DiskFull,
     /// The batch is refused.
     #[error(transparent)]
     Refused(#[from] AppendRefused),
@@ -129,8 +135,8 @@ pub enum DeliverError {
         /// The last sequence taken.
         last: u64,
     },
-    /// There is no memory for it now (rule X8); try again.
-    #[error("there is no memory for the delivery now; try again")]
+    /// There is no memory (rule X8) or no disk (rule S11) for it now; try again.
+    #[error("there is no room for the delivery now; try again")]
     Busy,
     /// A batch is malformed: a bug of who made it.
     #[error("the delivery is malformed: {0}")]

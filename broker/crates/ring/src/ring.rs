@@ -22,6 +22,7 @@ use tidemill_partition::tail::{
 use tidemill_rt::chan::{oneshot, watch};
 use tidemill_rt::task::{self, JoinHandle, Queue};
 use tidemill_rt::time;
+use tidemill_shardlog::Space;
 
 use crate::command::{Body, Entry, Op};
 use crate::error::{AppendError, ChangeError, RingError};
@@ -165,6 +166,7 @@ pub(crate) struct Shared {
     pub(crate) checkpoint_bytes: Cell<u64>,
     /// Files written and not yet synced, kept over a round that failed.
     leadership: watch::Receiver<Leadership>,
+    space: Space,
     waiting: RefCell<VecDeque<Waiting>>,
     flusher: RefCell<Option<JoinHandle<()>>>,
 }
@@ -277,6 +279,10 @@ impl Ring {
     }
 
     fn admit(&self, id: PartitionId, bytes: usize) -> Result<(), AppendError> {
+        if self.0.space.is_full() {
+            self.0.space.count_refused();
+            return Err(AppendError::DiskFull);
+        }
         let machine = self.0.machine.borrow();
         let partition = machine.state.partitions().get(&id);
         let max_bytes = partition
@@ -349,6 +355,11 @@ impl Ring {
             task::spawn(Queue::Raft, propose_waiting(self.0.clone()));
         }
         rx
+    }
+
+    /// Waits while the disk has no room for what transforms put out (rule S11): to be awaited before one runs.
+    pub async fn disk_room(&self) {
+        self.0.space.room().await;
     }
 
     /// Numbers for the metrics.

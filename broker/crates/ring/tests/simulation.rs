@@ -1,7 +1,7 @@
 //! Two rings on one simulated machine that crashes: nothing acknowledged is lost, nothing is doubled, every outcome
 //! takes effect exactly once, the outbox is delivered exactly once and in order.
 //!
-//! `TIDEMILL_SEED=n` runs one seed, `TIDEMILL_SEEDS=n` that many.
+//! `cargo xtask sim --only rings` runs as many seeds as are wanted.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -17,7 +17,7 @@ use tidemill_ring::{
     Delivery, Isolation, MemoryConfig, Outcome, OutcomeError, PartitionConfig, Ring, RingConfig,
     ShardMemory, StartAt,
 };
-use tidemill_rt::sim::{Sim, Stopped};
+use tidemill_rt::sim::{Sim, Stopped, for_seeds};
 use tidemill_rt::task::{self, Queue};
 use tidemill_rt::{rand, time};
 use tidemill_shardlog::{LogConfig, RecoveredRing, ShardLog};
@@ -362,24 +362,9 @@ fn run(seed: u64) -> u64 {
 
 #[test]
 fn s4_s5_x2_x3_x4_crashes_lose_nothing_and_double_nothing() {
-    let number = |name| {
-        std::env::var(name)
-            .ok()
-            .and_then(|v: String| v.parse::<u64>().ok())
-    };
-    let seeds = match number("TIDEMILL_SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("TIDEMILL_SEEDS").unwrap_or(1000),
-    };
-    let (mut crashes, many) = (0, seeds.clone().count() >= 100);
-    for seed in seeds {
-        let outcome = std::panic::catch_unwind(|| run(seed));
-        crashes += *outcome.as_ref().unwrap_or(&0);
-        if let Err(panic) = outcome {
-            eprintln!("replay: TIDEMILL_SEED={seed} cargo test -p tidemill-ring --test simulation");
-            std::panic::resume_unwind(panic);
-        }
-    }
+    let mut crashes = 0;
+    let count = for_seeds("rings", 1000, |seed| crashes += run(seed));
+    let many = count >= 100;
     eprintln!("{crashes} crashes");
     assert!(!many || crashes >= 10, "the simulation hardly ever crashes");
 }

@@ -479,16 +479,13 @@ pub struct Space {
     pub usable_bytes: i64,
 }
 
-/// The room on the file system that holds `path`. Under simulation the disk has no end.
+/// The room on the file system that holds `path`. Under simulation the disk has no end unless it was given one.
 ///
 /// # Errors
 /// As the operating system says.
 pub async fn space(path: &Path) -> io::Result<Space> {
     if context::current() == EngineKind::Sim {
-        return Ok(Space {
-            total_bytes: i64::MAX,
-            usable_bytes: i64::MAX,
-        });
+        return sim::space(path).await;
     }
     let path = path.to_owned();
     task::blocking(move || space_std(&path)).await
@@ -537,6 +534,15 @@ pub async fn rename(from: &Path, to: &Path) -> io::Result<()> {
     task::blocking(move || std::fs::rename(from, to)).await
 }
 
+async fn write_and_name(tmp: &Path, path: &Path, parts: Vec<bytes::Bytes>) -> io::Result<()> {
+    let file = File::open(tmp, OpenMode::CreateOrOpen).await?;
+    file.set_len(0).await?;
+    file.write_all_at(parts, 0).await?;
+    file.sync_data().await?;
+    drop(file);
+    rename(tmp, path).await
+}
+
 /// Replaces the file at `path` with `parts`, durably: after success the new content is there, after a crash the old or
 /// the new one, never a mixture. Writes `path` with `.tmp` added, syncs, renames, syncs the directory.
 ///
@@ -546,12 +552,11 @@ pub async fn write_atomic(path: &Path, parts: Vec<bytes::Bytes>) -> io::Result<(
     let mut tmp = path.as_os_str().to_owned();
     tmp.push(".tmp");
     let tmp = PathBuf::from(tmp);
-    let file = File::open(&tmp, OpenMode::CreateOrOpen).await?;
-    file.set_len(0).await?;
-    file.write_all_at(parts, 0).await?;
-    file.sync_data().await?;
-    drop(file);
-    rename(&tmp, path).await?;
+    if let Err(e) = write_and_name(&tmp, path, parts).await {
+        // On a full disk the half-written file would take the room that others need. Gone or not, the error is the same.
+        let _ = remove_file(&tmp).await;
+        return Err(e);
+    }
     match path.parent() {
         Some(dir) => sync_dir(dir).await,
         None => Ok(()),

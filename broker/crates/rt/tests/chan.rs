@@ -13,17 +13,17 @@ use tidemill_rt::chan::notify::Notify;
 use tidemill_rt::chan::semaphore::Semaphore;
 use tidemill_rt::chan::{oneshot, watch};
 use tidemill_rt::mailbox;
-use tidemill_rt::sim::{Sim, Stopped};
+use tidemill_rt::sim::{Sim, Stopped, for_seeds};
 use tidemill_rt::task::{Queue, spawn, yield_now};
 use tidemill_rt::time;
 
 const SEEDS: u64 = 30;
 
 fn each_seed<Fut: Future<Output = ()>>(test: impl Fn() -> Fut) {
-    for seed in 0..SEEDS {
+    for_seeds("rt", SEEDS, |seed| {
         let sim = Sim::new(seed);
         sim.block_on(test()).unwrap();
-    }
+    });
 }
 
 #[test]

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use tidemill_model::{PartitionId, RingId, ShardId};
 use tidemill_rt::fs::{self, File, LockFile, OpenMode};
 
+use crate::error::is_full;
 use crate::identity::{FORMAT_VERSION, IDENTITY_BYTES_MAX, Identity, IdentityError};
 
 const IDENTITY: &str = "identity";
@@ -245,8 +246,11 @@ async fn take_lock(path: &Path) -> Result<LockFile, DataDirError> {
         file.set_len(0).await?;
         file.write_all_at(vec![pid.into()], 0).await
     };
-    write.await.map_err(io_error(path, "write its lock"))?;
-    Ok(lock)
+    match write.await {
+        // The number only helps whoever finds the directory in use; a node on a full disk must start all the same.
+        Err(e) if !is_full(&e) => Err(io_error(path, "write its lock")(e)),
+        _ => Ok(lock),
+    }
 }
 
 async fn read_identity(path: &Path) -> Result<Option<Identity>, DataDirError> {

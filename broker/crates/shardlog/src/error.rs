@@ -21,7 +21,7 @@ pub enum LogError {
     /// There is no room for the next file.
     #[error(
         "the disk is full: the next write-ahead log file in {} needs {bytes} bytes ({source}); \
-         free that much, then start again; nothing acknowledged is lost",
+         free that much and a little more; nothing acknowledged is lost",
         dir.display()
     )]
     Full {
@@ -75,6 +75,16 @@ pub enum LogError {
 }
 
 impl LogError {
+    /// Whether the disk has no room, so that the same can work later. Never of a sync: what a failed sync has written is not
+    /// known (rule S10).
+    pub fn is_full(&self) -> bool {
+        match self {
+            LogError::Full { .. } => true,
+            LogError::Io { action, source, .. } => *action != "sync" && is_full(source),
+            _ => false,
+        }
+    }
+
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LogError {
         let path = path.to_owned();
         move |source| LogError::Io {
@@ -83,4 +93,12 @@ impl LogError {
             source,
         }
     }
+}
+
+/// Whether the operating system says that there is no room, on the disk or within the user's quota.
+pub(crate) fn is_full(e: &io::Error) -> bool {
+    matches!(
+        e.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }

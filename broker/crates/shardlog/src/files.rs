@@ -1,15 +1,13 @@
-//! Names of log files, making them, and the record of what each still holds.
+//! Names of log files, and making them.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use tidemill_model::RingId;
 use tidemill_rt::buf::{AlignedBuf, BLOCK_BYTES};
 use tidemill_rt::fs::{self, DirectFile, OpenMode};
 
-use crate::error::LogError;
-use crate::format::{FILE_HEADER_BYTES, FileHeader, Frame};
+use crate::error::{LogError, is_full};
+use crate::format::{FILE_HEADER_BYTES, FileHeader};
 
 /// Name of the file that is prepared to become the next one.
 const SPARE_NAME: &str = "spare.tmp";
@@ -83,13 +81,13 @@ pub(crate) async fn make_spare(dir: &Path, bytes: u64) -> Result<Spare, LogError
         .map_err(LogError::io("make", &path))?;
     file.preallocate(bytes)
         .await
-        .map_err(|source| match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => LogError::Full {
+        .map_err(|source| match is_full(&source) {
+            true => LogError::Full {
                 dir: dir.to_owned(),
                 bytes,
                 source,
             },
-            _ => LogError::io("reserve disk for", &path)(source),
+            false => LogError::io("reserve disk for", &path)(source),
         })?;
     file.sync_data()
         .await
@@ -152,127 +150,4 @@ pub(crate) async fn commission(
         position: FILE_HEADER_BYTES,
         bytes: spare.bytes,
     })
-}
-
-/// What each file holds that is still needed, and what pins it.
-#[derive(Debug, Default)]
-pub(crate) struct Catalog {
-    /// Per file: its bytes, and the largest index of an entry of each ring in it.
-    files: BTreeMap<u64, (u64, BTreeMap<RingId, u64>)>,
-    /// The file with the latest vote of each ring.
-    votes: BTreeMap<RingId, u64>,
-    /// The file with the latest purge of each ring, and its index.
-    purges: BTreeMap<RingId, (u64, u64)>,
-}
-
-/// What must happen for the oldest file to go.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Oldest {
-    /// Entries in it are needed, or it is the only one.
-    Needed,
-    /// The votes and purges of these rings must be carried forward first.
-    Pinned {
-        /// Rings whose latest vote stands in it.
-        votes: BTreeSet<RingId>,
-        /// Rings whose latest purge stands in it.
-        purges: BTreeSet<RingId>,
-    },
-    /// This file can be removed.
-    Free(u64),
-}
-
-/// The part of a frame that the catalog keeps.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Mark {
-    Entry(u64),
-    Vote,
-    Purge(u64),
-    Nothing,
-}
-
-impl Mark {
-    pub(crate) fn of(frame: &Frame) -> Mark {
-        match frame {
-            Frame::Entry { index, .. } => Mark::Entry(*index),
-            Frame::Vote { .. } => Mark::Vote,
-            Frame::Purge { upto, .. } => Mark::Purge(*upto),
-            Frame::Truncate { .. } => Mark::Nothing,
-        }
-    }
-}
-
-impl Catalog {
-    pub(crate) fn add_file(&mut self, sequence: u64, bytes: u64) {
-        self.files.insert(sequence, (bytes, BTreeMap::new()));
-    }
-
-    pub(crate) fn resize_file(&mut self, sequence: u64, bytes: u64) {
-        if let Some(file) = self.files.get_mut(&sequence) {
-            file.0 = bytes;
-        }
-    }
-
-    pub(crate) fn remove_file(&mut self, sequence: u64) {
-        self.files.remove(&sequence);
-    }
-
-    /// Notes that a frame is durable in file `sequence`.
-    pub(crate) fn note(&mut self, sequence: u64, ring: RingId, mark: Mark) {
-        match mark {
-            Mark::Entry(index) => {
-                if let Some((_, largest)) = self.files.get_mut(&sequence) {
-                    let at = largest.entry(ring).or_default();
-                    *at = index.max(*at);
-                }
-            }
-            Mark::Vote => {
-                self.votes.insert(ring, sequence);
-            }
-            Mark::Purge(upto) => {
-                let latest = self.purges.entry(ring).or_insert((sequence, upto));
-                if upto >= latest.1 {
-                    *latest = (sequence, upto);
-                }
-            }
-            Mark::Nothing => {}
-        }
-    }
-
-    pub(crate) fn oldest(&self) -> Oldest {
-        let Some((sequence, (_, largest))) = self.files.first_key_value() else {
-            return Oldest::Needed;
-        };
-        let needed = largest
-            .iter()
-            .any(|(ring, index)| self.purges.get(ring).is_none_or(|p| p.1 < *index));
-        if self.files.len() < 2 || needed {
-            return Oldest::Needed;
-        }
-        let votes: BTreeSet<_> = self
-            .votes
-            .iter()
-            .filter_map(|(ring, file)| (file <= sequence).then_some(*ring))
-            .collect();
-        let purges: BTreeSet<_> = self
-            .purges
-            .iter()
-            .filter_map(|(ring, (file, _))| (file <= sequence).then_some(*ring))
-            .collect();
-        if votes.is_empty() && purges.is_empty() {
-            return Oldest::Free(*sequence);
-        }
-        Oldest::Pinned { votes, purges }
-    }
-
-    pub(crate) fn bytes_of(&self, sequence: u64) -> u64 {
-        self.files.get(&sequence).map_or(0, |(bytes, _)| *bytes)
-    }
-
-    pub(crate) fn count(&self) -> u64 {
-        self.files.len() as u64
-    }
-
-    pub(crate) fn bytes(&self) -> u64 {
-        self.files.values().map(|(bytes, _)| bytes).sum()
-    }
 }

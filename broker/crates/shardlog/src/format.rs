@@ -36,6 +36,14 @@ pub enum Frame {
         /// Its content, opaque, in parts.
         data: Vec<Bytes>,
     },
+    /// A copy of an entry whose file is about to go (rule S7): it was valid where the copy stands. Voids nothing and follows
+    /// no order (rule S5). Only the log itself appends these.
+    Carried {
+        /// The entry's index.
+        index: u64,
+        /// Its content.
+        data: Bytes,
+    },
     /// Entries above `after` are void.
     Truncate {
         /// Index of the last entry that stays.
@@ -61,7 +69,9 @@ impl Frame {
         match self {
             Frame::Entry { data, .. } => data.iter().map(Bytes::len).sum(),
             Frame::Truncate { .. } => 0,
-            Frame::Vote { data } | Frame::Purge { data, .. } => data.len(),
+            Frame::Vote { data } | Frame::Purge { data, .. } | Frame::Carried { data, .. } => {
+                data.len()
+            }
         }
     }
 
@@ -78,6 +88,7 @@ impl Frame {
             Frame::Truncate { after } => (2, after, Vec::new()),
             Frame::Vote { data } => (3, 0, vec![data]),
             Frame::Purge { upto, data } => (4, upto, vec![data]),
+            Frame::Carried { index, data } => (5, index, vec![data]),
         };
         let mut head = Vec::with_capacity(FRAME_HEADER_BYTES);
         head.extend_from_slice(&ring.0.to_le_bytes());
@@ -112,6 +123,7 @@ impl Frame {
             2 => Frame::Truncate { after: index },
             3 => Frame::Vote { data },
             4 => Frame::Purge { upto: index, data },
+            5 => Frame::Carried { index, data },
             _ => return Err("a frame has an unknown kind"),
         };
         Ok((ring, frame, end))

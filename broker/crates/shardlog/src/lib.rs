@@ -9,6 +9,8 @@
 
 #![forbid(unsafe_code)]
 
+mod carry;
+mod catalog;
 pub mod checkpoint;
 mod data_dir;
 mod error;
@@ -17,6 +19,7 @@ mod format;
 mod identity;
 mod log;
 mod recover;
+mod space;
 mod track;
 
 #[cfg(test)]
@@ -27,4 +30,5 @@ pub use error::LogError;
 pub use format::Frame;
 pub use identity::{ClusterId, FORMAT_VERSION, Identity, NodeUuid};
 pub use log::{DEFAULT_FILE_BYTES, DEFAULT_GROUP_BYTES_MAX, LogConfig, LogStats, ShardLog};
+pub use space::{Space, SpaceConfig, reserve_bytes};
 pub use track::RecoveredRing;

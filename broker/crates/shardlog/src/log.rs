@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tidemill_model::RingId;
@@ -12,21 +13,27 @@ use tidemill_rt::chan::notify::Notify;
 use tidemill_rt::chan::oneshot;
 use tidemill_rt::fs;
 use tidemill_rt::task::{self, Queue};
-use tidemill_rt::time::Instant;
+use tidemill_rt::time::{self, Instant};
 
+use crate::catalog::{Catalog, Mark};
 use crate::error::LogError;
-use crate::files::{self, Catalog, Mark, Oldest, OpenFile, Spare};
+use crate::files::{self, OpenFile, Spare};
 use crate::format::{
     FILE_HEADER_BYTES, FRAME_DATA_MAX, FileHeader, Frame, GROUP_HEADER_BYTES, GroupHeader,
     salted_crc_parts,
 };
 use crate::recover::recover;
+use crate::space::Space;
 use crate::track::{RecoveredRing, Tail};
 
 /// Size of a log file unless the configuration says otherwise: 64 MiB.
 pub const DEFAULT_FILE_BYTES: u64 = 64 << 20;
 /// Bytes of a group unless the configuration says otherwise: 1 MiB.
 pub const DEFAULT_GROUP_BYTES_MAX: usize = 1 << 20;
+/// Bytes of a file when the disk has no room for one of the usual size: 1 MiB.
+const SMALL_FILE_BYTES: u64 = 1 << 20;
+/// How often a full disk is tried again.
+const FULL_RETRY: Duration = Duration::from_millis(500);
 /// Most bytes handed to one write; a larger group goes out in several before its sync.
 const WRITE_BYTES_MAX: usize = 4 << 20;
 
@@ -85,6 +92,10 @@ pub struct LogStats {
     pub removed_files: u64,
     /// Of these, files that were kept to be written again.
     pub recycled_files: u64,
+    /// Bytes of entries written once more because their file was about to go.
+    pub carried_bytes: u64,
+    /// How often a write had to wait because the disk had no room at all.
+    pub full_waits: u64,
     /// How often a group had to wait for the next file.
     pub file_waits: u64,
 }
@@ -103,37 +114,45 @@ struct Group {
 }
 
 #[derive(Default)]
-struct State {
+pub(crate) struct State {
     queue: VecDeque<Item>,
-    stats: LogStats,
+    pub(crate) stats: LogStats,
     tails: BTreeMap<RingId, Tail>,
-    votes: BTreeMap<RingId, Bytes>,
-    purges: BTreeMap<RingId, (u64, Bytes)>,
-    catalog: Catalog,
-    spare: Option<Spare>,
+    pub(crate) votes: BTreeMap<RingId, Bytes>,
+    pub(crate) purges: BTreeMap<RingId, (u64, Bytes)>,
+    pub(crate) catalog: Catalog,
+    /// While entries are carried forward: per ring, the index above which they were voided meanwhile.
+    pub(crate) voided: Option<BTreeMap<RingId, u64>>,
+    /// Bytes left in the file that is written.
+    pub(crate) room_left: u64,
+    pub(crate) spare: Option<Spare>,
     /// The file during which a spare could not be made; it is not tried again for every group.
     spare_failed_at: Option<u64>,
     next_group: u64,
 }
 
-struct Inner {
-    config: LogConfig,
-    state: RefCell<State>,
+pub(crate) struct Inner {
+    pub(crate) config: LogConfig,
+    pub(crate) state: RefCell<State>,
     file: RefCell<Option<OpenFile>>,
     writing: Cell<bool>,
     failed: Cell<bool>,
     /// Whether the spare's name is in use: one is made, kept from an old file, or becomes the next file.
-    making_spare: Cell<bool>,
-    removing: Cell<bool>,
+    pub(crate) making_spare: Cell<bool>,
+    pub(crate) removing: Cell<bool>,
     /// Set for good by [`ShardLog::close`]: nothing begins in the background any more.
-    closing: Cell<bool>,
+    pub(crate) closing: Cell<bool>,
     /// Notified when a background task of the log ends.
-    idle: Notify,
+    pub(crate) idle: Notify,
+    /// Bytes written after which `grew` is notified.
+    watermark: Cell<u64>,
+    grew: Notify,
+    space: Space,
 }
 
 /// A handle on the log of a shard. Clones mean the same log; it lives on its shard's thread.
 #[derive(Clone)]
-pub struct ShardLog(Rc<Inner>);
+pub struct ShardLog(pub(crate) Rc<Inner>);
 
 impl std::fmt::Debug for ShardLog {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -154,10 +173,11 @@ impl ShardLog {
         files::remove_spare(&config.dir).await?;
         let recovered = recover(&config.dir).await?;
         let (newest, end) = recovered.end.unwrap_or((0, 0));
-        let file = begin_file(&config, newest, end, None, 0).await?;
+        let file = first_file(&config, newest, end).await?;
         let mut state = State {
             catalog: recovered.catalog,
             next_group: recovered.next_group.max(1),
+            room_left: file.bytes - file.position,
             ..State::default()
         };
         state.catalog.add_file(file.header.sequence, file.bytes);
@@ -189,6 +209,9 @@ impl ShardLog {
             removing: Cell::new(false),
             closing: Cell::new(false),
             idle: Notify::new(),
+            watermark: Cell::new(u64::MAX),
+            grew: Notify::new(),
+            space: Space::default(),
         }));
         log.remove_files();
         Ok((log, rings))
@@ -227,6 +250,23 @@ impl ShardLog {
         if rx.await.is_err() {
             std::future::pending::<()>().await;
         }
+    }
+
+    /// Waits until `written_bytes` of [`ShardLog::stats`] is at least `bytes`.
+    pub async fn written_past(&self, bytes: u64) {
+        loop {
+            let grew = self.0.grew.notified();
+            if self.0.state.borrow().stats.written_bytes >= bytes {
+                return;
+            }
+            self.0.watermark.set(self.0.watermark.get().min(bytes));
+            grew.await;
+        }
+    }
+
+    /// Whether the disk has room for writes of clients.
+    pub fn space(&self) -> &Space {
+        &self.0.space
     }
 
     /// Counters and sizes.
@@ -289,7 +329,10 @@ impl ShardLog {
                 std::mem::forget(group);
                 return;
             }
-            let purged = group.marks.iter().any(|(_, m)| matches!(m, Mark::Purge(_)));
+            let purged = group
+                .marks
+                .iter()
+                .any(|(_, m)| matches!(m, Mark::Purge { .. }));
             for done in group.done {
                 done();
             }
@@ -317,23 +360,21 @@ impl ShardLog {
             durable: (file.header.sequence, file.position),
         };
         let head = Bytes::copy_from_slice(&header.encode(file.header.generation));
-        write_parts(&file, &head, &group.parts, total).await?;
+        let mut stalled = Stalled::default();
+        while let Err(e) = write_parts(&file, &head, &group.parts, total).await {
+            // A file system that reserves nothing (or breaks its word) is full. What was written of the group counts for nothing
+            // until it is synced, and is written over.
+            stalled.wait(self, e).await?;
+        }
+        stalled.ended();
         let synced = file.file.sync_data().await;
         synced.map_err(LogError::io("sync", &file.path))?;
         file.position += total;
-        let sequence = file.header.sequence;
+        self.note_written(&file, group, (total, started));
         let half_full = file.position > file.bytes / 2;
+        let sequence = file.header.sequence;
         *inner.file.borrow_mut() = Some(file);
-        let mut state = inner.state.borrow_mut();
-        state.next_group += 1;
-        state.stats.groups += 1;
-        state.stats.syncs += 1;
-        state.stats.appended_bytes += group.payload_len;
-        state.stats.written_bytes += total;
-        state.stats.write_nanos += started.elapsed().as_nanos() as u64;
-        for (ring, mark) in &group.marks {
-            state.catalog.note(sequence, *ring, *mark);
-        }
+        let state = inner.state.borrow();
         let wants_spare =
             half_full && state.spare.is_none() && state.spare_failed_at != Some(sequence);
         drop(state);
@@ -341,6 +382,26 @@ impl ShardLog {
             self.prepare_spare(sequence);
         }
         Ok(())
+    }
+
+    fn note_written(&self, file: &OpenFile, group: &Group, (total, started): (u64, Instant)) {
+        let mut state = self.0.state.borrow_mut();
+        state.next_group += 1;
+        state.stats.groups += 1;
+        state.stats.syncs += 1;
+        state.stats.appended_bytes += group.payload_len;
+        state.stats.written_bytes += total;
+        state.stats.write_nanos += started.elapsed().as_nanos() as u64;
+        state.room_left = file.bytes - file.position;
+        for (ring, mark) in &group.marks {
+            state.catalog.note(file.header.sequence, *ring, *mark);
+        }
+        let written = state.stats.written_bytes;
+        drop(state);
+        if written >= self.0.watermark.get() {
+            self.0.watermark.set(u64::MAX);
+            self.0.grew.notify_all();
+        }
     }
 
     /// The open file, or the next one when a group of `total` bytes does not fit into the rest.
@@ -360,15 +421,30 @@ impl ShardLog {
         let (sequence, end) = (file.header.sequence, file.position);
         let closed = file.file.close().await;
         closed.map_err(LogError::io("close", &file.path))?;
-        let spare = inner.state.borrow_mut().spare.take();
-        let next = begin_file(&inner.config, sequence, end, spare, total).await?;
+        let next = self.next_file(sequence, end, total).await?;
         inner.making_spare.set(false);
         inner.idle.notify_all();
         let mut state = inner.state.borrow_mut();
         state.catalog.add_file(next.header.sequence, next.bytes);
+        state.room_left = next.bytes - next.position;
         drop(state);
         self.remove_files();
         Ok(next)
+    }
+
+    /// Makes the next file; waits for room when the disk has none at all. Nothing is acknowledged meanwhile.
+    async fn next_file(&self, sequence: u64, end: u64, total: u64) -> Result<OpenFile, LogError> {
+        let mut stalled = Stalled::default();
+        loop {
+            let spare = self.0.state.borrow_mut().spare.take();
+            match begin_file(&self.0.config, sequence, end, spare, total).await {
+                Ok(file) => {
+                    stalled.ended();
+                    return Ok(file);
+                }
+                Err(e) => stalled.wait(self, e).await?,
+            }
+        }
     }
 
     /// Reserves disk for the next file beside the writing of this one.
@@ -394,86 +470,6 @@ impl ShardLog {
             log.0.idle.notify_all();
         };
         drop(task::spawn(Queue::Background, make));
-    }
-
-    /// Removes the oldest files as far as nothing in them is needed, carrying votes and purges forward.
-    fn remove_files(&self) {
-        let needed = self.0.state.borrow().catalog.oldest() == Oldest::Needed;
-        if needed || self.0.closing.get() || self.0.removing.replace(true) {
-            return;
-        }
-        let log = self.clone();
-        let remove = async move {
-            if let Err(e) = log.remove_oldest().await {
-                log.0.fail(&e);
-            }
-            log.0.removing.set(false);
-            log.0.idle.notify_all();
-        };
-        drop(task::spawn(Queue::Background, remove));
-    }
-
-    async fn remove_oldest(&self) -> Result<(), LogError> {
-        loop {
-            let oldest = self.0.state.borrow().catalog.oldest();
-            match oldest {
-                Oldest::Needed => return Ok(()),
-                Oldest::Pinned { votes, purges } => {
-                    for ring in votes.union(&purges) {
-                        self.carry(*ring);
-                    }
-                    self.barrier().await;
-                }
-                Oldest::Free(sequence) => {
-                    let spare = self.retire(sequence).await?;
-                    let mut state = self.0.state.borrow_mut();
-                    state.catalog.remove_file(sequence);
-                    state.stats.removed_files += 1;
-                    state.stats.recycled_files += u64::from(spare);
-                }
-            }
-        }
-    }
-
-    /// Takes a file out of the sequence: it becomes the next spare where one is wanted, else it is removed. Removing 64 MiB holds up
-    /// the syncs of the log on the same file system by ten to twenty ms, reserving them anew does so too, and a file that
-    /// was written before is synced faster. True when it was kept.
-    async fn retire(&self, sequence: u64) -> Result<bool, LogError> {
-        let inner = &*self.0;
-        let dir = &inner.config.dir;
-        let path = files::path_of(dir, sequence);
-        let bytes = inner.state.borrow().catalog.bytes_of(sequence);
-        let wanted = inner.state.borrow().spare.is_none()
-            && bytes == file_bytes(&inner.config, 0)
-            && !inner.closing.get()
-            && !inner.making_spare.replace(true);
-        if !wanted {
-            fs::remove_file(&path)
-                .await
-                .map_err(LogError::io("remove", &path))?;
-            // Before the next one goes: a crash must not leave a gap in the sequence.
-            fs::sync_dir(dir).await.map_err(LogError::io("sync", dir))?;
-            return Ok(false);
-        }
-        let kept = files::reuse(dir, &path, bytes).await;
-        inner.making_spare.set(false);
-        inner.idle.notify_all();
-        let spare = kept?;
-        let is_kept = spare.is_some();
-        inner.state.borrow_mut().spare = spare;
-        Ok(is_kept)
-    }
-
-    /// Appends the latest vote and purge of a ring once more.
-    fn carry(&self, ring: RingId) {
-        let state = self.0.state.borrow();
-        let vote = state.votes.get(&ring).cloned();
-        let purge = state.purges.get(&ring).cloned();
-        drop(state);
-        let vote = vote.map(|data| Frame::Vote { data });
-        let purge = purge.map(|(upto, data)| Frame::Purge { upto, data });
-        let frames = vote.into_iter().chain(purge).collect();
-        self.append(ring, frames, Box::new(|| {}));
     }
 }
 
@@ -501,7 +497,15 @@ impl Inner {
                         expected,
                     })?;
                 }
-                Frame::Truncate { after } => tail.truncate(*after),
+                // A copy of what was appended before.
+                Frame::Carried { .. } => {}
+                Frame::Truncate { after } => {
+                    tail.truncate(*after);
+                    if let Some(voided) = &mut state.voided {
+                        let above = voided.entry(ring).or_insert(*after);
+                        *above = (*above).min(*after);
+                    }
+                }
                 Frame::Vote { data } => {
                     state.votes.insert(ring, data.clone());
                 }
@@ -550,7 +554,7 @@ impl Inner {
     }
 
     /// Reports the first failure (rule S10).
-    fn fail(&self, error: &LogError) {
+    pub(crate) fn fail(&self, error: &LogError) {
         if !self.failed.replace(true) {
             tracing::error!(%error, "the write-ahead log failed");
             (self.config.fatal)(error);
@@ -559,8 +563,38 @@ impl Inner {
     }
 }
 
+/// A write that waits for room on the disk.
+#[derive(Default)]
+struct Stalled(bool);
+
+impl Stalled {
+    /// Waits a while after an error that says that the disk is full, and says so once.
+    ///
+    /// # Errors
+    /// Any other error is given back.
+    async fn wait(&mut self, log: &ShardLog, error: LogError) -> Result<(), LogError> {
+        if !error.is_full() {
+            return Err(error);
+        }
+        log.0.space.set_full();
+        if !self.0 {
+            tracing::error!(%error, "nothing can be written until there is room again; reads go on");
+        }
+        self.0 = true;
+        log.0.state.borrow_mut().stats.full_waits += 1;
+        time::sleep(FULL_RETRY).await;
+        Ok(())
+    }
+
+    fn ended(&self) {
+        if self.0 {
+            tracing::info!("the write-ahead log has room again and goes on");
+        }
+    }
+}
+
 /// Bytes of a file that has to hold a group of `total` bytes.
-fn file_bytes(config: &LogConfig, total: u64) -> u64 {
+pub(crate) fn file_bytes(config: &LogConfig, total: u64) -> u64 {
     config
         .file_bytes
         .next_multiple_of(BLOCK_BYTES as u64)
@@ -568,7 +602,8 @@ fn file_bytes(config: &LogConfig, total: u64) -> u64 {
         .max(FILE_HEADER_BYTES + total)
 }
 
-/// Makes the next file of the sequence, at least large enough for a group of `total` bytes.
+/// Makes the next file of the sequence, at least large enough for a group of `total` bytes. When the disk has no room for a file of
+/// the usual size, a small one goes on with what there is.
 async fn begin_file(
     config: &LogConfig,
     predecessor: u64,
@@ -577,11 +612,18 @@ async fn begin_file(
     total: u64,
 ) -> Result<OpenFile, LogError> {
     let bytes = file_bytes(config, total);
-    let spare = match spare.filter(|spare| spare.bytes >= bytes) {
+    let spare = match spare.filter(|spare| spare.bytes >= FILE_HEADER_BYTES + total) {
         Some(spare) => spare,
         None => {
             files::remove_spare(&config.dir).await?;
-            files::make_spare(&config.dir, bytes).await?
+            match files::make_spare(&config.dir, bytes).await {
+                Err(e) if e.is_full() => {
+                    files::remove_spare(&config.dir).await?;
+                    let small = (FILE_HEADER_BYTES + total).max(SMALL_FILE_BYTES).min(bytes);
+                    files::make_spare(&config.dir, small).await?
+                }
+                made => made?,
+            }
         }
     };
     let header = FileHeader {
@@ -591,6 +633,18 @@ async fn begin_file(
         predecessor_end,
     };
     files::commission(&config.dir, spare, header).await
+}
+
+/// Makes the file that a start begins with. On a full disk, what is reserved behind the end of the newest file is given back
+/// first: what stands there was never acknowledged.
+async fn first_file(config: &LogConfig, newest: u64, end: u64) -> Result<OpenFile, LogError> {
+    match begin_file(config, newest, end, None, 0).await {
+        Err(e) if e.is_full() && newest > 0 => {
+            cut(&config.dir, newest, end).await?;
+            begin_file(config, newest, end, None, 0).await
+        }
+        begun => begun,
+    }
 }
 
 /// Writes a group's header and parts, padded with zeros to `total` bytes, in pieces of a bounded size.

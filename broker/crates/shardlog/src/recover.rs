@@ -9,8 +9,9 @@ use tidemill_model::RingId;
 use tidemill_rt::buf::BLOCK_BYTES;
 use tidemill_rt::fs::{self, DirectFile, OpenMode};
 
+use crate::catalog::{Catalog, Mark};
 use crate::error::LogError;
-use crate::files::{Catalog, Mark, path_of, sequence_of};
+use crate::files::{path_of, sequence_of};
 use crate::format::salted_crc;
 use crate::format::{FILE_HEADER_BYTES, FileHeader, Frame, GROUP_HEADER_BYTES, GroupHeader};
 use crate::track::Replay;
@@ -30,6 +31,40 @@ pub(crate) struct Recovered {
     pub(crate) next_group: u64,
     /// Groups read.
     pub(crate) groups: u64,
+    /// The entries asked for, when it is not all: per ring, the first and the last index.
+    wanted: Option<BTreeMap<RingId, (u64, u64)>>,
+}
+
+impl Recovered {
+    fn wants(&self, ring: RingId, index: u64) -> bool {
+        let Some(wanted) = &self.wanted else {
+            return true;
+        };
+        wanted
+            .get(&ring)
+            .is_some_and(|(first, last)| (*first..=*last).contains(&index))
+    }
+}
+
+/// The entries of file `sequence` that are `wanted` (per ring, the first and the last index), as far as they are valid at the end of
+/// that file. Its successor exists and says where it ends.
+///
+/// # Errors
+/// [`LogError::Corrupt`], [`LogError::Io`].
+pub(crate) async fn read_entries(
+    dir: &Path,
+    sequence: u64,
+    wanted: BTreeMap<RingId, (u64, u64)>,
+) -> Result<BTreeMap<RingId, BTreeMap<u64, Bytes>>, LogError> {
+    let header = read_header(dir, sequence, sequence).await?;
+    let next = read_header(dir, sequence + 1, sequence).await?;
+    let mut out = Recovered {
+        wanted: Some(wanted),
+        ..Recovered::default()
+    };
+    read_file(dir, header, Some(next.predecessor_end), &mut out).await?;
+    let rings = out.rings.into_iter();
+    Ok(rings.map(|(ring, r)| (ring, r.ring.entries)).collect())
 }
 
 /// Reads every file of `dir`. Changes nothing, except that the newest file is synced first: what a killed process
@@ -59,7 +94,8 @@ pub(crate) async fn recover(dir: &Path) -> Result<Recovered, LogError> {
         let end = headers.get(i + 1).map(|next| next.predecessor_end);
         read_file(dir, *header, end, &mut out).await?;
     }
-    for (ring, replay) in &out.rings {
+    for (ring, replay) in &mut out.rings {
+        replay.settle();
         if let Some(hole) = replay.hole() {
             return Err(LogError::Corrupt {
                 file: path_of(dir, first),
@@ -179,13 +215,26 @@ fn replay_group(
             Frame::decode(payload, from).map_err(|what| reader.corrupt(at, what.into()))?;
         from = next;
         out.catalog.note(file.sequence, ring, Mark::of(&frame));
+        if let Frame::Entry { index, .. } | Frame::Carried { index, .. } = &frame
+            && !out.wants(ring, *index)
+        {
+            continue;
+        }
         let replay = out.rings.entry(ring).or_default();
         match frame {
             Frame::Entry { index, data } => {
                 let data = detach(&data[0], payload.len());
-                let taken = replay.entry(index, data);
+                let taken = match out.wanted {
+                    None => replay.entry(index, data),
+                    // Entries between may not have been asked for: their order says nothing.
+                    Some(_) => {
+                        replay.ring.entries.insert(index, data);
+                        Ok(())
+                    }
+                };
                 taken.map_err(|what| reader.corrupt(at, format!("ring {ring}: {what}")))?;
             }
+            Frame::Carried { index, data } => replay.carried(index, detach(&data, payload.len())),
             Frame::Truncate { after } => replay.truncate(after),
             Frame::Vote { data } => replay.ring.vote = Some(detach(&data, payload.len())),
             Frame::Purge { upto, data } => replay.purge(upto, detach(&data, payload.len())),

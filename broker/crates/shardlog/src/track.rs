@@ -64,6 +64,22 @@ impl Replay {
         Ok(())
     }
 
+    /// Takes a copy of an entry. Where the original was read it says nothing new; where the original's file is gone, entries
+    /// behind it may have been read before it, and some in front of it may still come: what the ring ends with stays unknown.
+    pub(crate) fn carried(&mut self, index: u64, data: Bytes) {
+        if self.ring.purged.as_ref().is_none_or(|p| index > p.0) {
+            self.ring.entries.entry(index).or_insert(data);
+        }
+    }
+
+    /// To be called at the end: what the ring ends with is known then, if anything of it is there.
+    pub(crate) fn settle(&mut self) {
+        let last = self.ring.entries.keys().next_back();
+        if let (None, Some(last)) = (self.tail.0, last) {
+            self.tail.0 = Some(*last);
+        }
+    }
+
     pub(crate) fn truncate(&mut self, after: u64) {
         self.tail.truncate(after);
         if let Some(first) = after.checked_add(1) {
@@ -82,12 +98,19 @@ impl Replay {
         }
     }
 
-    /// The first index that is missing between what was purged and the first entry there is.
+    /// The first index that is missing between what was purged and the last entry there is.
     pub(crate) fn hole(&self) -> Option<u64> {
         let first = *self.ring.entries.keys().next()?;
-        match &self.ring.purged {
-            Some((upto, _)) => (first != upto + 1).then_some(upto + 1),
-            None => (first > 1).then_some(1),
+        let mut due = match &self.ring.purged {
+            Some((upto, _)) => upto + 1,
+            None => first.min(1),
+        };
+        for index in self.ring.entries.keys() {
+            if *index != due {
+                return Some(due);
+            }
+            due += 1;
         }
+        None
     }
 }

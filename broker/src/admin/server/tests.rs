@@ -225,7 +225,7 @@ impl AdminService for Fake {
         Box::pin(std::future::ready("tidemill_up 1".to_owned()))
     }
 
-    fn health(&self) -> BoxFuture<'_, Result<(), String>> {
+    fn health(&self) -> BoxFuture<'_, Result<Option<String>, String>> {
         Box::pin(std::future::ready(Err("the disk is full".to_owned())))
     }
 }

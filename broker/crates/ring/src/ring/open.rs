@@ -43,12 +43,14 @@ impl Ring {
         wake.rooms.set_used(machine.state.outbox().bytes());
         let machine = Rc::new(RefCell::new(machine));
         let driven: Rc<RefCell<dyn StateMachine>> = machine.clone();
+        let space = log.space().clone();
         let group = GroupConfig::new(config.ring, config.node);
         let group = Group::open(group, log, recovered, point, driven).await?;
         machine.borrow_mut().copying = Copying::Never;
         remove_left_behind(&machine).await?;
         let ring = Ring(Rc::new(Shared {
             leadership: group.leadership(),
+            space,
             config,
             group,
             machine,

@@ -240,6 +240,10 @@ impl Ring {
         let proposed = self
             .delivery_entry(to, delivery)
             .and_then(|(entry, bytes)| {
+                if self.0.space.is_full() {
+                    self.0.space.count_refused();
+                    return Err(DeliverError::Busy);
+                }
                 let reservation = self.0.config.memory.try_reserve_delivery(bytes);
                 Ok(self.propose(entry, Some(reservation.ok_or(DeliverError::Busy)?)))
             });

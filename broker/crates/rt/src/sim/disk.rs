@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::content::{Change, Content};
 use super::rng::{self, Rng};
+use crate::fs::Space;
 
 pub(crate) type NodeId = u64;
 
@@ -209,6 +210,15 @@ impl Disk {
         let file = self.file_mut(id)?;
         file.allocated = file.allocated.min(len);
         Ok(())
+    }
+
+    pub(crate) fn space(&self) -> Space {
+        let bytes = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        let capacity = self.capacity.unwrap_or(u64::MAX);
+        Space {
+            total_bytes: bytes(capacity),
+            usable_bytes: bytes(capacity.saturating_sub(self.used())),
+        }
     }
 
     fn used(&self) -> u64 {

@@ -10,7 +10,7 @@ use super::disk::{Disk, DiskOp, FileNode, NodeId};
 use super::exec::{self, SimSleep, World};
 use super::rng;
 use crate::buf::BLOCK_BYTES;
-use crate::fs::OpenMode;
+use crate::fs::{OpenMode, Space};
 use crate::time::Instant;
 
 /// An open file of the simulated disk.
@@ -279,4 +279,12 @@ pub(crate) async fn read(path: &Path) -> io::Result<Vec<u8>> {
     take_time(&world, DiskOp::Read, &path.to_string_lossy()).await?;
     let disk = world.disk.borrow();
     Ok(disk.file(disk.lookup(path)?)?.visible.all())
+}
+
+pub(crate) async fn space(path: &Path) -> io::Result<Space> {
+    let world = exec::current();
+    take_time(&world, DiskOp::Names, &path.to_string_lossy()).await?;
+    let disk = world.disk.borrow();
+    disk.lookup(path)?;
+    Ok(disk.space())
 }

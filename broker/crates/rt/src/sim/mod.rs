@@ -41,6 +41,7 @@ mod disk;
 mod exec;
 mod file;
 mod rng;
+mod seeds;
 
 use std::future::Future;
 use std::rc::Rc;
@@ -51,8 +52,10 @@ use exec::{Inside, World};
 pub use disk::{DiskOp, SimDisk};
 pub(crate) use exec::{SimSleep, fill_random};
 pub(crate) use file::{
-    SimFile, create_dir_all, exists, list_dir, read, remove_dir_all, remove_file, rename, sync_dir,
+    SimFile, create_dir_all, exists, list_dir, read, remove_dir_all, remove_file, rename, space,
+    sync_dir,
 };
+pub use seeds::for_seeds;
 
 /// Wall-clock time at the start of a simulation, in ms since the Unix epoch.
 pub const SIM_EPOCH_MS: i64 = 1_750_000_000_000;

@@ -21,7 +21,10 @@ pub(crate) fn small_config(file_bytes: u64) -> (LogConfig, Rc<RefCell<Vec<String
         dir: PathBuf::from("/data/shard-0/log"),
         file_bytes,
         group_bytes_max: 8 << 10,
-        fatal: Rc::new(move |e: &LogError| seen.borrow_mut().push(e.to_string())),
+        fatal: Rc::new(move |e: &LogError| {
+            eprintln!("the log failed: {e}");
+            seen.borrow_mut().push(e.to_string());
+        }),
     };
     (config, failures)
 }

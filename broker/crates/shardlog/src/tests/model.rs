@@ -10,6 +10,9 @@ pub(crate) fn step(ring: &mut RecoveredRing, frame: &Frame) {
         Frame::Entry { index, data } => {
             ring.entries.insert(*index, Bytes::from(data.concat()));
         }
+        Frame::Carried { .. } => {
+            unreachable!("only the log appends copies, and they change nothing")
+        }
         Frame::Truncate { after } => ring.entries.retain(|index, _| index <= after),
         Frame::Vote { data } => ring.vote = Some(data.clone()),
         Frame::Purge { upto, data } => {
