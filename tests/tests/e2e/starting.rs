@@ -10,6 +10,7 @@ use tidemill_tests::{Broker, Engine, Options, TestFolder, on_both_engines, ports
 on_both_engines!(
     port_in_use_is_refused_and_named,
     data_directory_in_use_is_refused_and_named,
+    data_directory_of_another_format_version_is_refused_and_not_touched,
     other_number_of_shards_is_refused_with_what_to_do,
     data_directory_that_cannot_be_made_is_refused_and_named,
     records_and_topics_survive_a_clean_restart,
@@ -74,6 +75,29 @@ fn data_directory_in_use_is_refused_and_named(engine: Engine) {
     let said = refusal(start(engine, &broker.data(), ports::free_port()));
     assert!(said.contains(&*broker.data().to_string_lossy()), "{said}");
     assert!(broker.running() && broker.healthy());
+}
+
+fn data_directory_of_another_format_version_is_refused_and_not_touched(engine: Engine) {
+    let mut broker = Broker::start(engine);
+    assert!(broker.stop().success());
+    let identity = broker.data().join("identity");
+    let ours = std::fs::read_to_string(&identity).expect("it is there");
+    let theirs = ours
+        .lines()
+        .map(|line| match line.split_once("version") {
+            Some((before, _)) => format!("{before}version = 999\n"),
+            None => format!("{line}\n"),
+        })
+        .collect::<String>();
+    assert_ne!(ours, theirs, "it names its version");
+    std::fs::write(&identity, &theirs).expect("it can be written");
+    let said = refusal(start(engine, &broker.data(), ports::free_port()));
+    assert!(said.contains("format version 999"), "{said}");
+    assert!(said.contains(&*broker.data().to_string_lossy()), "{said}");
+    let after = std::fs::read_to_string(&identity).expect("it is there");
+    assert_eq!(after, theirs);
+    std::fs::write(&identity, &ours).expect("it can be written");
+    broker.restart();
 }
 
 fn other_number_of_shards_is_refused_with_what_to_do(engine: Engine) {
