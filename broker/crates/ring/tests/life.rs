@@ -222,19 +222,23 @@ async fn life(disk: SimDisk, world: Rc<World>) {
 
 /// Holds what is there against what the clients were told.
 async fn verify(node: &Node, world: &World) {
-    for (id, known) in world.partitions.borrow_mut().iter_mut() {
-        let ring = node.ring(*id);
-        let view = ring.view(*id).expect("it is open");
-        assert!(
-            view.log_start_offset >= known.start,
-            "the log start went back"
-        );
-        known.start = view.log_start_offset;
+    let ids: Vec<_> = world.partitions.borrow().keys().copied().collect();
+    for id in ids {
+        let ring = node.ring(id);
+        let view = ring.view(id).expect("it is open");
+        let acked = {
+            let mut partitions = world.partitions.borrow_mut();
+            let known = partitions.entry(id).or_default();
+            let start = view.log_start_offset;
+            assert!(start >= known.start, "the log start went back");
+            known.start = start;
+            known.acked.clone()
+        };
         let mut found = BTreeMap::new();
         let mut from = view.log_start_offset;
         while from < view.high_watermark {
             let max = rand::below(50_000) as usize;
-            let read = ring.read(*id, from, max, Isolation::ReadUncommitted).await;
+            let read = ring.read(id, from, max, Isolation::ReadUncommitted).await;
             for b in &read.expect("it is readable").batches {
                 assert_eq!(b.header.base_offset, from, "offsets are dense");
                 from = b.header.next_offset();
@@ -248,8 +252,8 @@ async fn verify(node: &Node, world: &World) {
                 }
             }
         }
-        for (number, offset) in &known.acked {
-            if *offset >= known.start {
+        for (number, offset) in &acked {
+            if *offset >= view.log_start_offset {
                 assert_eq!(found.get(number), Some(offset), "acknowledged {number}");
             }
         }

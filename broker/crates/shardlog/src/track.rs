@@ -101,16 +101,12 @@ impl Replay {
     /// The first index that is missing between what was purged and the last entry there is.
     pub(crate) fn hole(&self) -> Option<u64> {
         let first = *self.ring.entries.keys().next()?;
-        let mut due = match &self.ring.purged {
+        let due = match &self.ring.purged {
             Some((upto, _)) => upto + 1,
             None => first.min(1),
         };
-        for index in self.ring.entries.keys() {
-            if *index != due {
-                return Some(due);
-            }
-            due += 1;
-        }
-        None
+        (due..)
+            .zip(self.ring.entries.keys())
+            .find_map(|(due, index)| (*index != due).then_some(due))
     }
 }
