@@ -48,6 +48,14 @@ struct World {
     stalled: Cell<u64>,
 }
 
+impl World {
+    fn note_acked(&self, id: PartitionId, number: u64, offset: i64) {
+        let mut partitions = self.partitions.borrow_mut();
+        let known = partitions.entry(id).or_default();
+        known.acked.insert(number, offset);
+    }
+}
+
 /// Partition `index` of the topic that lives in `ring`.
 fn partition(ring: u32, index: i32) -> PartitionId {
     PartitionId {
@@ -177,10 +185,7 @@ async fn produce(node: Rc<Node>, world: Rc<World>) {
                 Err(e) => panic!("{e}"),
             }
         };
-        let mut partitions = world.partitions.borrow_mut();
-        let known = partitions.entry(id).or_default();
-        known.acked.insert(number, appended.base_offset);
-        drop(partitions);
+        world.note_acked(id, number, appended.base_offset);
         time::sleep(Duration::from_millis(rand::below(12))).await;
     }
 }
