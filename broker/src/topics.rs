@@ -118,6 +118,10 @@ pub(crate) fn partition_config(topic: &Topic) -> PartitionConfig {
         },
         segment_bytes: configs::integer(&topic.configs, "segment.bytes") as u32,
         max_message_bytes: configs::integer(&topic.configs, "max.message.bytes") as u32,
+        segment_ms: configs::integer(&topic.configs, "segment.ms"),
+        retention_ms: configs::integer(&topic.configs, "retention.ms"),
+        retention_bytes: configs::integer(&topic.configs, "retention.bytes"),
+        timestamp_after_max_ms: configs::integer(&topic.configs, "message.timestamp.after.max.ms"),
     }
 }
 

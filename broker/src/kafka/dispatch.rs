@@ -107,7 +107,8 @@ impl Request {
         response: &M,
         body: impl FnOnce(Bytes) -> Body,
     ) -> Answer {
-        match message::encode(response, self.version) {
+        let version = message::crate_version(self.api.key, self.version);
+        match message::encode(response, version) {
             Ok(bytes) => Answer::Body(body(bytes)),
             Err(e) => Answer::Close(format!(
                 "{} version {} cannot be answered: {e}",
@@ -211,6 +212,7 @@ async fn handler(request: Request) -> Result<Pending, WireError> {
         api::API_VERSIONS => handlers::api_versions::start(request),
         api::CREATE_TOPICS => handlers::create_topics::start(request),
         api::DELETE_TOPICS => handlers::delete_topics::start(request),
+        api::DELETE_RECORDS => handlers::delete_records::start(request),
         api::INIT_PRODUCER_ID => handlers::init_producer_id::start(request),
         api::DESCRIBE_CONFIGS => handlers::describe_configs::start(request),
         other => admin_handler(other, request),

@@ -9,7 +9,7 @@ use tidemill_groups::GroupError;
 use tidemill_model::BatchError;
 use tidemill_partition::producers::SequenceError;
 use tidemill_partition::state::AppendRefused;
-use tidemill_ring::{AppendError, ReadError};
+use tidemill_ring::{AppendError, DeleteError, ReadError};
 
 use crate::topics::TopicError;
 
@@ -37,6 +37,7 @@ pub(super) mod code {
     pub(in super::super) const INVALID_SESSION_TIMEOUT: i16 = 26;
     pub(in super::super) const REBALANCE_IN_PROGRESS: i16 = 27;
     pub(in super::super) const CLUSTER_AUTHORIZATION_FAILED: i16 = 31;
+    pub(in super::super) const INVALID_TIMESTAMP: i16 = 32;
     pub(in super::super) const UNSUPPORTED_VERSION: i16 = 35;
     pub(in super::super) const TOPIC_ALREADY_EXISTS: i16 = 36;
     pub(in super::super) const INVALID_PARTITIONS: i16 = 37;
@@ -89,6 +90,7 @@ pub(super) fn append(error: &AppendError) -> i16 {
         // Clients take it for "not written" and try again until their delivery time-out: the Java client, librdkafka, franz-go
         // and Sarama among them. No other code says so and names the reason.
         AppendError::DiskFull => code::KAFKA_STORAGE_ERROR,
+        AppendError::Timestamp { .. } => code::INVALID_TIMESTAMP,
         AppendError::Refused(refused) => match refused {
             AppendRefused::Sequence(SequenceError::OutOfOrderSequence { .. }) => {
                 code::OUT_OF_ORDER_SEQUENCE_NUMBER
@@ -113,6 +115,18 @@ pub(super) fn read(error: &ReadError) -> i16 {
         ReadError::UnknownPartition => code::NOT_LEADER_OR_FOLLOWER,
         ReadError::OffsetOutOfRange { .. } => code::OFFSET_OUT_OF_RANGE,
         ReadError::Segment(_) => code::KAFKA_STORAGE_ERROR,
+    }
+}
+
+/// Records that were not deleted.
+pub(super) fn delete(error: &DeleteError) -> i16 {
+    match error {
+        DeleteError::UnknownPartition => code::NOT_LEADER_OR_FOLLOWER,
+        DeleteError::OutOfRange(_) => code::OFFSET_OUT_OF_RANGE,
+        DeleteError::Propose(ProposeError::NotLeader { .. } | ProposeError::Stopped) => {
+            code::NOT_LEADER_OR_FOLLOWER
+        }
+        DeleteError::Propose(ProposeError::Busy | ProposeError::Unknown) => code::REQUEST_TIMED_OUT,
     }
 }
 

@@ -56,6 +56,12 @@ pub const CONFIGS: &[ConfigDef] = &[
         doc: "Largest record batch a producer may send, in bytes, its header included.",
     },
     ConfigDef {
+        name: "message.timestamp.after.max.ms",
+        default: "3600000",
+        kind: Kind::Long(0, MAX),
+        doc: "How far a producer's timestamps may be ahead of the broker's clock, in ms; without effect under LogAppendTime.",
+    },
+    ConfigDef {
         name: "message.timestamp.type",
         default: "CreateTime",
         kind: Kind::Word(&["CreateTime", "LogAppendTime"]),
@@ -71,19 +77,25 @@ pub const CONFIGS: &[ConfigDef] = &[
         name: "retention.bytes",
         default: "-1",
         kind: Kind::Long(-1, MAX),
-        doc: "Bytes of a partition to keep; -1 for all. Kept with the topic, not enforced yet: nothing is deleted.",
+        doc: "Bytes of a partition to keep; its oldest segments are removed while at least that many are left. -1 for all.",
     },
     ConfigDef {
         name: "retention.ms",
-        default: "-1",
+        default: "604800000",
         kind: Kind::Long(-1, MAX),
-        doc: "How long records are kept, in ms; -1 for ever. Kept with the topic, not enforced yet: nothing is deleted.",
+        doc: "How long a segment is kept after its newest record, in ms; -1 for ever.",
     },
     ConfigDef {
         name: "segment.bytes",
         default: "1073741824",
         kind: Kind::Int(1_048_576, i32::MAX as i64),
         doc: "Size at which a new segment file is begun, in bytes.",
+    },
+    ConfigDef {
+        name: "segment.ms",
+        default: "604800000",
+        kind: Kind::Long(1, MAX),
+        doc: "Age at which a new segment file is begun, in ms, so that retention can remove the old one.",
     },
 ];
 
@@ -160,6 +172,12 @@ pub fn value<'a>(configs: &'a BTreeMap<String, String>, name: &str) -> &'a str {
         Some(v) => v,
         None => definition(name).map_or("", |d| d.default),
     }
+}
+
+/// Whether records of a topic may be removed while newer ones are kept: its `cleanup.policy` has `delete`.
+pub fn deletes(configs: &BTreeMap<String, String>) -> bool {
+    let policy = value(configs, "cleanup.policy");
+    policy.split(',').any(|word| word.trim() == "delete")
 }
 
 /// The value of an integer setting.

@@ -3,6 +3,7 @@
 //! * [`state`] decides: offsets, idempotent producers, transform progress, receivers. No I/O, no clock.
 //! * [`tail`] keeps recent batches in memory, bounded per shard by [`tail::ShardMemory`].
 //! * [`segment`] keeps committed batches in files.
+//! * [`retention`] decides which segments have had their time.
 //! * [`log`] reads over both and moves batches from one to the other.
 
 #![forbid(unsafe_code)]
@@ -12,11 +13,12 @@ pub mod config;
 pub mod log;
 pub mod lookup;
 pub mod producers;
+pub mod retention;
 pub mod segment;
 pub mod state;
 pub mod tail;
 
 pub use config::{PartitionConfig, TimestampType};
-pub use log::{Isolation, PartitionLog, Read, ReadError};
+pub use log::{Isolation, PartitionLog, Read, ReadError, StoredLog};
 pub use state::{Outgoing, PartitionState, SenderId, StartAt};
 pub use tail::ShardMemory;

@@ -8,9 +8,10 @@ use tidemill_model::{Batch, Offset};
 use tidemill_rt::chan::notify::Notify;
 use tidemill_rt::fs;
 
+use crate::retention::Span;
 use crate::segment::{
-    IndexEntry, READ_CHUNK_BYTES, Scan, SegmentError, SegmentMeta, SegmentWriter, io_error,
-    load_index,
+    IndexEntry, READ_CHUNK_BYTES, Scan, SegmentError, SegmentMeta, SegmentWriter, damaged,
+    io_error, load_index,
 };
 use crate::tail::{Held, ShardMemory, Tail};
 
@@ -95,9 +96,26 @@ struct Inner {
     dir: PathBuf,
     tail: Tail,
     segments: RefCell<Vec<Segment>>,
+    /// Offset below which segments were given up; there is none below it, whole or in part.
+    floor: Cell<Offset>,
+    /// Base offsets of segments that were given up and whose files may still be there.
+    leaving: RefCell<Vec<Offset>>,
+    /// Bytes of its segments and of what is in none yet.
+    bytes: Cell<u64>,
     changed: Notify,
     /// Nothing in the folder is ours yet: what is there was left behind and goes before the first write.
     unprepared: Cell<bool>,
+}
+
+/// What a checkpoint says of a partition's files.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoredLog {
+    /// Offset below which segments were given up.
+    pub floor: Offset,
+    /// Base offsets of segments that were given up and whose files may still be there.
+    pub leaving: Vec<Offset>,
+    /// What of its segments is valid.
+    pub segments: Vec<SegmentMeta>,
 }
 
 /// The batches of one partition. A cheap handle on its shard.
@@ -138,16 +156,21 @@ impl Unsynced {
 }
 
 impl PartitionLog {
-    /// The log of a partition whose folder is `dir`, with the segments a checkpoint names. Touches no file.
-    pub fn new(dir: PathBuf, segments: Vec<SegmentMeta>, memory: ShardMemory) -> PartitionLog {
-        let unprepared = Cell::new(segments.is_empty());
-        let segments = segments
+    /// The log of a partition whose folder is `dir`, with what a checkpoint says of its files. Touches none.
+    pub fn new(dir: PathBuf, stored: StoredLog, memory: ShardMemory) -> PartitionLog {
+        let unprepared = Cell::new(stored.segments.is_empty());
+        let bytes = stored.segments.iter().map(|s| s.bytes).sum();
+        let segments = stored
+            .segments
             .into_iter()
             .map(|meta| Segment { meta, index: None });
         PartitionLog(Rc::new(Inner {
             dir,
             tail: Tail::new(memory),
             segments: RefCell::new(segments.collect()),
+            floor: Cell::new(stored.floor),
+            leaving: RefCell::new(stored.leaving),
+            bytes: Cell::new(bytes),
             changed: Notify::new(),
             unprepared,
         }))
@@ -160,6 +183,9 @@ impl PartitionLog {
 
     /// Adds a committed batch.
     pub fn push(&self, held: Held) {
+        self.0
+            .bytes
+            .set(self.0.bytes.get() + held.batch.len() as u64);
         self.0.tail.push(held);
     }
 
@@ -176,7 +202,83 @@ impl PartitionLog {
     /// Offset after the last record written to a segment (durable or not).
     pub fn segments_end(&self) -> Offset {
         let segments = self.0.segments.borrow();
-        segments.last().map_or(0, |s| s.meta.next_offset)
+        let written = segments.last().map_or(0, |s| s.meta.next_offset);
+        written.max(self.0.floor.get())
+    }
+
+    /// A batch in a segment has another leader epoch than it was given.
+    pub fn wrong_epoch(&self, offset: Offset, epoch: i32) -> SegmentError {
+        let segments = self.0.segments.borrow();
+        let at = segments.partition_point(|s| s.meta.next_offset <= offset);
+        let path = segments.get(at).map(|s| s.meta.path(&self.0.dir));
+        let reason = format!(
+            "leader epoch {epoch} of the batch at offset {offset} is not the one it was given"
+        );
+        damaged(&path.unwrap_or_else(|| self.0.dir.clone()), 0, reason)
+    }
+
+    /// Bytes of its segments and of what is in none yet.
+    pub fn bytes(&self) -> u64 {
+        self.0.bytes.get()
+    }
+
+    /// Offset below which segments were given up.
+    pub fn floor(&self) -> Offset {
+        self.0.floor.get()
+    }
+
+    /// Base offsets of segments that were given up and whose files may still be there.
+    pub fn leaving(&self) -> Vec<Offset> {
+        self.0.leaving.borrow().clone()
+    }
+
+    /// Says that the files of these segments are gone, durably.
+    pub fn left(&self, gone: &[Offset]) {
+        let mut leaving = self.0.leaving.borrow_mut();
+        leaving.retain(|base| !gone.contains(base));
+        if leaving.is_empty() {
+            leaving.shrink_to_fit();
+        }
+    }
+
+    /// Its segments in order: those in files, then those that are still in memory, of which the first may be the rest of
+    /// the last one in a file.
+    pub fn spans(&self) -> Vec<Span> {
+        let segments = self.0.segments.borrow();
+        let mut spans: Vec<Span> = segments.iter().map(|s| Span::of(&s.meta)).collect();
+        drop(segments);
+        self.0.tail.each_unflushed(self.segments_end(), |held| {
+            let header = &held.batch.header;
+            match spans.last_mut() {
+                Some(span) if !held.starts_segment => span.add(held),
+                _ => {
+                    spans.push(Span::new(header.base_offset));
+                    spans.last_mut().expect("it was pushed").add(held);
+                }
+            }
+        });
+        spans
+    }
+
+    /// Gives up the segments that lie below `below` as a whole, be they in files or still in memory. Their files stay until
+    /// somebody removes them: after a checkpoint that no longer names them. Only the ring's flusher calls this.
+    pub fn trim(&self, below: Offset) {
+        if below <= self.floor() {
+            return;
+        }
+        let spans = self.spans();
+        let gone = spans.iter().take_while(|s| s.next_offset <= below).count();
+        let Some(last) = gone.checked_sub(1).and_then(|at| spans.get(at)) else {
+            return;
+        };
+        let bytes: u64 = spans[..gone].iter().map(|s| s.bytes).sum();
+        self.0.bytes.set(self.0.bytes.get() - bytes);
+        let bases = spans[..gone].iter().map(|s| s.base_offset);
+        self.0.leaving.borrow_mut().extend(bases);
+        let mut segments = self.0.segments.borrow_mut();
+        let in_files = segments.partition_point(|s| s.meta.next_offset <= last.next_offset);
+        segments.drain(..in_files);
+        self.0.floor.set(last.next_offset);
     }
 
     /// What of its segments is valid.
@@ -342,8 +444,9 @@ impl PartitionLog {
             let segments = self.0.segments.borrow();
             let at = segments.partition_point(|s| s.meta.next_offset <= from);
             match segments.get(at) {
-                Some(segment) => segment.meta.clone(),
-                None => return Ok(None),
+                Some(segment) if segment.meta.base_offset <= from => segment.meta.clone(),
+                // It went while somebody was on the way there.
+                _ => return Ok(None),
             }
         };
         let index = self.index(&meta).await?;

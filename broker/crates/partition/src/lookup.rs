@@ -107,15 +107,92 @@ impl PartitionLog {
         bounds: Bounds,
         max: MaxTimestamp,
     ) -> Result<Option<Found>, ReadError> {
-        let from = max.batch_offset.max(bounds.log_start_offset);
+        let start = bounds.log_start_offset;
+        if max.batch_offset < start {
+            // That record is gone, or may be: which one is the largest of the others has to be looked for.
+            let largest = self.largest_timestamp(bounds).await?;
+            return match largest {
+                Some(timestamp) => self.offset_for_timestamp(bounds, timestamp).await,
+                None => Ok(None),
+            };
+        }
+        let from = max.batch_offset;
         let read = self
             .read(bounds, from, 1, crate::Isolation::ReadUncommitted)
             .await?;
         match read.batches.first() {
-            Some(batch) => Ok(look(batch, max.timestamp, bounds.log_start_offset).await),
+            Some(batch) => Ok(look(batch, max.timestamp, start).await),
             None => Ok(None),
         }
     }
+
+    /// The largest timestamp of the records from the log start on.
+    async fn largest_timestamp(&self, bounds: Bounds) -> Result<Option<i64>, ReadError> {
+        let start = bounds.log_start_offset;
+        let read = self.read(bounds, start, 1, crate::Isolation::ReadUncommitted);
+        let Some(first) = read.await?.batches.into_iter().next() else {
+            return Ok(None);
+        };
+        let next = first.header.next_offset();
+        let mut largest = task::blocking(move || largest_in_batch(&first, start)).await;
+        for meta in self.segments().iter().filter(|m| m.next_offset > next) {
+            let of_segment = match meta.base_offset >= next {
+                true => meta.max_timestamp,
+                false => self.largest_in_segment(meta, next).await?,
+            };
+            largest = largest.max(of_segment);
+        }
+        self.tail().each_unflushed(next, |held| {
+            largest = largest.max(held.batch.header.max_timestamp);
+        });
+        Ok(Some(largest))
+    }
+
+    /// The largest timestamp of the batches of a segment from the one at `next` on.
+    async fn largest_in_segment(&self, meta: &SegmentMeta, next: Offset) -> Result<i64, ReadError> {
+        let index = self.index(meta).await?;
+        let mut largest = i64::MIN;
+        for (i, entry) in index.iter().enumerate() {
+            let end = index.get(i + 1).map_or(meta.next_offset, |n| n.offset);
+            if entry.offset >= next {
+                largest = largest.max(entry.max_timestamp);
+            } else if end > next {
+                let mut scan = Scan::open(self.dir(), meta, Some(*entry), READ_CHUNK_BYTES).await?;
+                while let Some(batch) = scan.next().await? {
+                    if batch.header.base_offset >= end {
+                        break;
+                    }
+                    if batch.header.base_offset >= next {
+                        largest = largest.max(batch.header.max_timestamp);
+                    }
+                }
+            }
+        }
+        Ok(largest)
+    }
+}
+
+/// The largest timestamp of the records of `batch` at or after offset `start`; where they cannot be read, the header's.
+fn largest_in_batch(batch: &Batch, start: Offset) -> i64 {
+    let header = &batch.header;
+    let whole = header.max_timestamp;
+    if header.base_offset >= start || header.is_log_append_time() {
+        return whole;
+    }
+    let section = batch.bytes.get(HEADER_BYTES..).unwrap_or_default();
+    let plain = header.compression().ok();
+    let plain = plain.and_then(|codec| decompress(codec, section, DECOMPRESSED_BYTES_MAX).ok());
+    let Some(section) = plain else {
+        return whole;
+    };
+    let mut largest = i64::MIN;
+    for record in Records::new(&section, header.record_count) {
+        let Ok(record) = record else { return whole };
+        if header.base_offset + i64::from(record.offset_delta) >= start {
+            largest = largest.max(header.base_timestamp.saturating_add(record.timestamp_delta));
+        }
+    }
+    largest
 }
 
 /// [`find_in_batch`], on a helper thread where it may take long.

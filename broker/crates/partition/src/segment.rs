@@ -61,7 +61,7 @@ fn sync_error(path: &Path) -> impl FnOnce(std::io::Error) -> SegmentError + '_ {
     }
 }
 
-fn damaged(path: &Path, position: u64, reason: impl Into<String>) -> SegmentError {
+pub(crate) fn damaged(path: &Path, position: u64, reason: impl Into<String>) -> SegmentError {
     SegmentError::Damaged {
         path: path.to_owned(),
         position,
@@ -107,6 +107,8 @@ pub struct SegmentMeta {
     pub bytes: u64,
     /// Largest timestamp in it, in ms.
     pub max_timestamp: i64,
+    /// What retention counts from, in ms; see [`Held::time_ms`].
+    pub time_ms: i64,
     /// Entries in the index file, all finished.
     pub index_entries: u32,
     /// CRC-32C of those.
@@ -123,6 +125,7 @@ impl SegmentMeta {
             next_offset: base_offset,
             bytes: 0,
             max_timestamp: i64::MIN,
+            time_ms: i64::MIN,
             index_entries: 0,
             index_crc: 0,
             open: None,
@@ -135,6 +138,7 @@ impl SegmentMeta {
         out.put_i64(self.next_offset);
         out.put_u64(self.bytes);
         out.put_i64(self.max_timestamp);
+        out.put_i64(self.time_ms);
         out.put_u32(self.index_entries);
         out.put_u32(self.index_crc);
         out.put_u8(u8::from(self.open.is_some()));
@@ -153,6 +157,7 @@ impl SegmentMeta {
             next_offset: r.i64()?,
             bytes: r.u64()?,
             max_timestamp: r.i64()?,
+            time_ms: r.i64()?,
             index_entries: r.u32()?,
             index_crc: r.u32()?,
             open: match r.u8()? {
@@ -227,6 +232,7 @@ impl SegmentWriter {
         let path = self.meta.path(&self.dir);
         for held in batches {
             let batch = &held.batch;
+            self.meta.time_ms = self.meta.time_ms.max(held.time_ms);
             if let Some(entry) = self.meta.add(&batch.header, batch.len() as u64) {
                 entry.encode(&mut entries);
             }

@@ -41,6 +41,29 @@ pub struct Placed {
     pub batch: Batch,
     /// Whether it begins a new segment file.
     pub starts_segment: bool,
+    /// What retention counts from, in ms: its largest timestamp, or the time of its append where it has none.
+    pub time_ms: i64,
+}
+
+/// Why records cannot be deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "offset {before} is not from 0 to {high_watermark}; records below an offset in that range can be deleted"
+)]
+pub struct DeleteOutOfRange {
+    /// The offset below which records were to go.
+    pub before: Offset,
+    /// Offset after the last committed record.
+    pub high_watermark: Offset,
+}
+
+/// The segment that takes appends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ActiveSegment {
+    /// Offset of its first record.
+    pub base_offset: Offset,
+    /// When that was appended, by the leader's clock, in ms.
+    pub opened_ms: i64,
 }
 
 /// The largest timestamp in a partition.
@@ -61,10 +84,11 @@ pub struct PartitionState {
     next_offset: Offset,
     /// Largest time any command brought; time in here never goes back.
     clock_ms: i64,
-    bytes: u64,
     /// (leader epoch, first offset appended in it), ascending in both.
     epochs: Vec<(i32, Offset)>,
+    /// Bytes of the segment that takes appends; 0 when the next batch begins one.
     segment_fill: u64,
+    segment: ActiveSegment,
     max_timestamp: Option<MaxTimestamp>,
     producers: Producers,
     transforms: BTreeMap<Incarnation, transforms::Attachment>,
@@ -80,9 +104,12 @@ impl PartitionState {
             log_start: 0,
             next_offset: 0,
             clock_ms: 0,
-            bytes: 0,
             epochs: Vec::new(),
             segment_fill: 0,
+            segment: ActiveSegment {
+                base_offset: 0,
+                opened_ms: 0,
+            },
             max_timestamp: None,
             producers: Producers::default(),
             transforms: BTreeMap::new(),
@@ -115,9 +142,63 @@ impl PartitionState {
         self.next_offset
     }
 
-    /// Bytes of all batches appended.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
+    /// The segment that takes appends; `None` when the next batch begins one.
+    pub fn active_segment(&self) -> Option<ActiveSegment> {
+        (self.segment_fill > 0).then_some(self.segment)
+    }
+
+    /// Seals the segment that takes appends, if it is still the one that begins at `base_offset`: the next batch begins
+    /// another one (rule S9).
+    pub fn seal(&mut self, base_offset: Offset) {
+        if self.segment.base_offset == base_offset {
+            self.segment_fill = 0;
+        }
+    }
+
+    /// Moves the log start up to `to`, at most to the high watermark; it never goes back (rule S9). Whether it moved.
+    pub fn advance_start(&mut self, to: Offset) -> bool {
+        let to = to.min(self.next_offset);
+        if to <= self.log_start {
+            return false;
+        }
+        self.log_start = to;
+        if to == self.next_offset {
+            // Nothing is left of the segment: it is closed, so that its file can go.
+            self.segment_fill = 0;
+        }
+        let old = self.epochs.partition_point(|(_, start)| *start <= to);
+        self.epochs.drain(..old.saturating_sub(1));
+        true
+    }
+
+    /// Whether records below `before` can be deleted; -1 stands for the high watermark. Gives back where the log would
+    /// start then.
+    ///
+    /// # Errors
+    /// [`DeleteOutOfRange`].
+    pub fn check_delete(&self, before: Offset) -> Result<Offset, DeleteOutOfRange> {
+        match before {
+            -1 => Ok(self.next_offset),
+            0.. if before <= self.next_offset => Ok(before),
+            _ => Err(DeleteOutOfRange {
+                before,
+                high_watermark: self.next_offset,
+            }),
+        }
+    }
+
+    /// Offset below which whole segments are not needed any more.
+    pub fn removable_below(&self) -> Offset {
+        match self.active_segment() {
+            Some(active) => self.log_start.min(active.base_offset),
+            None => self.log_start,
+        }
+    }
+
+    /// The leader epoch in which the record at `offset` was appended, if it is still remembered.
+    pub fn epoch_at(&self, offset: Offset) -> Option<i32> {
+        let at = self.epochs.partition_point(|(_, start)| *start <= offset);
+        self.epochs.get(at.checked_sub(1)?).map(|(epoch, _)| *epoch)
     }
 
     /// The Kafka leader epoch in Raft term `term`: the term plus this partition's base (rule R10).
@@ -231,16 +312,23 @@ impl PartitionState {
         let len = bytes.len() as u64;
         let limit = u64::from(self.config.segment_bytes.max(SEGMENT_BYTES_MIN));
         let starts_segment = self.segment_fill == 0 || self.segment_fill + len > limit;
-        self.segment_fill = if starts_segment {
-            len
-        } else {
-            self.segment_fill + len
-        };
+        if starts_segment {
+            self.segment_fill = 0;
+            self.segment = ActiveSegment {
+                base_offset: header.base_offset,
+                opened_ms: self.clock_ms,
+            };
+        }
+        self.segment_fill += len;
         self.next_offset = header.next_offset();
-        self.bytes += len;
+        let time_ms = match header.max_timestamp {
+            0.. => header.max_timestamp,
+            _ => self.clock_ms,
+        };
         Placed {
             batch: Batch { header, bytes },
             starts_segment,
+            time_ms,
         }
     }
 

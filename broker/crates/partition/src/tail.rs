@@ -293,6 +293,11 @@ impl ShardMemory {
         }
     }
 
+    /// Bytes applied, and neither in a segment nor in a checkpoint.
+    pub fn unflushed_bytes(&self) -> u64 {
+        self.0.borrow().unflushed
+    }
+
     /// The counters now.
     pub fn stats(&self) -> MemoryStats {
         let b = self.0.borrow();
@@ -312,6 +317,8 @@ pub struct Held {
     pub batch: Batch,
     /// Whether it begins a new segment file.
     pub starts_segment: bool,
+    /// What retention counts from, in ms: its largest timestamp, or the time of its append where it has none.
+    pub time_ms: i64,
 }
 
 fn cost(batch: &Batch) -> u64 {
@@ -406,10 +413,18 @@ impl Tail {
 
     /// Bytes from offset `from` on that are in no segment yet.
     pub fn unflushed_bytes(&self, from: Offset) -> u64 {
+        let mut bytes = 0;
+        self.each_unflushed(from, |held| bytes += held.batch.len() as u64);
+        bytes
+    }
+
+    /// Shows `see` the batches from offset `from` on that are in no segment yet, in order.
+    pub fn each_unflushed(&self, from: Offset, see: impl FnMut(&Held)) {
         let inner = self.0.borrow();
         let wanted = inner.batches.range(inner.flushed..);
-        let wanted = wanted.filter(|h| h.batch.header.base_offset >= from);
-        wanted.map(|h| h.batch.len() as u64).sum()
+        wanted
+            .filter(|h| h.batch.header.base_offset >= from)
+            .for_each(see);
     }
 
     /// Says that a durable checkpoint was written: batches below `flushed` are in segments, those below `carried` are

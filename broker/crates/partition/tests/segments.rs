@@ -9,7 +9,7 @@ use tidemill_partition::log::{Bounds, Unsynced};
 use tidemill_partition::segment::SegmentError;
 use tidemill_partition::tail::{Held, MemoryConfig, compact};
 use tidemill_partition::{
-    Isolation, PartitionConfig, PartitionLog, PartitionState, ReadError, ShardMemory,
+    Isolation, PartitionConfig, PartitionLog, PartitionState, ReadError, ShardMemory, StoredLog,
 };
 use tidemill_rt::sim::Sim;
 
@@ -51,7 +51,7 @@ impl Partition {
         let memory = memory(cache_bytes);
         Partition {
             state: PartitionState::new(config, 0),
-            log: PartitionLog::new(PathBuf::from(DIR), Vec::new(), memory.clone()),
+            log: PartitionLog::new(PathBuf::from(DIR), StoredLog::default(), memory.clone()),
             memory,
         }
     }
@@ -62,6 +62,7 @@ impl Partition {
         self.log.push(Held {
             batch: placed.batch,
             starts_segment: placed.starts_segment,
+            time_ms: placed.time_ms,
         });
     }
 
@@ -253,7 +254,11 @@ fn what_lies_beyond_the_checkpoint_is_cut_and_written_again() {
             p.flush().await;
             // A start from the checkpoint: other batches follow.
             p.state = state_then;
-            p.log = PartitionLog::new(PathBuf::from(DIR), checkpoint, p.memory.clone());
+            let stored = StoredLog {
+                segments: checkpoint,
+                ..StoredLog::default()
+            };
+            p.log = PartitionLog::new(PathBuf::from(DIR), stored, p.memory.clone());
             for i in 0..50 {
                 p.append(bytes(9, i, Compression::None));
             }

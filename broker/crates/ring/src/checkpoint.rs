@@ -6,16 +6,16 @@ use std::path::PathBuf;
 
 use bytes::{BufMut, Bytes};
 use tidemill_model::{Batch, BatchHeader, PartitionId};
-use tidemill_partition::PartitionLog;
 use tidemill_partition::codec::{DecodeError, Reader, put_count, put_partition};
 use tidemill_partition::segment::SegmentMeta;
 use tidemill_partition::tail::Held;
+use tidemill_partition::{PartitionLog, StoredLog};
 
 use crate::machine::Machine;
 use crate::state::RingState;
 
 /// Version of the file's content.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// A partition with at least so many bytes in no segment is flushed to one.
 pub(crate) const CARRY_BELOW_BYTES: u64 = 64 * 1024;
 /// Most bytes of batches that one checkpoint carries; above it the largest tails are flushed.
@@ -36,7 +36,8 @@ pub(crate) struct Place {
 /// A ring at one point of its log.
 pub(crate) struct Snapshot {
     state: Vec<u8>,
-    dropped: Vec<PartitionId>,
+    /// Partitions that were dropped and whose folders may still be there.
+    pub(crate) dropped: Vec<PartitionId>,
     pub(crate) places: Vec<Place>,
 }
 
@@ -60,6 +61,7 @@ impl Snapshot {
             let Some(partition) = machine.state.partitions().get(id) else {
                 continue;
             };
+            log.trim(partition.removable_below());
             let bytes = log.unflushed_bytes();
             if bytes > 0 {
                 tails.push((bytes, places.len()));
@@ -88,7 +90,7 @@ impl Snapshot {
         }
         Snapshot {
             state,
-            dropped: machine.dropped.clone(),
+            dropped: machine.dropped.iter().copied().collect(),
             places,
         }
     }
@@ -109,12 +111,17 @@ impl Snapshot {
         let mut tails = Vec::new();
         for place in &self.places {
             put_partition(&mut head, place.id);
+            head.put_i64(place.log.floor());
+            let leaving = place.log.leaving();
+            put_count(&mut head, leaving.len());
+            leaving.iter().for_each(|base| head.put_i64(*base));
             let segments = place.log.segments();
             put_count(&mut head, segments.len());
             segments.iter().for_each(|s| s.encode(&mut head));
             put_count(&mut head, place.carried.len());
             for held in &place.carried {
                 head.put_u8(u8::from(held.starts_segment));
+                head.put_i64(held.time_ms);
                 put_count(&mut head, held.batch.len());
                 tails.push(Bytes::copy_from_slice(&held.batch.first_bytes()));
                 tails.push(held.batch.rest());
@@ -145,9 +152,9 @@ pub(crate) fn load(file: &Bytes, machine: &mut Machine) -> Result<Bytes, DecodeE
     machine.state = RingState::decode(&mut state)?;
     state.finish()?;
     for _ in 0..head.count(20)? {
-        machine.dropped.push(head.partition()?);
+        machine.dropped.insert(head.partition()?);
     }
-    for _ in 0..head.count(28)? {
+    for _ in 0..head.count(40)? {
         load_place(&mut head, &mut tails, machine)?;
     }
     head.finish()?;
@@ -166,14 +173,21 @@ fn load_place(
     machine: &mut Machine,
 ) -> Result<(), DecodeError> {
     let id = head.partition()?;
-    let mut segments = Vec::new();
-    for _ in 0..head.count(41)? {
-        segments.push(SegmentMeta::decode(head)?);
+    let mut stored = StoredLog {
+        floor: head.i64()?,
+        ..StoredLog::default()
+    };
+    for _ in 0..head.count(8)? {
+        stored.leaving.push(head.i64()?);
     }
-    let log = machine.carry(id, segments);
+    for _ in 0..head.count(49)? {
+        stored.segments.push(SegmentMeta::decode(head)?);
+    }
+    let log = machine.carry(id, stored);
     let (mut end, mut bytes) = (log.segments_end(), 0);
-    for _ in 0..head.count(5)? {
+    for _ in 0..head.count(13)? {
         let starts_segment = head.u8()? != 0;
+        let time_ms = head.i64()?;
         let len = head.u32()? as usize;
         // Copied: a slice would pin the whole file's content (rule S13).
         let batch = Bytes::copy_from_slice(tails.bytes(len)?);
@@ -191,6 +205,7 @@ fn load_place(
         log.push(Held {
             batch,
             starts_segment,
+            time_ms,
         });
     }
     let partition = machine.state.partitions().get(&id);

@@ -10,7 +10,7 @@ use tidemill_partition::tail::compact;
 use tidemill_partition::{PartitionConfig, SenderId, StartAt};
 
 /// Version of the binary form.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Most operations of one entry.
 pub const OPS_MAX: usize = 4096;
 /// The partition of operations that concern the ring as a whole.
@@ -49,7 +49,7 @@ pub struct Entry {
     pub ops: Vec<(PartitionId, Op)>,
 }
 
-/// One operation. The tags 64 and above are kept for sealing, deleting records, transaction markers and moving.
+/// One operation. The tags 67 and above are kept for transaction markers and moving.
 #[derive(Debug, Clone)]
 pub enum Op {
     /// Opens a partition; one that is open stays as it is.
@@ -70,6 +70,21 @@ pub enum Op {
     Append {
         /// The batch.
         batch: Body,
+    },
+    /// Seals the segment that takes appends (rule S9).
+    Seal {
+        /// Offset of its first record; another segment is left alone.
+        base_offset: Offset,
+    },
+    /// Moves the log start, if it is below: retention (rule S9).
+    AdvanceStart {
+        /// Where the log is to start; at most at the high watermark.
+        to: Offset,
+    },
+    /// Deletes records from the front, because a client asks for it.
+    DeleteRecords {
+        /// Offset below which they go; -1 for all there are.
+        before: Offset,
     },
     /// Attaches a transform to this input (rule X1).
     Attach {
@@ -218,6 +233,9 @@ impl Op {
                 head.put_i32(epoch_base);
             }
             Op::Drop | Op::DropOutboxFor => {}
+            Op::Seal { base_offset: at }
+            | Op::AdvanceStart { to: at }
+            | Op::DeleteRecords { before: at } => head.put_i64(at),
             Op::Configure { config } => config.encode(head),
             Op::Append { batch } => bodies.push(batch.bytes),
             Op::Attach { incarnation, start } => {
@@ -276,6 +294,9 @@ impl Op {
             Op::DropOutboxFor => 10,
             Op::RegisterSender { .. } => 11,
             Op::RetireSender { .. } => 12,
+            Op::Seal { .. } => 64,
+            Op::AdvanceStart { .. } => 65,
+            Op::DeleteRecords { .. } => 66,
         }
     }
 
@@ -309,6 +330,11 @@ impl Op {
             12 => Op::RetireSender {
                 incarnation: r.incarnation()?,
             },
+            64 => Op::Seal {
+                base_offset: r.i64()?,
+            },
+            65 => Op::AdvanceStart { to: r.i64()? },
+            66 => Op::DeleteRecords { before: r.i64()? },
             _ => return Err(DecodeError("unknown operation")),
         })
     }

@@ -6,7 +6,9 @@ use tidemill_consensus::{ConsensusError, ProposeError};
 use tidemill_model::{Offset, RingId};
 use tidemill_partition::codec::DecodeError;
 use tidemill_partition::segment::SegmentError;
-use tidemill_partition::state::{AppendRefused, AttachError, OutcomeRefused, ReceiveError};
+use tidemill_partition::state::{
+    AppendRefused, AttachError, DeleteOutOfRange, OutcomeRefused, ReceiveError,
+};
 
 use crate::state::Refused;
 
@@ -70,12 +72,46 @@ pub enum AppendError {
          room: delete topics or records, shorten retention.ms or retention.bytes, or make the disk larger"
     )]
     DiskFull,
+    /// Its timestamps are further ahead than its topic allows (`message.timestamp.after.max.ms`).
+    #[error(
+        "timestamp {timestamp} is more than {after_max_ms} ms ahead of the broker's clock; set the producer's clock, or raise message.timestamp.after.max.ms"
+    )]
+    Timestamp {
+        /// The largest timestamp, in ms.
+        timestamp: i64,
+        /// How far ahead it may be, in ms.
+        after_max_ms: i64,
+    },
     /// The batch is refused.
     #[error(transparent)]
     Refused(#[from] AppendRefused),
     /// It was not written, or it is not known whether it was.
     #[error(transparent)]
     Propose(#[from] ProposeError),
+}
+
+/// Why records were not deleted.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DeleteError {
+    /// The partition is not open here.
+    #[error("the partition is not open here")]
+    UnknownPartition,
+    /// There is no such offset.
+    #[error(transparent)]
+    OutOfRange(#[from] DeleteOutOfRange),
+    /// It was not written, or it is not known whether it was.
+    #[error(transparent)]
+    Propose(#[from] ProposeError),
+}
+
+impl From<ChangeError> for DeleteError {
+    fn from(e: ChangeError) -> DeleteError {
+        match e {
+            ChangeError::Propose(e) => DeleteError::Propose(e),
+            ChangeError::Refused(Refused::Delete(e)) => DeleteError::OutOfRange(e),
+            ChangeError::Refused(_) => DeleteError::UnknownPartition,
+        }
+    }
 }
 
 /// Why a transform was not attached.

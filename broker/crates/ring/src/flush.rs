@@ -3,7 +3,6 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use tidemill_partition::PartitionLog;
 use tidemill_partition::log::Unsynced;
 use tidemill_rt::time::Instant;
 use tidemill_rt::{task, time};
@@ -126,8 +125,16 @@ async fn try_round(ring: &Rc<Shared>) -> Result<(), RoundError> {
     told.map_err(|e| RoundError::Retry(e.into()))?;
     ring.machine.borrow_mut().loose_bytes -= loose;
     ring.config.memory.discharge(loose);
-    remove_dropped(ring, &snapshot).await;
+    hand_over(ring, &snapshot);
     Ok(())
+}
+
+/// Gives what the checkpoint no longer names to the sweeper.
+fn hand_over(ring: &Shared, snapshot: &Snapshot) {
+    for place in &snapshot.places {
+        ring.sweeper.take_segments(place.id, &place.log);
+    }
+    ring.sweeper.take_folders(snapshot.dropped.iter().copied());
 }
 
 /// Writes and syncs what is to be flushed. A partition whose segment cannot be written does not stop the others: its batches travel
@@ -137,6 +144,7 @@ async fn write_segments(
     index: u64,
     snapshot: &mut Snapshot,
 ) -> Result<(), RoundError> {
+    let _turn = ring.sweeper.gate().acquire(1).await;
     let mut unsynced = Unsynced::default();
     let mut carried = 0;
     for place in snapshot.places.iter_mut().filter(|p| p.flush) {
@@ -168,26 +176,4 @@ async fn sync(ring: &Rc<Shared>, index: u64, unsynced: Unsynced) -> Result<(), R
         .sync()
         .await
         .map_err(|e| RoundError::Fatal(e.into()))
-}
-
-/// Removes the folders of partitions that the checkpoint no longer names. What fails is tried again after the next one.
-async fn remove_dropped(ring: &Rc<Shared>, snapshot: &Snapshot) {
-    let candidates = ring.machine.borrow().dropped.clone();
-    for id in candidates {
-        // Dropped after the snapshot: the checkpoint still names it. Opened anew: the new log clears its folder.
-        if snapshot.places.iter().any(|p| p.id == id)
-            && !ring.machine.borrow().logs.contains_key(&id)
-        {
-            continue;
-        }
-        let open = ring.machine.borrow().logs.contains_key(&id);
-        if !open {
-            let folder = ring.machine.borrow().folder(id);
-            if let Err(e) = PartitionLog::remove(&folder).await {
-                tracing::warn!(error = %e, "a dropped partition's folder stays for now");
-                continue;
-            }
-        }
-        ring.machine.borrow_mut().dropped.retain(|d| *d != id);
-    }
 }

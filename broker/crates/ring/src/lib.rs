@@ -7,7 +7,9 @@
 mod checkpoint;
 mod flush;
 mod machine;
+mod retention;
 mod room;
+mod sweep;
 
 pub mod command;
 pub mod error;
@@ -15,7 +17,9 @@ pub mod outbox;
 pub mod ring;
 pub mod state;
 
-pub use error::{AppendError, AttachFailed, ChangeError, DeliverError, OutcomeError, RingError};
+pub use error::{
+    AppendError, AttachFailed, ChangeError, DeleteError, DeliverError, OutcomeError, RingError,
+};
 pub use outbox::OutboxItem;
 pub use ring::{
     Appended, Delivered, Delivery, Outcome, OutcomeApplied, PartitionView, Ring, RingConfig,

@@ -1,14 +1,13 @@
 //! The state machine as consensus drives it: the pure state, and beside it the batches of every partition in memory.
 
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use tidemill_consensus::{AppliedAt, Reply, StateMachine};
 use tidemill_model::{Command, PartitionId};
-use tidemill_partition::segment::SegmentMeta;
 use tidemill_partition::tail::{Held, ShardMemory};
-use tidemill_partition::{PartitionLog, PartitionState};
+use tidemill_partition::{PartitionLog, PartitionState, StoredLog};
 use tidemill_rt::chan::notify::Notify;
 
 use crate::command::{Copying, Entry};
@@ -23,7 +22,7 @@ pub(crate) struct Machine {
     pub(crate) state: RingState,
     pub(crate) logs: BTreeMap<PartitionId, PartitionLog>,
     /// Partitions whose folders go once a checkpoint no longer names them.
-    pub(crate) dropped: Vec<PartitionId>,
+    pub(crate) dropped: BTreeSet<PartitionId>,
     /// How bodies come: shared with what was proposed, or read back with the log.
     pub(crate) copying: Copying,
     /// Index of the last entry applied.
@@ -47,6 +46,8 @@ pub(crate) struct Wake {
     pub(crate) full: Notify,
     /// Bytes that are enough.
     pub(crate) flush_bytes: u64,
+    /// Settings changed that retention follows.
+    pub(crate) retention: Notify,
     /// The outbox changed.
     pub(crate) outbox: Notify,
     /// Bookkeeping of room in the outbox.
@@ -58,7 +59,7 @@ impl Machine {
         Machine {
             state: RingState::new(),
             logs: BTreeMap::new(),
-            dropped: Vec::new(),
+            dropped: BTreeSet::new(),
             copying: Copying::Small,
             applied_index: 0,
             fresh_bytes: 0,
@@ -75,9 +76,9 @@ impl Machine {
         folder(&self.partitions_dir, id)
     }
 
-    /// The log of a partition with the segments that a checkpoint names; it is carried from now on.
-    pub(crate) fn carry(&mut self, id: PartitionId, segments: Vec<SegmentMeta>) -> PartitionLog {
-        let log = PartitionLog::new(self.folder(id), segments, self.memory.clone());
+    /// The log of a partition with the files that a checkpoint names; it is carried from now on.
+    pub(crate) fn carry(&mut self, id: PartitionId, stored: StoredLog) -> PartitionLog {
+        let log = PartitionLog::new(self.folder(id), stored, self.memory.clone());
         self.logs.insert(id, log.clone());
         log
     }
@@ -90,15 +91,13 @@ impl Machine {
     fn follow_up(&mut self, effect: Effect) {
         match effect {
             Effect::Opened(id) => {
-                self.carry(id, Vec::new());
+                self.carry(id, StoredLog::default());
             }
             Effect::Dropped(id) => {
                 if let Some(log) = self.logs.remove(&id) {
                     log.changed().notify_all();
                 }
-                if !self.dropped.contains(&id) {
-                    self.dropped.push(id);
-                }
+                self.dropped.insert(id);
             }
             Effect::Appended(id, placed) => {
                 let Some(log) = self.logs.get(&id) else {
@@ -107,9 +106,16 @@ impl Machine {
                 log.push(Held {
                     batch: placed.batch,
                     starts_segment: placed.starts_segment,
+                    time_ms: placed.time_ms,
                 });
                 log.changed().notify_all();
             }
+            Effect::Started(id) => {
+                if let Some(log) = self.logs.get(&id) {
+                    log.changed().notify_all();
+                }
+            }
+            Effect::Configured(_) => self.wake.retention.notify_all(),
             Effect::OutboxChanged => {
                 self.wake.rooms.set_used(self.state.outbox().bytes());
                 self.wake.outbox.notify_all();
@@ -141,9 +147,9 @@ impl Drop for Machine {
 
 impl StateMachine for Machine {
     fn apply(&mut self, at: AppliedAt, command: &Command) -> Reply {
-        let before = self.memory.stats().unflushed_bytes;
+        let before = self.memory.unflushed_bytes();
         let answer = self.apply_command(at, command);
-        let held = self.memory.stats().unflushed_bytes.saturating_sub(before);
+        let held = self.memory.unflushed_bytes().saturating_sub(before);
         let loose = (command.encoded_len() as u64).saturating_sub(held);
         self.memory.charge(loose);
         self.loose_bytes += loose;

@@ -15,20 +15,21 @@ use std::time::Duration;
 use bytes::Bytes;
 use tidemill_consensus::{Group, GroupStats, Leadership, Proposal, ProposeError};
 use tidemill_model::{BatchHeader, Command, NodeId, Offset, PartitionId, RingId};
-use tidemill_partition::PartitionConfig;
 use tidemill_partition::tail::{
     BATCH_OVERHEAD_BYTES, MemoryStats, Reservation, ShardMemory, compact,
 };
+use tidemill_partition::{PartitionConfig, TimestampType};
 use tidemill_rt::chan::{oneshot, watch};
 use tidemill_rt::task::{self, JoinHandle, Queue};
 use tidemill_rt::time;
 use tidemill_shardlog::Space;
 
 use crate::command::{Body, Entry, Op};
-use crate::error::{AppendError, ChangeError, RingError};
-use crate::flush;
+use crate::error::{AppendError, ChangeError, DeleteError, RingError};
 use crate::machine::{Answer, Machine, Wake};
 use crate::state::{Done, Refused};
+use crate::sweep::{self, Sweeper};
+use crate::{flush, retention};
 
 pub use transforms::{Delivered, Delivery, Outcome, OutcomeApplied};
 pub use view::PartitionView;
@@ -44,6 +45,9 @@ const WAITING_MAX: usize = 4_096;
 const WAITING_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Time after which they are flushed in any case, by default.
 pub const FLUSH_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Time between two looks for segments that have had their time, by default.
+pub const RETENTION_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How a ring is opened.
 #[derive(Clone)]
@@ -62,6 +66,8 @@ pub struct RingConfig {
     pub flush_bytes: u64,
     /// Time after which that happens in any case, if anything was applied.
     pub flush_interval: Duration,
+    /// How often retention looks at the partitions, beside when settings change.
+    pub retention_interval: Duration,
     /// Called when the process has to end because it is not known what the disk holds (rule S10).
     pub fatal: Rc<dyn Fn(&RingError)>,
 }
@@ -94,6 +100,7 @@ impl RingConfig {
             outbox_bytes: OUTBOX_BYTES,
             flush_bytes: FLUSH_BYTES,
             flush_interval: FLUSH_INTERVAL,
+            retention_interval: RETENTION_INTERVAL,
             fatal,
         }
     }
@@ -137,6 +144,12 @@ pub struct RingStats {
     pub checkpoint_failures_total: u64,
     /// Segments that could not be written; their batches stayed in checkpoints.
     pub segment_failures_total: u64,
+    /// Segment files and folders of partitions removed since the start.
+    pub files_removed_total: u64,
+    /// Removals that failed and are tried again.
+    pub removal_failures_total: u64,
+    /// Partitions that have files to be removed.
+    pub removals_waiting: usize,
     /// Bytes of the last checkpoint.
     pub checkpoint_bytes: u64,
     /// Memory of the whole shard.
@@ -164,18 +177,27 @@ pub(crate) struct Shared {
     pub(crate) checkpoint_failures: Cell<u64>,
     pub(crate) segment_failures: Cell<u64>,
     pub(crate) checkpoint_bytes: Cell<u64>,
-    /// Files written and not yet synced, kept over a round that failed.
+    pub(crate) sweeper: Sweeper,
+    /// Set when the ring is shut down.
+    pub(crate) stopped: Cell<bool>,
     leadership: watch::Receiver<Leadership>,
     space: Space,
     waiting: RefCell<VecDeque<Waiting>>,
     flusher: RefCell<Option<JoinHandle<()>>>,
+    /// Retention and the sweeper.
+    helpers: RefCell<Vec<JoinHandle<()>>>,
 }
 
 impl Shared {
     /// Proposes a command that holds its memory until it is applied or given up.
-    fn propose(&self, command: Command, reservation: Option<Reservation>) -> Proposal {
+    pub(crate) fn propose(&self, command: Command, reservation: Option<Reservation>) -> Proposal {
         let held = reservation.map(|r| Box::new(r) as Box<dyn Any>);
         self.group.propose_holding(command, held)
+    }
+
+    /// Whether this node leads the ring.
+    pub(crate) fn leadership(&self) -> Leadership {
+        *self.leadership.borrow()
     }
 }
 
@@ -194,7 +216,7 @@ fn only(done: Vec<Done>) -> Done {
     done.into_iter().next().unwrap_or(Done::Ok)
 }
 
-async fn answer(proposal: Proposal) -> Result<Vec<Done>, ChangeError> {
+pub(crate) async fn answer(proposal: Proposal) -> Result<Vec<Done>, ChangeError> {
     let reply = proposal.await?;
     let answer = reply
         .downcast::<Answer>()
@@ -242,6 +264,22 @@ impl Ring {
         self.change(id, Op::Configure { config }).await.map(|_| ())
     }
 
+    /// Deletes the records below `before`, -1 for all there are now; where the log starts then. Nothing happens where it
+    /// starts there or later already.
+    ///
+    /// # Errors
+    /// [`DeleteError`].
+    pub async fn delete_records(
+        &self,
+        id: PartitionId,
+        before: Offset,
+    ) -> Result<Offset, DeleteError> {
+        match self.change(id, Op::DeleteRecords { before }).await? {
+            Done::Starts(offset) => Ok(offset),
+            _ => Err(DeleteError::UnknownPartition),
+        }
+    }
+
     /// Appends one batch of a client, checked by the caller ([`BatchHeader::validate`]). It is queued at this call, in call
     /// order, also when memory has to be waited for. `now_ms` is the leader's clock, in ms since the Unix epoch.
     ///
@@ -254,7 +292,7 @@ impl Ring {
         batch: Bytes,
         now_ms: i64,
     ) -> impl Future<Output = Result<Appended, AppendError>> + use<> {
-        let submitted = self.admit(id, batch.len()).map(|()| {
+        let submitted = self.admit(id, &header, batch.len(), now_ms).map(|()| {
             let bytes = compact(batch);
             let cost = bytes.len() as u64 + BATCH_OVERHEAD_BYTES;
             let batch = Body { header, bytes };
@@ -278,17 +316,29 @@ impl Ring {
         }
     }
 
-    fn admit(&self, id: PartitionId, bytes: usize) -> Result<(), AppendError> {
+    fn admit(
+        &self,
+        id: PartitionId,
+        header: &BatchHeader,
+        bytes: usize,
+        now_ms: i64,
+    ) -> Result<(), AppendError> {
         if self.0.space.is_full() {
             self.0.space.count_refused();
             return Err(AppendError::DiskFull);
         }
         let machine = self.0.machine.borrow();
         let partition = machine.state.partitions().get(&id);
-        let max_bytes = partition
-            .ok_or(AppendError::UnknownPartition)?
-            .config()
-            .max_message_bytes;
+        let config = partition.ok_or(AppendError::UnknownPartition)?.config();
+        let ahead_ms = header.max_timestamp.saturating_sub(now_ms);
+        let its_own = config.timestamp_type == TimestampType::CreateTime;
+        if its_own && ahead_ms > config.timestamp_after_max_ms {
+            return Err(AppendError::Timestamp {
+                timestamp: header.max_timestamp,
+                after_max_ms: config.timestamp_after_max_ms,
+            });
+        }
+        let max_bytes = config.max_message_bytes;
         match bytes <= max_bytes as usize {
             true => Ok(()),
             false => Err(AppendError::TooLarge { bytes, max_bytes }),
@@ -382,6 +432,9 @@ impl Ring {
             checkpoints_total: self.0.checkpoints.get(),
             checkpoint_failures_total: self.0.checkpoint_failures.get(),
             segment_failures_total: self.0.segment_failures.get(),
+            files_removed_total: self.0.sweeper.removed_total(),
+            removal_failures_total: self.0.sweeper.failures_total(),
+            removals_waiting: self.0.sweeper.waiting(),
             checkpoint_bytes: self.0.checkpoint_bytes.get(),
             memory: self.0.config.memory.stats(),
             group: self.0.group.stats(),
@@ -399,6 +452,27 @@ impl Ring {
         let written = flush::round(&self.0).await;
         self.start_flusher();
         written
+    }
+
+    /// Looks for segments that have had their time now, for tests and tools.
+    pub async fn retention_now(&self) {
+        retention::look(&self.0).await;
+    }
+
+    fn start_helpers(&self) {
+        let retention = task::spawn(Queue::Background, retention::run(self.0.clone()));
+        let sweeper = task::spawn(Queue::Background, sweep::run(self.0.clone()));
+        self.0.helpers.borrow_mut().extend([retention, sweeper]);
+    }
+
+    async fn stop_helpers(&self) {
+        self.0.stopped.set(true);
+        self.0.wake.retention.notify_all();
+        self.0.sweeper.wake();
+        let helpers = std::mem::take(&mut *self.0.helpers.borrow_mut());
+        for helper in helpers {
+            let _ = helper.await;
+        }
     }
 
     async fn pause_flusher(&self) {
@@ -420,6 +494,7 @@ impl Ring {
     /// Stops the ring after a last checkpoint, so that the next start has nothing to replay. Writes that wait are answered
     /// with [`ProposeError::Stopped`].
     pub async fn shutdown(&self) {
+        self.stop_helpers().await;
         self.pause_flusher().await;
         self.0.waiting.borrow_mut().clear();
         let dirty = self.0.machine.borrow().applied_index > self.0.checkpointed.get();

@@ -9,7 +9,7 @@ use tidemill_model::{Incarnation, Offset, PartitionId};
 use tidemill_partition::codec::{DecodeError, Reader, put_count, put_partition};
 use tidemill_partition::producers::Admission;
 use tidemill_partition::state::{
-    AppendRefused, AttachError, OutcomeRefused, Placed, ReceiveError, check_shape,
+    AppendRefused, AttachError, DeleteOutOfRange, OutcomeRefused, Placed, ReceiveError, check_shape,
 };
 use tidemill_partition::{PartitionConfig, PartitionState, SenderId, StartAt};
 
@@ -53,6 +53,8 @@ pub enum Done {
     },
     /// So many records were dropped.
     Dropped(u64),
+    /// The log of the partition starts here now.
+    Starts(Offset),
 }
 
 /// Why an entry is refused.
@@ -67,6 +69,9 @@ pub enum Refused {
     /// A batch.
     #[error(transparent)]
     Append(#[from] AppendRefused),
+    /// Records to be deleted.
+    #[error(transparent)]
+    Delete(#[from] DeleteOutOfRange),
     /// An attach.
     #[error(transparent)]
     Attach(#[from] AttachError),
@@ -97,6 +102,10 @@ pub enum Effect {
     Opened(PartitionId),
     /// A partition is gone.
     Dropped(PartitionId),
+    /// The settings of a partition changed.
+    Configured(PartitionId),
+    /// The log of a partition starts later than before.
+    Started(PartitionId),
     /// A batch got its place.
     Appended(PartitionId, Placed),
     /// The outbox changed.
@@ -178,7 +187,13 @@ impl RingState {
             | Op::Drop
             | Op::OutboxArrived { .. }
             | Op::DropOutboxFor
+            | Op::Seal { .. }
+            | Op::AdvanceStart { .. }
             | Op::Detach { .. } => Ok(()),
+            Op::DeleteRecords { before } => {
+                self.open(id)?.check_delete(*before)?;
+                Ok(())
+            }
             Op::Configure { .. } => self.open(id).map(|_| ()),
             Op::Append { batch } => {
                 self.open(id)?
@@ -237,10 +252,22 @@ impl RingState {
         match op {
             Op::Open { config, epoch_base } => self.open_partition(id, config, epoch_base, cx),
             Op::Drop => self.drop_partition(id, cx),
-            Op::Configure { config } => self.with(id, |p| {
-                p.configure(config);
+            Op::Configure { config } => {
+                cx.effects.push(Effect::Configured(id));
+                self.with(id, |p| {
+                    p.configure(config);
+                    Done::Ok
+                })
+            }
+            Op::Seal { base_offset } => self.with(id, |p| {
+                p.seal(base_offset);
                 Done::Ok
             }),
+            Op::AdvanceStart { to } => self.advance_start(id, to, cx),
+            Op::DeleteRecords { before } => {
+                let to = self.open(id).ok().and_then(|p| p.check_delete(before).ok());
+                to.map_or(Done::Ok, |to| self.advance_start(id, to, cx))
+            }
             Op::Append { batch } => self.append(id, batch, cx),
             Op::Attach { incarnation, start } => self.attach(id, incarnation, start),
             Op::Detach { incarnation } => self.with(id, |p| {
@@ -306,6 +333,15 @@ impl RingState {
             cx.effects.push(Effect::Dropped(id));
         }
         Done::Ok
+    }
+
+    fn advance_start(&mut self, id: PartitionId, to: Offset, cx: &mut Context<'_>) -> Done {
+        self.with(id, |p| {
+            if p.advance_start(to) {
+                cx.effects.push(Effect::Started(id));
+            }
+            Done::Starts(p.log_start_offset())
+        })
     }
 
     fn append(&mut self, id: PartitionId, batch: Body, cx: &mut Context<'_>) -> Done {

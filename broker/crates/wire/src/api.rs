@@ -35,6 +35,8 @@ pub const API_VERSIONS: i16 = 18;
 pub const CREATE_TOPICS: i16 = 19;
 /// DeleteTopics.
 pub const DELETE_TOPICS: i16 = 20;
+/// DeleteRecords.
+pub const DELETE_RECORDS: i16 = 21;
 /// InitProducerId.
 pub const INIT_PRODUCER_ID: i16 = 22;
 /// OffsetForLeaderEpoch.
@@ -102,7 +104,7 @@ const fn api(key: i16, name: &'static str, versions: (i16, i16), flexible_from: 
 pub const APIS: &[Api] = &[
     api(PRODUCE, "Produce", (0, 13), 9),
     api(FETCH, "Fetch", (4, 18), 12),
-    api(LIST_OFFSETS, "ListOffsets", (1, 10), 6),
+    api(LIST_OFFSETS, "ListOffsets", (1, 11), 6),
     api(METADATA, "Metadata", (0, 13), 9),
     api(OFFSET_COMMIT, "OffsetCommit", (2, 10), 8),
     api(OFFSET_FETCH, "OffsetFetch", (1, 10), 6),
@@ -116,6 +118,7 @@ pub const APIS: &[Api] = &[
     api(API_VERSIONS, "ApiVersions", (0, 4), API_VERSIONS_FLEXIBLE),
     api(CREATE_TOPICS, "CreateTopics", (2, 7), 5),
     api(DELETE_TOPICS, "DeleteTopics", (1, 6), 4),
+    api(DELETE_RECORDS, "DeleteRecords", (0, 2), 2),
     api(INIT_PRODUCER_ID, "InitProducerId", (0, 5), 2),
     api(OFFSET_FOR_LEADER_EPOCH, "OffsetForLeaderEpoch", (2, 4), 4),
     api(DESCRIBE_CONFIGS, "DescribeConfigs", (1, 4), 4),
@@ -219,6 +222,8 @@ mod tests {
                 OFFSET_COMMIT | OFFSET_FETCH => 10,
                 // The crate is one version behind.
                 DESCRIBE_LOG_DIRS => range.max + 1,
+                // Kafka 4.2 has one more than the crate, of the same layout.
+                LIST_OFFSETS => range.max + 1,
                 _ => range.max,
             };
             assert_eq!(api.max, newest, "{}", api.name);

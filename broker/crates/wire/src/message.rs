@@ -4,7 +4,17 @@ use bytes::{Bytes, BytesMut};
 use kafka_protocol::protocol::{Decodable, Encodable};
 
 use crate::bounded::WireError;
-use crate::schema;
+use crate::{api, schema};
+
+/// The version in which the `kafka-protocol` crate reads and writes `version` of an API: its newest one, where Kafka has one
+/// more of the same layout.
+pub fn crate_version(api_key: i16, version: i16) -> i16 {
+    match api_key {
+        // Version 11 only allows one more timestamp (KIP-1023).
+        api::LIST_OFFSETS => version.min(10),
+        _ => version,
+    }
+}
 
 /// Decodes the request body of `api_key` that lies in `frame` from `at` on, after a bounded walk over it.
 ///
@@ -19,7 +29,8 @@ pub fn decode<M: Decodable>(
     let body = frame.get(at..).ok_or(WireError::Truncated("the body"))?;
     schema::walk(api_key, version, body)?;
     let mut body = frame.slice(at..);
-    M::decode(&mut body, version).map_err(|e| WireError::Codec(e.to_string()))
+    M::decode(&mut body, crate_version(api_key, version))
+        .map_err(|e| WireError::Codec(e.to_string()))
 }
 
 /// Encodes a response body.

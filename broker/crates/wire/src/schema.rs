@@ -145,6 +145,23 @@ const DELETE_TOPICS: &[Field] = &[
     always("timeout", I32),
 ];
 
+const DELETE_RECORDS: &[Field] = &[
+    always(
+        "topics",
+        Kind::Array(&Kind::Struct(&[
+            always("topic name", Kind::Text),
+            always(
+                "partitions",
+                Kind::Array(&Kind::Struct(&[
+                    always("partition", I32),
+                    always("offset", I64),
+                ])),
+            ),
+        ])),
+    ),
+    always("timeout", I32),
+];
+
 const INIT_PRODUCER_ID: &[Field] = &[
     always("transactional id", Kind::Text),
     always("timeout", I32),
@@ -286,7 +303,7 @@ const ELEMENTS_FEW: usize = 20_000;
 fn elements_max(api_key: i16) -> usize {
     match api_key {
         // It names partitions, as data requests do.
-        api::LIST_OFFSETS | api::OFFSET_FOR_LEADER_EPOCH | api::OFFSET_DELETE => ELEMENTS_MAX,
+        api::LIST_OFFSETS | api::OFFSET_FOR_LEADER_EPOCH | api::OFFSET_DELETE | api::DELETE_RECORDS => ELEMENTS_MAX,
         _ => ELEMENTS_FEW,
     }
 }
@@ -299,6 +316,7 @@ fn fields(api_key: i16) -> Option<&'static [Field]> {
         api::API_VERSIONS => API_VERSIONS,
         api::CREATE_TOPICS => CREATE_TOPICS,
         api::DELETE_TOPICS => DELETE_TOPICS,
+        api::DELETE_RECORDS => DELETE_RECORDS,
         api::INIT_PRODUCER_ID => INIT_PRODUCER_ID,
         api::DESCRIBE_CONFIGS => DESCRIBE_CONFIGS,
         api::OFFSET_FOR_LEADER_EPOCH => OFFSET_FOR_LEADER_EPOCH,

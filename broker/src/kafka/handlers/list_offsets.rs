@@ -26,6 +26,7 @@ const EARLIEST: i64 = -2;
 const MAX_TIMESTAMP: (i64, i16) = (-3, 7);
 const EARLIEST_LOCAL: (i64, i16) = (-4, 8);
 const LATEST_TIERED: (i64, i16) = (-5, 9);
+const EARLIEST_PENDING_UPLOAD: (i64, i16) = (-6, 11);
 /// First version that carries leader epochs.
 const EPOCHS_FROM: i16 = 4;
 
@@ -169,6 +170,7 @@ async fn list(shard: &Rc<Shard>, q: Query) -> Listed {
         // Everything is local: there is no tiered storage.
         t if t == EARLIEST_LOCAL.0 && since(EARLIEST_LOCAL) => Some((view.log_start_offset, -1)),
         t if t == LATEST_TIERED.0 && since(LATEST_TIERED) => None,
+        t if t == EARLIEST_PENDING_UPLOAD.0 && since(EARLIEST_PENDING_UPLOAD) => None,
         t if t >= 0 => ring
             .offset_for_timestamp(q.partition, t)
             .await

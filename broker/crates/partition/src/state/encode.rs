@@ -11,7 +11,7 @@ use crate::config::PartitionConfig;
 use crate::producers::Producers;
 
 /// Version of the stored form.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 impl PartitionState {
     /// Appends the stored form. Equal states that came from equal commands have equal forms.
@@ -22,8 +22,9 @@ impl PartitionState {
         out.put_i64(self.log_start);
         out.put_i64(self.next_offset);
         out.put_i64(self.clock_ms);
-        out.put_u64(self.bytes);
         out.put_u64(self.segment_fill);
+        out.put_i64(self.segment.base_offset);
+        out.put_i64(self.segment.opened_ms);
         let max = self.max_timestamp.unwrap_or(MaxTimestamp {
             timestamp: 0,
             batch_offset: -1,
@@ -60,8 +61,9 @@ impl PartitionState {
         this.log_start = r.i64()?;
         this.next_offset = r.i64()?;
         this.clock_ms = r.i64()?;
-        this.bytes = r.u64()?;
         this.segment_fill = r.u64()?;
+        this.segment.base_offset = r.i64()?;
+        this.segment.opened_ms = r.i64()?;
         let max = MaxTimestamp {
             timestamp: r.i64()?,
             batch_offset: r.i64()?,

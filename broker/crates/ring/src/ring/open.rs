@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use tidemill_consensus::{Group, GroupConfig, StateMachine};
-use tidemill_partition::PartitionLog;
+use tidemill_model::PartitionId;
 use tidemill_partition::segment::SegmentError;
 use tidemill_rt::chan::notify::Notify;
 use tidemill_rt::fs;
@@ -18,6 +18,7 @@ use crate::command::Copying;
 use crate::error::RingError;
 use crate::machine::{Machine, Wake};
 use crate::room::Rooms;
+use crate::sweep::Sweeper;
 
 impl Ring {
     /// Opens a ring from its checkpoint and what the shard log recovered; returns when it leads and everything is applied.
@@ -35,11 +36,13 @@ impl Ring {
             dirty: Notify::new(),
             full: config.memory.pressure(),
             flush_bytes: config.flush_bytes,
+            retention: Notify::new(),
             outbox: Notify::new(),
             rooms: Rooms::new(config.outbox_bytes),
         };
         let mut machine = Machine::new(partitions_dir, config.memory.clone(), wake.clone());
         let point = load(&config, &mut machine).await?;
+        let left_behind: Vec<PartitionId> = machine.dropped.iter().copied().collect();
         wake.rooms.set_used(machine.state.outbox().bytes());
         let machine = Rc::new(RefCell::new(machine));
         let driven: Rc<RefCell<dyn StateMachine>> = machine.clone();
@@ -47,7 +50,6 @@ impl Ring {
         let group = GroupConfig::new(config.ring, config.node);
         let group = Group::open(group, log, recovered, point, driven).await?;
         machine.borrow_mut().copying = Copying::Never;
-        remove_left_behind(&machine).await?;
         let ring = Ring(Rc::new(Shared {
             leadership: group.leadership(),
             space,
@@ -61,11 +63,24 @@ impl Ring {
             checkpoint_failures: Cell::new(0),
             segment_failures: Cell::new(0),
             checkpoint_bytes: Cell::new(0),
+            sweeper: Sweeper::new(),
+            stopped: Cell::new(false),
             waiting: RefCell::new(VecDeque::new()),
             flusher: RefCell::new(None),
+            helpers: RefCell::default(),
         }));
+        ring.sweep_left_behind(left_behind);
         ring.start_flusher();
+        ring.start_helpers();
         Ok(ring)
+    }
+
+    /// Goes on removing what the checkpoint said was to go. What was dropped behind it waits for the next one.
+    fn sweep_left_behind(&self, dropped: Vec<PartitionId>) {
+        self.0.sweeper.take_folders(dropped);
+        for (id, log) in &self.0.machine.borrow().logs {
+            self.0.sweeper.take_segments(*id, log);
+        }
     }
 }
 
@@ -98,17 +113,4 @@ async fn load(config: &RingConfig, machine: &mut Machine) -> Result<Option<Bytes
         ring: config.ring,
         source,
     })
-}
-
-/// Removes the folders of partitions that the checkpoint said were dropped before it.
-async fn remove_left_behind(machine: &Rc<RefCell<Machine>>) -> Result<(), RingError> {
-    let gone: Vec<_> = {
-        let m = machine.borrow();
-        let closed = m.dropped.iter().filter(|id| !m.logs.contains_key(id));
-        closed.map(|id| m.folder(*id)).collect()
-    };
-    for folder in gone {
-        PartitionLog::remove(&folder).await?;
-    }
-    Ok(())
 }

@@ -22,7 +22,7 @@ pub struct PartitionView {
     pub last_stable_offset: Offset,
     /// Kafka's leader epoch.
     pub leader_epoch: i32,
-    /// Bytes of its batches.
+    /// Bytes of its batches, those below the log start included while their segment is kept.
     pub bytes: u64,
     /// Its settings.
     pub config: PartitionConfig,
@@ -51,13 +51,13 @@ impl Ring {
     /// A partition as it stands.
     pub fn view(&self, id: PartitionId) -> Option<PartitionView> {
         let machine = self.0.machine.borrow();
-        let state = machine.state.partitions().get(&id)?;
+        let (state, log) = machine.partition(id)?;
         Some(PartitionView {
             log_start_offset: state.log_start_offset(),
             high_watermark: state.high_watermark(),
             last_stable_offset: state.last_stable_offset(),
             leader_epoch: state.leader_epoch(self.0.leadership.borrow().term),
-            bytes: state.bytes(),
+            bytes: log.bytes(),
             config: *state.config(),
         })
     }
@@ -88,16 +88,69 @@ impl Ring {
     ) -> Result<Read, ReadError> {
         let (bounds, log) = self.log(id)?;
         let read = log.read(bounds, from, max_bytes, isolation).await;
-        self.unless_gone(id, read)
+        let read = self.unless_gone(id, from, read)?;
+        self.check_epochs(id, &log, &read)?;
+        Ok(read)
     }
 
-    /// A file that is missing because its partition went away meanwhile is no damage.
-    fn unless_gone<T>(&self, id: PartitionId, read: Result<T, ReadError>) -> Result<T, ReadError> {
-        match read {
-            Err(ReadError::Segment(_)) if self.changed(id).is_none() => {
-                Err(ReadError::UnknownPartition)
+    /// A file that is missing because its partition went away meanwhile, or the records at `from`, is no damage.
+    fn unless_gone<T>(
+        &self,
+        id: PartitionId,
+        from: Offset,
+        read: Result<T, ReadError>,
+    ) -> Result<T, ReadError> {
+        let Err(ReadError::Segment(_)) = &read else {
+            return read;
+        };
+        let (bounds, _) = self.log(id)?;
+        match from < bounds.log_start_offset {
+            true => Err(ReadError::OffsetOutOfRange {
+                from,
+                log_start_offset: bounds.log_start_offset,
+                high_watermark: bounds.high_watermark,
+            }),
+            false => read,
+        }
+    }
+
+    /// Leader epochs stand outside the batches' checksums: in files they are held against what the state remembers.
+    fn check_epochs(
+        &self,
+        id: PartitionId,
+        log: &PartitionLog,
+        read: &Read,
+    ) -> Result<(), ReadError> {
+        let machine = self.0.machine.borrow();
+        let Some(state) = machine.state.partitions().get(&id) else {
+            return Ok(());
+        };
+        for batch in &read.batches {
+            let offset = batch.header.base_offset;
+            let known = state.epoch_at(offset);
+            if known.is_some_and(|epoch| epoch != batch.header.leader_epoch) {
+                return Err(log.wrong_epoch(offset, batch.header.leader_epoch).into());
             }
-            other => other,
+        }
+        Ok(())
+    }
+
+    /// Looks for a record, anew when segments went meanwhile.
+    async fn look_for<F>(
+        &self,
+        id: PartitionId,
+        look: impl Fn(Bounds, PartitionLog) -> F,
+    ) -> Result<Option<(Offset, i64)>, ReadError>
+    where
+        F: Future<Output = Result<Option<(Offset, i64)>, ReadError>>,
+    {
+        loop {
+            let (bounds, log) = self.log(id)?;
+            let found = look(bounds, log).await;
+            match self.unless_gone(id, bounds.log_start_offset, found) {
+                Err(ReadError::OffsetOutOfRange { .. }) => {}
+                found => return found,
+            }
         }
     }
 
@@ -110,9 +163,10 @@ impl Ring {
         id: PartitionId,
         timestamp: i64,
     ) -> Result<Option<(Offset, i64)>, ReadError> {
-        let (bounds, log) = self.log(id)?;
-        let found = log.offset_for_timestamp(bounds, timestamp).await;
-        self.unless_gone(id, found)
+        let look = |bounds, log: PartitionLog| async move {
+            log.offset_for_timestamp(bounds, timestamp).await
+        };
+        self.look_for(id, look).await
     }
 
     /// The first record that has the largest timestamp, with it.
@@ -120,18 +174,18 @@ impl Ring {
     /// # Errors
     /// [`ReadError`].
     pub async fn max_timestamp(&self, id: PartitionId) -> Result<Option<(Offset, i64)>, ReadError> {
-        let (bounds, log) = self.log(id)?;
-        let max = {
-            let machine = self.0.machine.borrow();
-            machine
-                .state
-                .partitions()
-                .get(&id)
-                .and_then(PartitionState::max_timestamp)
+        let look = |bounds, log: PartitionLog| async move {
+            let max = {
+                let machine = self.0.machine.borrow();
+                let state = machine.state.partitions().get(&id);
+                state.and_then(PartitionState::max_timestamp)
+            };
+            match max {
+                Some(max) => log.max_timestamp(bounds, max).await,
+                None => Ok(None),
+            }
         };
-        let Some(max) = max else { return Ok(None) };
-        let found = log.max_timestamp(bounds, max).await;
-        self.unless_gone(id, found)
+        self.look_for(id, look).await
     }
 
     /// The largest leader epoch not above `epoch` in which something was appended, and the offset after its last record; see

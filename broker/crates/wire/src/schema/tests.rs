@@ -6,6 +6,9 @@ use bytes::{Bytes, BytesMut};
 use kafka_protocol::messages::create_topics_request::{
     CreatableReplicaAssignment, CreatableTopic, CreatableTopicConfig,
 };
+use kafka_protocol::messages::delete_records_request::{
+    DeleteRecordsPartition, DeleteRecordsTopic,
+};
 use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::list_offsets_request::{ListOffsetsPartition, ListOffsetsTopic};
@@ -65,6 +68,7 @@ fn encoded(key: i16, version: i16, s: &Seeds) -> Bytes {
             if flexible {
                 request = request.with_unknown_tagged_field(9, Bytes::from(s.tag.clone()));
             }
+            let version = crate::message::crate_version(key, version);
             request.encode(&mut out, version).unwrap();
         }};
     }
@@ -82,6 +86,7 @@ fn encoded(key: i16, version: i16, s: &Seeds) -> Bytes {
         api::API_VERSIONS => put!(ApiVersionsRequest::default()),
         api::CREATE_TOPICS => put!(create_topics(s)),
         api::DELETE_TOPICS => put!(delete_topics(version, s)),
+        api::DELETE_RECORDS => put!(delete_records(s)),
         api::INIT_PRODUCER_ID => put!(init_producer_id(version, s)),
         api::DESCRIBE_CONFIGS => put!(describe_configs(version, s)),
         api::JOIN_GROUP => put!(groups::join_group(version, s)),
@@ -95,6 +100,22 @@ fn encoded(key: i16, version: i16, s: &Seeds) -> Bytes {
         other => return admin::encoded(other, version, s),
     }
     out.freeze()
+}
+
+fn delete_records(s: &Seeds) -> DeleteRecordsRequest {
+    let partition = |n: &i32| {
+        DeleteRecordsPartition::default()
+            .with_partition_index(*n)
+            .with_offset(i64::from(*n) << 20)
+    };
+    let topic = |name| {
+        DeleteRecordsTopic::default()
+            .with_name(name)
+            .with_partitions(s.numbers.iter().map(partition).collect())
+    };
+    DeleteRecordsRequest::default()
+        .with_topics(s.names().into_iter().map(topic).collect())
+        .with_timeout_ms(s.number())
 }
 
 fn list_offsets(version: i16, s: &Seeds) -> ListOffsetsRequest {
