@@ -388,6 +388,12 @@ impl Shard {
                 "tidemill_checkpoint_failures_total",
                 stats.checkpoint_failures_total,
             );
+            plain("tidemill_files_removed_total", stats.files_removed_total);
+            plain("tidemill_removals_waiting", stats.removals_waiting as u64);
+            plain(
+                "tidemill_removal_failures_total",
+                stats.removal_failures_total,
+            );
             plain(
                 "tidemill_producers_evicted_total",
                 stats.producers_evicted_total,

@@ -9,7 +9,7 @@ use tidemill_model::{PartitionId, RingId, topic_name};
 use tidemill_ring::{PartitionConfig, Ring};
 
 use crate::shard::Shard;
-use crate::topics::{CONTROLLER_SHARD, OPEN_AT_ONCE, PARTITIONS_MAX, TopicError, partition_config};
+use crate::topics::{CONTROLLER_SHARD, CHANGE_AT_ONCE, PARTITIONS_MAX, TopicError, partition_config};
 
 /// What is done with a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -175,7 +175,7 @@ impl Shard {
 
 /// Changes settings, many partitions at a time, but never more than a ring takes proposals.
 async fn configure_in_turns(settings: &[Setting]) -> Result<(), String> {
-    for some in settings.chunks(OPEN_AT_ONCE) {
+    for some in settings.chunks(CHANGE_AT_ONCE) {
         let pending = some
             .iter()
             .map(|(ring, id, config)| ring.configure(*id, *config));

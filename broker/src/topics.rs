@@ -11,7 +11,7 @@ use tidemill_controller::{
     ControllerCommand, ControllerError, Image, Refusal, Topic, configs, placement,
 };
 use tidemill_model::{PartitionId, RingId, ShardId, TopicId, topic_name};
-use tidemill_ring::{PartitionConfig, Ring, TimestampType};
+use tidemill_ring::{ChangeError, PartitionConfig, Ring, TimestampType};
 use tidemill_rt::task::{self, Queue};
 use tidemill_rt::{rand, time};
 
@@ -28,8 +28,8 @@ const CHECKPOINT_EVERY: std::time::Duration = std::time::Duration::from_secs(10)
 /// ... or earlier, when so many bytes were written to the shard's log since: a start reads the log from the oldest entry that is in
 /// no checkpoint.
 const CHECKPOINT_AFTER_BYTES: u64 = 64 << 20;
-/// Partitions of a topic that are opened at once in a ring: fewer than a ring takes proposals.
-pub(crate) const OPEN_AT_ONCE: usize = 1_000;
+/// Partitions that are opened, dropped or changed at once in a ring: fewer than a ring takes proposals.
+pub(crate) const CHANGE_AT_ONCE: usize = 1_000;
 /// Deleted topics that the controller forgets in one entry of its log.
 const RETIRE_AT_ONCE: usize = 1_000;
 /// How often shards that do not agree with the controller are made to.
@@ -111,6 +111,12 @@ impl TopicError {
 
 /// What a partition of `topic` is opened with.
 pub(crate) fn partition_config(topic: &Topic) -> PartitionConfig {
+    // What groups and transactions committed is not a matter of age or size.
+    let removes = !topic_name::is_internal(&topic.name) && configs::deletes(&topic.configs);
+    let kept = |name| match removes {
+        true => configs::integer(&topic.configs, name),
+        false => -1,
+    };
     PartitionConfig {
         timestamp_type: match configs::value(&topic.configs, "message.timestamp.type") {
             "LogAppendTime" => TimestampType::LogAppendTime,
@@ -119,8 +125,8 @@ pub(crate) fn partition_config(topic: &Topic) -> PartitionConfig {
         segment_bytes: configs::integer(&topic.configs, "segment.bytes") as u32,
         max_message_bytes: configs::integer(&topic.configs, "max.message.bytes") as u32,
         segment_ms: configs::integer(&topic.configs, "segment.ms"),
-        retention_ms: configs::integer(&topic.configs, "retention.ms"),
-        retention_bytes: configs::integer(&topic.configs, "retention.bytes"),
+        retention_ms: kept("retention.ms"),
+        retention_bytes: kept("retention.bytes"),
         timestamp_after_max_ms: configs::integer(&topic.configs, "message.timestamp.after.max.ms"),
     }
 }
@@ -414,7 +420,7 @@ impl Shard {
                 .filter(|p| image.deleted_topics().contains(&p.topic))
                 .copied()
                 .collect();
-            drop_in_turns(ring, &gone).await?;
+            in_turns(&gone, |id| ring.drop_partition(*id)).await?;
             let missing: Vec<_> = missing(&image, *id, &here)
                 .into_iter()
                 .map(|(partition, topic)| (ring.clone(), partition, partition_config(&topic)))
@@ -470,28 +476,25 @@ impl Shard {
     }
 }
 
-/// Opens partitions, many at a time, but never more than a ring takes proposals.
-async fn open_in_turns(partitions: &[(Ring, PartitionId, PartitionConfig)]) -> Result<(), String> {
-    for some in partitions.chunks(OPEN_AT_ONCE) {
-        let pending = some
-            .iter()
-            .map(|(ring, id, config)| ring.open_partition(*id, *config, EPOCH_BASE));
-        for opened in futures_util::future::join_all(pending).await {
-            opened.map_err(|e| e.to_string())?;
+/// Changes partitions, many at a time, but never more than a ring takes proposals.
+async fn in_turns<'a, T, F>(partitions: &'a [T], change: impl Fn(&'a T) -> F) -> Result<(), String>
+where
+    F: Future<Output = Result<(), ChangeError>>,
+{
+    for some in partitions.chunks(CHANGE_AT_ONCE) {
+        for changed in futures_util::future::join_all(some.iter().map(&change)).await {
+            changed.map_err(|e| e.to_string())?;
         }
     }
     Ok(())
 }
 
-/// Drops partitions, as [`open_in_turns`] opens them.
-async fn drop_in_turns(ring: &Ring, partitions: &[PartitionId]) -> Result<(), String> {
-    for some in partitions.chunks(OPEN_AT_ONCE) {
-        let pending = some.iter().map(|id| ring.drop_partition(*id));
-        for dropped in futures_util::future::join_all(pending).await {
-            dropped.map_err(|e| e.to_string())?;
-        }
-    }
-    Ok(())
+/// Opens partitions.
+async fn open_in_turns(partitions: &[(Ring, PartitionId, PartitionConfig)]) -> Result<(), String> {
+    in_turns(partitions, |(ring, id, config)| {
+        ring.open_partition(*id, *config, EPOCH_BASE)
+    })
+    .await
 }
 
 fn missing(image: &Image, ring: RingId, here: &[PartitionId]) -> Vec<(PartitionId, Arc<Topic>)> {

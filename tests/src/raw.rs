@@ -19,6 +19,8 @@ pub mod api {
     pub const API_VERSIONS: i16 = 18;
     /// CreateTopics.
     pub const CREATE_TOPICS: i16 = 19;
+    /// DeleteRecords.
+    pub const DELETE_RECORDS: i16 = 21;
 }
 
 /// Bytes of a record batch before its records (KIP-98).
@@ -170,6 +172,13 @@ fn put_zigzag(to: &mut Vec<u8>, number: i64) {
     put_unsigned(to, ((number << 1) ^ (number >> 63)) as u64);
 }
 
+/// The time now, in ms since 1970: records that are much older are removed by retention.
+#[must_use]
+pub fn now_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    i64::try_from(since.expect("the clock is right").as_millis()).expect("it is not that late")
+}
+
 /// One record batch (magic 2, uncompressed, no producer) with the given keys and values.
 #[must_use]
 pub fn batch(records: &[(&[u8], &[u8])], timestamp_ms: i64) -> Vec<u8> {
@@ -248,6 +257,18 @@ pub fn metadata_of_none() -> Vec<u8> {
     let mut body = 0i32.to_be_bytes().to_vec();
     body.push(0);
     frame(api::METADATA, 4, Header::Plain, &body)
+}
+
+/// DeleteRecords v0: what lies below `offset` in one partition.
+#[must_use]
+pub fn delete_records(topic: &str, partition: i32, offset: i64) -> Vec<u8> {
+    let mut body = 1i32.to_be_bytes().to_vec();
+    put_string(&mut body, topic);
+    body.extend(1i32.to_be_bytes());
+    body.extend(partition.to_be_bytes());
+    body.extend(offset.to_be_bytes());
+    body.extend(30_000i32.to_be_bytes());
+    frame(api::DELETE_RECORDS, 0, Header::Plain, &body)
 }
 
 /// Fetch v4 of one partition: long poll of `wait_ms`, at most `max_bytes`.

@@ -26,7 +26,7 @@ fn connect(broker: &Broker) -> Connection {
 /// A good request on a new connection is answered, and the process is the same.
 fn assert_unmoved(broker: &mut Broker) {
     assert!(broker.running(), "the broker ended:\n{}", broker.log());
-    let batch = raw::batch(&[(b"k", b"v")], 1);
+    let batch = raw::batch(&[(b"k", b"v")], raw::now_ms());
     let answer = connect(broker)
         .call(&raw::produce("t", 0, &batch))
         .expect("produce is answered");
@@ -42,7 +42,7 @@ fn broker_with_topic(engine: Engine) -> Broker {
 
 fn truncated_frame_is_dropped_with_its_connection(engine: Engine) {
     let mut broker = broker_with_topic(engine);
-    let whole = raw::produce("t", 0, &raw::batch(&[(b"k", &[7; 500])], 1));
+    let whole = raw::produce("t", 0, &raw::batch(&[(b"k", &[7; 500])], raw::now_ms()));
     for cut in [1, 3, 4, 6, 14, 40, whole.len() - 1] {
         let mut connection = connect(&broker);
         connection.send(&whole[..cut]).expect("the broker reads");
@@ -79,7 +79,7 @@ fn frame_longer_than_the_limit_closes_the_connection(engine: Engine) {
 
 fn batch_with_bad_crc_is_answered_corrupt_message(engine: Engine) {
     let mut broker = broker_with_topic(engine);
-    let mut batch = raw::batch(&[(b"k", b"value")], 1);
+    let mut batch = raw::batch(&[(b"k", b"value")], raw::now_ms());
     let last = batch.len() - 2;
     batch[last] ^= 1;
     let answer = connect(&broker)

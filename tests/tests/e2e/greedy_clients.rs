@@ -50,7 +50,7 @@ fn requests_that_are_only_announced_delay_nobody(engine: Engine) {
     let began = Instant::now();
     // On several connections, which are on all shards.
     for _ in 0..4 {
-        let batch = raw::batch(&[(b"k", &[7; 500_000])], 1);
+        let batch = raw::batch(&[(b"k", &[7; 500_000])], raw::now_ms());
         let mut honest = connect(&broker);
         let answer = honest.call(&raw::produce("t", 0, &batch));
         let answer = answer.expect("produce is answered");
@@ -122,7 +122,7 @@ fn partition_asked_for_first_is_served_first(engine: Engine) {
     let broker = broker_with_topic(engine, 4);
     let mut connection = connect(&broker);
     for partition in 0..4 {
-        let batch = raw::batch(&[(b"k", &[7; 5_000])], 1);
+        let batch = raw::batch(&[(b"k", &[7; 5_000])], raw::now_ms());
         let answer = connection.call(&raw::produce("t", partition, &batch));
         let answer = answer.expect("produce is answered");
         assert_eq!(raw::produced(&answer, "t").map(|(error, _)| error), Some(0));

@@ -13,6 +13,7 @@ mod greedy_clients;
 mod groups;
 mod kafka;
 mod kills;
+mod log_life;
 mod messages;
 mod outboxes;
 mod starting;

@@ -50,6 +50,18 @@ pub const CONFIGS: &[ConfigDef] = &[
         doc: "Batches are kept as the producer compressed them.",
     },
     ConfigDef {
+        name: "flush.messages",
+        default: "9223372036854775807",
+        kind: Kind::Long(1, MAX),
+        doc: "Without effect: every record is on disk before it is acknowledged.",
+    },
+    ConfigDef {
+        name: "flush.ms",
+        default: "9223372036854775807",
+        kind: Kind::Long(0, MAX),
+        doc: "Without effect: every record is on disk before it is acknowledged.",
+    },
+    ConfigDef {
         name: "max.message.bytes",
         default: "1048588",
         kind: Kind::Int(1, MAX_MESSAGE_BYTES_MAX),
@@ -72,6 +84,12 @@ pub const CONFIGS: &[ConfigDef] = &[
         default: "1",
         kind: Kind::Int(1, 1),
         doc: "How many replicas must have a record before it is acknowledged.",
+    },
+    ConfigDef {
+        name: "preallocate",
+        default: "false",
+        kind: Kind::Word(&["false"]),
+        doc: "Segments grow as they are written; the write-ahead log is always preallocated.",
     },
     ConfigDef {
         name: "retention.bytes",
@@ -97,7 +115,72 @@ pub const CONFIGS: &[ConfigDef] = &[
         kind: Kind::Long(1, MAX),
         doc: "Age at which a new segment file is begun, in ms, so that retention can remove the old one.",
     },
+    ConfigDef {
+        name: "unclean.leader.election.enable",
+        default: "false",
+        kind: Kind::Word(&["false"]),
+        doc: "Records that were acknowledged are never given up for a leader.",
+    },
 ];
+
+const COMPACTION: &str = "there is no log compaction yet; use cleanup.policy=delete, and retention.ms=-1 where everything is to be kept";
+const TIERED: &str = "there is no tiered storage; everything is kept on the node";
+const REPLICAS: &str = "this cluster has one node";
+
+/// Settings of Kafka's that are refused, and why: taken in and ignored, they would promise what is not kept.
+pub const UNSUPPORTED: &[(&str, &str)] = &[
+    ("delete.retention.ms", COMPACTION),
+    (
+        "file.delete.delay.ms",
+        "files of removed segments go at once; who reads one is not disturbed",
+    ),
+    ("follower.replication.throttled.replicas", REPLICAS),
+    (
+        "index.interval.bytes",
+        "the index has an entry for each 64 KiB",
+    ),
+    ("leader.replication.throttled.replicas", REPLICAS),
+    ("local.retention.bytes", TIERED),
+    ("local.retention.ms", TIERED),
+    ("max.compaction.lag.ms", COMPACTION),
+    (
+        "message.downconversion.enable",
+        "Kafka 4 has no older message formats, nor has this broker",
+    ),
+    (
+        "message.format.version",
+        "Kafka 4 has no older message formats, nor has this broker",
+    ),
+    (
+        "message.timestamp.before.max.ms",
+        "timestamps may lie in the past as far as they want; retention.ms removes what is old",
+    ),
+    (
+        "message.timestamp.difference.max.ms",
+        "Kafka 4 has it no more; use message.timestamp.after.max.ms",
+    ),
+    ("min.cleanable.dirty.ratio", COMPACTION),
+    ("min.compaction.lag.ms", COMPACTION),
+    ("remote.log.copy.disable", TIERED),
+    ("remote.log.delete.on.disable", TIERED),
+    ("remote.storage.enable", TIERED),
+    (
+        "segment.index.bytes",
+        "indexes are as large as their segments need",
+    ),
+    (
+        "segment.jitter.ms",
+        "segments are sealed one by one; they need no jitter",
+    ),
+];
+
+fn unsupported(name: &str, value: &str) -> Option<&'static str> {
+    if name == "cleanup.policy" && value.split(',').any(|word| word.trim() == "compact") {
+        return Some(COMPACTION);
+    }
+    let found = UNSUPPORTED.iter().find(|(refused, _)| *refused == name);
+    found.map(|(_, why)| *why)
+}
 
 /// Why a configuration was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -105,6 +188,14 @@ pub enum ConfigError {
     /// No such setting.
     #[error("unknown topic config '{name}'; known are: {known}", name = .0, known = known())]
     Unknown(String),
+    /// A setting of Kafka's that cannot be had here.
+    #[error("topic config '{name}' is not supported: {why}")]
+    Unsupported {
+        /// The setting.
+        name: String,
+        /// Why, and what to do instead.
+        why: &'static str,
+    },
     /// A value it cannot take.
     #[error("topic config '{name}' cannot be '{value}': it takes {wants}")]
     Value {
@@ -133,6 +224,10 @@ pub fn definition(name: &str) -> Option<&'static ConfigDef> {
 /// The first [`ConfigError`].
 pub fn validate(configs: &BTreeMap<String, String>) -> Result<(), ConfigError> {
     for (name, value) in configs {
+        if let Some(why) = unsupported(name, value) {
+            let name = name.clone();
+            return Err(ConfigError::Unsupported { name, why });
+        }
         let def = definition(name).ok_or_else(|| ConfigError::Unknown(name.clone()))?;
         if !accepts(def.kind, value) {
             return Err(ConfigError::Value {
@@ -216,6 +311,29 @@ mod tests {
         assert!(validate(&one("max.message.bytes", "0")).is_err());
         assert!(validate(&one("cleanup.policy", "compact")).is_err());
         assert!(validate(&one("message.timestamp.type", "LogAppendTime")).is_ok());
+    }
+
+    #[test]
+    fn what_kafka_has_and_this_broker_has_not_is_refused_with_a_reason() {
+        for (name, _) in UNSUPPORTED {
+            assert_eq!(
+                definition(name).map(|d| d.name),
+                None,
+                "it is in both tables"
+            );
+            let refused = validate(&one(name, "1"));
+            assert!(
+                matches!(refused, Err(ConfigError::Unsupported { .. })),
+                "{name}"
+            );
+        }
+        for policy in ["compact", "compact,delete", "delete, compact"] {
+            let refused = validate(&one("cleanup.policy", policy)).map_err(|e| e.to_string());
+            assert!(
+                refused.is_err_and(|e| e.contains("no log compaction")),
+                "{policy}"
+            );
+        }
     }
 
     #[test]

@@ -176,6 +176,11 @@ impl PartitionLog {
         }))
     }
 
+    /// Whether both are handles on the same log.
+    pub fn is(&self, other: &PartitionLog) -> bool {
+        Rc::ptr_eq(&self.0, &other.0)
+    }
+
     /// The partition's folder.
     pub fn dir(&self) -> &Path {
         &self.0.dir

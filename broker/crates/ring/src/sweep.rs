@@ -108,7 +108,9 @@ pub(crate) async fn run(ring: Rc<Shared>) {
             more.await;
             continue;
         }
-        if let Err(error) = sweep(&ring).await {
+        if let Err(error) = sweep(&ring).await
+            && !ring.stopped.get()
+        {
             let failures = &ring.sweeper.failures;
             failures.set(failures.get() + 1);
             tracing::warn!(ring = %ring.config.ring, %error, "old files cannot be removed; trying again");
@@ -120,7 +122,7 @@ pub(crate) async fn run(ring: Rc<Shared>) {
 async fn sweep(ring: &Rc<Shared>) -> io::Result<()> {
     let segments = ring.sweeper.segments.borrow_mut().pop_first();
     if let Some((id, (log, bases))) = segments {
-        let removed = remove_segments(ring, &log, &bases).await;
+        let removed = remove_segments(ring, id, &log, &bases).await;
         if removed.is_err() {
             // A later checkpoint may have handed over more of them by now.
             ring.sweeper.take_segments(id, &log);
@@ -130,13 +132,26 @@ async fn sweep(ring: &Rc<Shared>) -> io::Result<()> {
     sweep_folders(ring).await
 }
 
-async fn remove_segments(ring: &Shared, log: &PartitionLog, bases: &[Offset]) -> io::Result<()> {
+async fn remove_segments(
+    ring: &Shared,
+    id: PartitionId,
+    log: &PartitionLog,
+    bases: &[Offset],
+) -> io::Result<()> {
     let of = |base: &Offset| {
         let meta = SegmentMeta::new(*base);
         [meta.path(log.dir()), meta.index_path(log.dir())]
     };
     let mut files: Vec<PathBuf> = bases.iter().rev().flat_map(of).collect();
-    remove_files(ring, &mut files, || true).await?;
+    // Dropped and opened anew, the partition has files of the same names that are another log's.
+    let open = || {
+        ring.machine
+            .borrow()
+            .logs
+            .get(&id)
+            .is_some_and(|l| l.is(log))
+    };
+    remove_files(ring, &mut files, open).await?;
     if fs::exists(log.dir()).await? {
         fs::sync_dir(log.dir()).await?;
     }
