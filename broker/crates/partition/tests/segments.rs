@@ -110,6 +110,55 @@ fn sim<T>(seed: u64, f: impl Future<Output = T>) -> T {
 }
 
 #[test]
+fn trim_gives_up_whole_segments_in_files_and_in_memory_and_nothing_else() {
+    for (flushed, below) in [
+        (0, 100),
+        (1, 100),
+        (5, 100),
+        (9, 57),
+        (9, 58),
+        (9, 0),
+        (5, 43),
+    ] {
+        sim(1, async {
+            // Segments of two batches each.
+            let mut p = Partition::new(0, 1);
+            for i in 0..20 {
+                p.append(bytes(70, i, Compression::None));
+                if i / 2 + 1 == flushed && i % 2 == 1 {
+                    p.flush().await;
+                }
+            }
+            let (end, before) = (p.state.high_watermark(), p.log.bytes());
+            let spans = p.log.spans();
+            assert_eq!(spans.iter().map(|s| s.bytes).sum::<u64>(), before);
+            let below = below * end / 100;
+            p.state.advance_start(below);
+            p.log.trim(p.state.removable_below());
+            let kept: Vec<_> = spans
+                .iter()
+                .filter(|s| s.next_offset > below)
+                .copied()
+                .collect();
+            assert_eq!(p.log.spans(), kept);
+            assert_eq!(p.log.bytes(), kept.iter().map(|s| s.bytes).sum::<u64>());
+            let floor = kept.first().map_or(end, |s| s.base_offset);
+            assert_eq!(p.log.floor(), floor);
+            let gone: Vec<_> = spans
+                .iter()
+                .map(|s| s.base_offset)
+                .filter(|b| *b < floor)
+                .collect();
+            assert_eq!(p.log.leaving(), gone);
+            p.append(bytes(3, 5, Compression::None));
+            p.flush().await;
+            assert_eq!(p.log.spans().last().map(|s| s.next_offset), Some(end + 3));
+            assert_eq!(p.log.segments().first().map(|s| s.base_offset), Some(floor));
+        });
+    }
+}
+
+#[test]
 fn batches_are_read_back_from_memory_and_from_segments() {
     for seed in 0..10 {
         sim(seed, async {

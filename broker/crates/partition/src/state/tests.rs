@@ -237,6 +237,92 @@ fn segments_begin_at_batch_boundaries_decided_by_the_state() {
     }
 }
 
+#[test]
+fn s9_log_start_moves_up_to_the_high_watermark_and_never_back() {
+    let mut p = fresh();
+    for i in 0..4 {
+        write(&mut p, batch(None, 5, i), i).expect("taken");
+    }
+    assert!(p.advance_start(7));
+    assert!(!p.advance_start(7) && !p.advance_start(3));
+    assert_eq!((p.log_start_offset(), p.removable_below()), (7, 0));
+    assert!(p.active_segment().is_some(), "something is left of it");
+    assert!(p.advance_start(100));
+    assert_eq!((p.log_start_offset(), p.removable_below()), (20, 20));
+    assert_eq!(p.active_segment(), None);
+    let (header, bytes) = batch(None, 1, 9);
+    let placed = p.append(header, bytes, 1, 9);
+    assert!(placed.starts_segment);
+    let stored = encoded(&p);
+    let read = PartitionState::decode(&mut Reader::new(&stored)).expect("its own form");
+    assert_eq!(read.log_start_offset(), 20);
+    assert_eq!(read.active_segment(), p.active_segment());
+    assert_eq!(encoded(&read), stored);
+}
+
+#[test]
+fn s9_seal_ends_the_segment_it_means_and_no_other() {
+    let mut p = fresh();
+    write(&mut p, batch(None, 5, 0), 10).expect("taken");
+    let active = ActiveSegment {
+        base_offset: 0,
+        opened_ms: 10,
+    };
+    assert_eq!(p.active_segment(), Some(active));
+    p.seal(3);
+    assert_eq!(p.active_segment(), Some(active));
+    p.seal(0);
+    assert_eq!(p.active_segment(), None);
+    let (header, bytes) = batch(None, 1, 9);
+    assert!(p.append(header, bytes.clone(), 1, 20).starts_segment);
+    // Proposed before that, and applied late.
+    p.seal(0);
+    assert!(!p.append(header, bytes, 1, 20).starts_segment);
+}
+
+#[test]
+fn records_can_be_deleted_up_to_the_high_watermark() {
+    let mut p = fresh();
+    write(&mut p, batch(None, 5, 0), 0).expect("taken");
+    assert_eq!(p.check_delete(-1), Ok(5));
+    assert_eq!(p.check_delete(0), Ok(0));
+    assert_eq!(p.check_delete(5), Ok(5));
+    for before in [6, -2, i64::MAX, i64::MIN] {
+        let refused = DeleteOutOfRange {
+            before,
+            high_watermark: 5,
+        };
+        assert_eq!(p.check_delete(before), Err(refused));
+    }
+}
+
+#[test]
+fn leader_epochs_below_the_log_start_are_forgotten_but_for_the_one_it_lies_in() {
+    let mut p = fresh();
+    for epoch in 1..=4 {
+        let (header, bytes) = batch(None, 10, 0);
+        p.append(header, bytes, epoch, 0);
+    }
+    p.advance_start(25);
+    assert_eq!(
+        [p.epoch_at(15), p.epoch_at(25), p.epoch_at(39)],
+        [None, Some(3), Some(4)]
+    );
+    p.advance_start(30);
+    assert_eq!([p.epoch_at(25), p.epoch_at(30)], [None, Some(4)]);
+}
+
+#[test]
+fn batch_without_a_timestamp_ages_from_its_append() {
+    let mut p = fresh();
+    let time = |p: &mut PartitionState, timestamp, now| {
+        let (header, bytes) = batch(None, 1, timestamp);
+        p.append(header, bytes, 1, now).time_ms
+    };
+    assert_eq!(time(&mut p, 17, 1000), 17);
+    assert_eq!(time(&mut p, -1, 1000), 1000);
+}
+
 fn input() -> PartitionId {
     PartitionId {
         topic: TopicId([1; 16]),
