@@ -479,6 +479,9 @@ fn dropped_partition_is_gone_after_a_restart_and_its_folder_too() {
                 .await
                 .expect("dropped");
             node.here.checkpoint_now().await;
+            while node.here.stats().removals_waiting > 0 {
+                time::sleep(Duration::from_millis(1)).await;
+            }
         })
         .expect("ends");
         let folder = format!("/data/shard-0/partitions/{}-0", id(TOPICS.0).topic);
