@@ -155,7 +155,8 @@ fn retention_by_time_removes_all_that_is_old_and_nothing_else(engine: Engine) {
     fill(&broker, "t", 4, now - 4_000_000);
     // Small: never in a segment file.
     create(&cli, "small", &["retention.ms=1000"]);
-    cli.run_with_input(&["produce", "small"], "one\ntwo\n");
+    let ran = cli.run_with_input(&["produce", "small"], "one\ntwo\n");
+    assert!(ran.ok, "{}", ran.text());
     let old = wait::until(LIMIT, || {
         let (start, end) = bounds(&cli, "t");
         let small = bounds(&cli, "small");
@@ -171,7 +172,8 @@ fn retention_by_time_removes_all_that_is_old_and_nothing_else(engine: Engine) {
         ((6, 16), (2, 2))
     );
     // It goes on where it was.
-    cli.run_with_input(&["produce", "small"], "three\n");
+    let ran = cli.run_with_input(&["produce", "small"], "three\n");
+    assert!(ran.ok, "{}", ran.text());
     assert_eq!(bounds(&cli, "small").1, 3);
 }
 
