@@ -274,7 +274,8 @@ async fn replace(ring: &Ring, world: &Shared) {
 async fn verify(world: Shared) {
     let node = start().await;
     let ring = &node.ring;
-    for partition in world.borrow().dropped.clone() {
+    let dropped = world.borrow().dropped.clone();
+    for partition in dropped {
         // The controller drops it again when a crash came between.
         ring.drop_partition(partition).await.expect("dropped");
     }
