@@ -9,7 +9,9 @@ use tidemill_model::{PartitionId, RingId, topic_name};
 use tidemill_ring::{PartitionConfig, Ring};
 
 use crate::shard::Shard;
-use crate::topics::{CONTROLLER_SHARD, CHANGE_AT_ONCE, PARTITIONS_MAX, TopicError, partition_config};
+use crate::topics::{
+    CHANGE_AT_ONCE, CONTROLLER_SHARD, PARTITIONS_MAX, TopicError, partition_config,
+};
 
 /// What is done with a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

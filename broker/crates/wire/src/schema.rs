@@ -303,7 +303,10 @@ const ELEMENTS_FEW: usize = 20_000;
 fn elements_max(api_key: i16) -> usize {
     match api_key {
         // It names partitions, as data requests do.
-        api::LIST_OFFSETS | api::OFFSET_FOR_LEADER_EPOCH | api::OFFSET_DELETE | api::DELETE_RECORDS => ELEMENTS_MAX,
+        api::LIST_OFFSETS
+        | api::OFFSET_FOR_LEADER_EPOCH
+        | api::OFFSET_DELETE
+        | api::DELETE_RECORDS => ELEMENTS_MAX,
         _ => ELEMENTS_FEW,
     }
 }
