@@ -92,7 +92,9 @@ fn main() -> ExitCode {
 
 /// Runs the load for so many minutes and judges it.
 fn soak(minutes: f64, engine: Engine) -> report::Outcome {
-    let mut broker = Options::new(engine).start();
+    // Full after a minute, so that what still grows then is no cache.
+    let settings = "[memory]\ncache = \"16 MiB\"\n";
+    let mut broker = Options::new(engine).settings(settings).start();
     let shared = Arc::new(Shared {
         kafka: broker.kafka(),
         admin: broker.admin(),
