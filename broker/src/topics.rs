@@ -11,7 +11,7 @@ use tidemill_controller::{
     ControllerCommand, ControllerError, Image, Refusal, Topic, configs, placement,
 };
 use tidemill_model::{PartitionId, RingId, ShardId, TopicId, topic_name};
-use tidemill_ring::{ChangeError, PartitionConfig, Ring, TimestampType};
+use tidemill_ring::{PartitionConfig, Ring, TimestampType};
 use tidemill_rt::task::{self, Queue};
 use tidemill_rt::{rand, time};
 
@@ -28,7 +28,7 @@ const CHECKPOINT_EVERY: std::time::Duration = std::time::Duration::from_secs(10)
 /// ... or earlier, when so many bytes were written to the shard's log since: a start reads the log from the oldest entry that is in
 /// no checkpoint.
 const CHECKPOINT_AFTER_BYTES: u64 = 64 << 20;
-/// Partitions that are opened, dropped or changed at once in a ring: fewer than a ring takes proposals.
+/// Partitions that are changed one by one at once in a ring: fewer than a ring takes proposals.
 pub(crate) const CHANGE_AT_ONCE: usize = 1_000;
 /// Deleted topics that the controller forgets in one entry of its log.
 const RETIRE_AT_ONCE: usize = 1_000;
@@ -420,7 +420,8 @@ impl Shard {
                 .filter(|p| image.deleted_topics().contains(&p.topic))
                 .copied()
                 .collect();
-            in_turns(&gone, |id| ring.drop_partition(*id)).await?;
+            let dropped = ring.drop_partitions(&gone).await;
+            dropped.map_err(|e| e.to_string())?;
             let missing: Vec<_> = missing(&image, *id, &here)
                 .into_iter()
                 .map(|(partition, topic)| (ring.clone(), partition, partition_config(&topic)))
@@ -476,25 +477,18 @@ impl Shard {
     }
 }
 
-/// Changes partitions, many at a time, but never more than a ring takes proposals.
-async fn in_turns<'a, T, F>(partitions: &'a [T], change: impl Fn(&'a T) -> F) -> Result<(), String>
-where
-    F: Future<Output = Result<(), ChangeError>>,
-{
-    for some in partitions.chunks(CHANGE_AT_ONCE) {
-        for changed in futures_util::future::join_all(some.iter().map(&change)).await {
-            changed.map_err(|e| e.to_string())?;
-        }
+/// Opens partitions, many with each entry.
+async fn open_in_turns(partitions: &[(Ring, PartitionId, PartitionConfig)]) -> Result<(), String> {
+    let mut by_ring: BTreeMap<RingId, (&Ring, Vec<_>)> = BTreeMap::new();
+    for (ring, id, config) in partitions {
+        let (_, here) = by_ring.entry(ring.id()).or_insert((ring, Vec::new()));
+        here.push((*id, *config));
+    }
+    for (ring, here) in by_ring.into_values() {
+        let opened = ring.open_partitions(&here, EPOCH_BASE).await;
+        opened.map_err(|e| e.to_string())?;
     }
     Ok(())
-}
-
-/// Opens partitions.
-async fn open_in_turns(partitions: &[(Ring, PartitionId, PartitionConfig)]) -> Result<(), String> {
-    in_turns(partitions, |(ring, id, config)| {
-        ring.open_partition(*id, *config, EPOCH_BASE)
-    })
-    .await
 }
 
 fn missing(image: &Image, ring: RingId, here: &[PartitionId]) -> Vec<(PartitionId, Arc<Topic>)> {

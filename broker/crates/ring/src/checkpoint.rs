@@ -18,8 +18,9 @@ use crate::state::RingState;
 const VERSION: u8 = 2;
 /// A partition with at least so many bytes in no segment is flushed to one.
 pub(crate) const CARRY_BELOW_BYTES: u64 = 64 * 1024;
-/// Most bytes of batches that one checkpoint carries; above it the largest tails are flushed.
-pub(crate) const CARRIED_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// Most bytes of batches that one checkpoint carries; above it the largest tails are flushed. A segment costs some ms of syncing,
+/// in which a disk writes a MB in one go: with 100,000 partitions of a record or two each, 8 MiB here meant minutes of syncs.
+pub(crate) const CARRIED_BYTES_MAX: u64 = 32 * 1024 * 1024;
 
 /// A partition as a checkpoint sees it.
 pub(crate) struct Place {

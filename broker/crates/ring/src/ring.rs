@@ -1,5 +1,6 @@
 //! The handle on a ring: opening, writing, reading.
 
+mod bulk;
 mod open;
 mod transforms;
 mod view;

@@ -188,6 +188,43 @@ fn entries_that_no_tail_holds_take_memory_until_a_checkpoint_lets_them_go() {
 }
 
 #[test]
+fn s7_ten_thousand_partitions_that_trickle_take_few_entries_and_no_segment() {
+    let ids: Vec<PartitionId> = (0..10_000)
+        .map(|index| PartitionId { index, ..PARTITION })
+        .collect();
+    let sim = Sim::new(1);
+    let disk = sim.disk();
+    sim.block_on(async {
+        let ring = start(Rc::new(|e| panic!("{e}"))).await;
+        let before = ring.stats().group.last_index;
+        let opens: Vec<_> = ids
+            .iter()
+            .map(|id| (*id, PartitionConfig::default()))
+            .collect();
+        let opened = ring.open_partitions(&opens, 0).await;
+        opened.expect("all open");
+        let entries = ring.stats().group.last_index.unwrap_or(0) - before.unwrap_or(0);
+        assert!(
+            entries <= 10,
+            "{entries} entries open {} partitions",
+            ids.len()
+        );
+        assert_eq!(ring.partitions(), ids);
+        for id in &ids {
+            append_to(&ring, *id, batch(1_000)).await;
+        }
+        disk.fail_next(DiskOp::Write, "/partitions/", 1, io::ErrorKind::Other);
+        assert!(ring.checkpoint_now().await);
+        let stats = ring.stats();
+        assert!(stats.checkpoint_bytes > 10_000_000, "they are in there");
+        assert_eq!(stats.segment_failures_total, 0, "no segment was written");
+        ring.drop_partitions(&ids).await.expect("all are dropped");
+        assert!(ring.partitions().is_empty());
+    })
+    .expect("ends");
+}
+
+#[test]
 fn ring_knows_whether_anything_of_it_was_on_disk() {
     let sim = Sim::new(1);
     for first in [true, false] {
