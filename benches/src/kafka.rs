@@ -1,6 +1,9 @@
 //! Requests that the measurement programs need beside those of `tidemill_tests::raw`.
 
-use tidemill_tests::raw::{Header, api, frame};
+use tidemill_tests::raw::{BATCH_HEADER_BYTES, Header, api, frame};
+
+/// API key of ListOffsets.
+const LIST_OFFSETS: i16 = 2;
 
 /// CreateTopics v4 for one topic with replication factor 1.
 #[must_use]
@@ -127,6 +130,130 @@ fn put_unsigned(to: &mut Vec<u8>, mut number: u64) {
         number >>= 7;
     }
     to.push(number as u8);
+}
+
+/// What a Fetch brought of one partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FetchedPart {
+    /// The partition.
+    pub partition: i32,
+    /// Its error code.
+    pub error: i16,
+    /// Bytes of record batches, a cut-off last one included.
+    pub bytes: usize,
+    /// Offset after the last whole batch; `None` when there is none.
+    pub next_offset: Option<i64>,
+}
+
+/// Fetch v4 of some partitions from an offset each: long poll of `wait_ms`, at most `max_bytes` of all of them.
+#[must_use]
+pub fn fetch_from(topic: &str, from: &[(i32, i64)], wait_ms: i32, max_bytes: i32) -> Vec<u8> {
+    fetch_up_to(topic, from, (wait_ms, max_bytes, max_bytes))
+}
+
+/// As [`fetch_from`], with (ms to wait, most bytes of all, most bytes of one partition).
+#[must_use]
+pub fn fetch_up_to(
+    topic: &str,
+    from: &[(i32, i64)],
+    (wait_ms, max_bytes, partition_bytes): (i32, i32, i32),
+) -> Vec<u8> {
+    let mut body = (-1i32).to_be_bytes().to_vec();
+    body.extend(wait_ms.to_be_bytes());
+    body.extend(1i32.to_be_bytes());
+    body.extend(max_bytes.to_be_bytes());
+    body.push(0);
+    body.extend(1i32.to_be_bytes());
+    put_string(&mut body, topic);
+    body.extend(count(from.len()).to_be_bytes());
+    for (partition, offset) in from {
+        body.extend(partition.to_be_bytes());
+        body.extend(offset.to_be_bytes());
+        body.extend(partition_bytes.to_be_bytes());
+    }
+    frame(api::FETCH, 4, Header::Plain, &body)
+}
+
+/// The partitions in the answer to [`fetch_from`] for one topic; `None` when it is no such answer.
+#[must_use]
+pub fn fetched_from(answer: &[u8]) -> Option<Vec<FetchedPart>> {
+    let mut reader = Reader { rest: answer };
+    reader.take(4 + 4)?;
+    let mut found = Vec::new();
+    for _ in 0..reader.i32()? {
+        let name = usize::try_from(reader.i16()?).ok()?;
+        reader.take(name)?;
+        for _ in 0..reader.i32()? {
+            found.push(reader.fetched()?);
+        }
+    }
+    Some(found)
+}
+
+impl Reader<'_> {
+    fn i16(&mut self) -> Option<i16> {
+        self.take(2)?.try_into().ok().map(i16::from_be_bytes)
+    }
+
+    fn i32(&mut self) -> Option<i32> {
+        self.take(4)?.try_into().ok().map(i32::from_be_bytes)
+    }
+
+    fn fetched(&mut self) -> Option<FetchedPart> {
+        let (partition, error) = (self.i32()?, self.i16()?);
+        self.take(8 + 8)?;
+        let aborted = usize::try_from(self.i32()?).unwrap_or(0);
+        self.take(aborted * 16)?;
+        let bytes = usize::try_from(self.i32()?).unwrap_or(0);
+        let records = self.take(bytes)?;
+        Some(FetchedPart {
+            partition,
+            error,
+            bytes,
+            next_offset: after_last(records),
+        })
+    }
+}
+
+/// Offset after the last whole batch of a record section, from the headers alone.
+fn after_last(mut records: &[u8]) -> Option<i64> {
+    let mut next = None;
+    while records.len() >= BATCH_HEADER_BYTES {
+        let base = i64::from_be_bytes(records[..8].try_into().ok()?);
+        let length = i32::from_be_bytes(records[8..12].try_into().ok()?);
+        let last = i32::from_be_bytes(records[23..27].try_into().ok()?);
+        let whole = 12 + usize::try_from(length).ok()?;
+        let Some(rest) = records.get(whole..) else {
+            break;
+        };
+        next = Some(base + i64::from(last) + 1);
+        records = rest;
+    }
+    next
+}
+
+/// ListOffsets v1 for the end of a partition.
+#[must_use]
+pub fn list_end(topic: &str, partition: i32) -> Vec<u8> {
+    let mut body = (-1i32).to_be_bytes().to_vec();
+    body.extend(1i32.to_be_bytes());
+    put_string(&mut body, topic);
+    body.extend(1i32.to_be_bytes());
+    body.extend(partition.to_be_bytes());
+    body.extend((-1i64).to_be_bytes());
+    frame(LIST_OFFSETS, 1, Header::Plain, &body)
+}
+
+/// The offset in the answer to [`list_end`]; `None` for an error.
+#[must_use]
+pub fn listed_end(answer: &[u8], topic: &str) -> Option<i64> {
+    let mut reader = Reader { rest: answer };
+    // Correlation id, topics, name, partitions, partition.
+    reader.take(4 + 4 + 2 + topic.len() + 4 + 4)?;
+    let error = reader.i16()?;
+    reader.take(8)?;
+    let offset = reader.take(8)?.try_into().ok().map(i64::from_be_bytes)?;
+    (error == 0).then_some(offset)
 }
 
 #[cfg(test)]

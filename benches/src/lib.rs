@@ -5,4 +5,5 @@
 
 pub mod broker;
 pub mod kafka;
+pub mod load;
 pub mod stats;

@@ -11,7 +11,7 @@
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 use tidemill_benches::broker::{self, Broker};
-use tidemill_benches::kafka;
+use tidemill_benches::{kafka, load};
 use tidemill_tests::raw;
 
 /// Most partitions of a topic.
@@ -64,7 +64,7 @@ fn run() -> Result<String, String> {
             TOPIC_PARTITIONS.min(count - first),
         );
         let making = Instant::now();
-        create(&broker, &topic, partitions)?;
+        load::create(&broker, &topic, partitions, &[])?;
         created += making.elapsed();
         fill(&broker, &topic, partitions, began)?;
     }
@@ -90,7 +90,7 @@ fn run() -> Result<String, String> {
 }
 
 fn warm_up(broker: &Broker) -> Result<(), String> {
-    create(broker, "warm", 1)?;
+    load::create(broker, "warm", 1, &[])?;
     fill(broker, "warm", 1, Instant::now())?;
     let request = kafka::produce_to("warm", &[0], &raw::batch(&[(b"", &[b'x'; 100])], 1));
     let mut connection = broker.connect()?;
@@ -123,19 +123,6 @@ fn trickle(broker: &Broker, time: Duration) -> Result<f64, String> {
     });
     result.map_err(|error| format!("Produce is not answered: {error}"))?;
     Ok(cpu)
-}
-
-fn create(broker: &Broker, topic: &str, partitions: i32) -> Result<(), String> {
-    let request = kafka::create_topic(topic, partitions, &[]);
-    let mut connection = broker.connect()?;
-    connection
-        .set_patience(LIMIT)
-        .and_then(|()| connection.call(&request))
-        .map_err(|error| format!("CreateTopics is not answered: {error}"))
-        .and_then(|answer| match kafka::created(&answer, topic) {
-            Some(0) => Ok(()),
-            code => Err(format!("CreateTopics answers {code:?}")),
-        })
 }
 
 /// One record for each partition; those that do not take it yet are tried again.

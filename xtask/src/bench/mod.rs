@@ -3,6 +3,8 @@
 //! What each row measures and its target: rows with a T are about transforms, rows with a B about the broker. Rows that
 //! are not run keep what the report had.
 
+mod compared;
+mod masking;
 mod partitions;
 mod peer;
 mod report;
@@ -14,7 +16,9 @@ use crate::setup;
 use report::{Report, Row};
 use serde_json::Value;
 
-const ROWS: [&str; 6] = ["T1", "T2", "B1", "B2", "B9", "B10"];
+const ROWS: [&str; 11] = [
+    "T1", "T2", "T3", "T4", "B1", "B2", "B6", "B8", "B9", "B10", "B11",
+];
 /// Rounds of each measurement, unless `--rounds` says otherwise.
 const ROUNDS: usize = 5;
 /// p99 from append of input to visibility of output, in ms.
@@ -90,7 +94,16 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
 /// Measures the rows it knows, as far as they are wanted.
 type Measurement = fn(&Asked) -> Result<Vec<Row>, String>;
 
-const MEASUREMENTS: [Measurement; 4] = [t1, t2, start_and_memory, many_partitions];
+const MEASUREMENTS: [Measurement; 8] = [
+    t1,
+    t2,
+    masking_topics,
+    start_and_memory,
+    end_to_end,
+    consuming,
+    many_partitions,
+    small_requests,
+];
 
 fn peer(asked: &Asked) -> Result<Option<peer::Peer>, String> {
     asked.with_kafka.then(peer::Peer::install).transpose()
@@ -112,10 +125,46 @@ fn many_partitions(asked: &Asked) -> Result<Vec<Row>, String> {
     partitions::measure(peer(asked)?.as_ref(), asked.rounds, |row| asked.wants(row))
 }
 
+fn masking_topics(asked: &Asked) -> Result<Vec<Row>, String> {
+    match asked.wants("T3") || asked.wants("T4") {
+        true => masking::measure(asked),
+        false => Ok(Vec::new()),
+    }
+}
+
+/// A row that is measured by itself, if it is wanted.
+fn compared(
+    asked: &Asked,
+    name: &str,
+    measure: fn(&Asked, Option<&peer::Peer>) -> Result<Row, String>,
+) -> Result<Vec<Row>, String> {
+    match asked.wants(name) {
+        true => Ok(vec![measure(asked, peer(asked)?.as_ref())?]),
+        false => Ok(Vec::new()),
+    }
+}
+
+fn end_to_end(asked: &Asked) -> Result<Vec<Row>, String> {
+    compared(asked, "B6", compared::b6)
+}
+
+fn consuming(asked: &Asked) -> Result<Vec<Row>, String> {
+    compared(asked, "B8", compared::b8)
+}
+
+fn small_requests(asked: &Asked) -> Result<Vec<Row>, String> {
+    compared(asked, "B11", compared::b11)
+}
+
 /// Runs a measurement program on core 1 (brokers run on core 0); its whole output and its last line as JSON.
 fn measured(name: &str, args: &[&str]) -> Result<(String, String, Value), String> {
+    measured_on("1", name, args)
+}
+
+/// As [`measured`], on these cores.
+fn measured_on(cores: &str, name: &str, args: &[&str]) -> Result<(String, String, Value), String> {
     let binary = target_dir().join("release").join(name);
-    let mut command = program("taskset", &["-c", "1"]);
+    let mut command = program("taskset", &["-c", cores]);
     command.arg(&binary).args(args);
     let line = process::shown(&command).replace(&*root().to_string_lossy(), ".");
     println!("$ {line}");
