@@ -42,6 +42,9 @@ pub(crate) struct Arguments {
     /// The partition to write to [default: by key, as Kafka's clients choose it]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(0..))]
     partition: Option<i32>,
+    /// Make the topic if it does not exist, with the broker's defaults
+    #[arg(long)]
+    create: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -52,6 +55,11 @@ struct Written {
 /// Reads lines, writes them in chunks, says how many there were.
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> CliResult {
     let admin = context.admin()?;
+    let topic = format!("/v1/topics/{}", segment(&arguments.topic));
+    if !arguments.create {
+        // A name that was mistyped must not become a topic.
+        admin.get(&topic)?;
+    }
     let lines = read_ahead(arguments.file.as_deref())?;
     let progress = Progress::start(format!("writing to {}", arguments.topic));
     let mut writer = Writer {
