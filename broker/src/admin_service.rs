@@ -365,6 +365,7 @@ impl Shard {
     /// Adds everything this shard counts to `out`.
     pub(crate) fn collect(&self, out: &mut Vec<Sample>) {
         self.metrics.collect(out);
+        self.fetch_sessions.collect(out);
         self.collect_transforms(out);
         self.kafka_memory.collect(out);
         self.groups.collect(out);

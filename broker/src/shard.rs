@@ -18,7 +18,7 @@ use tidemill_shardlog::ShardLog;
 
 use crate::config::{HostPort, Settings};
 use crate::groups::Groups;
-use crate::kafka::{Budgets, ConnectionLimits};
+use crate::kafka::{Budgets, ConnectionLimits, FetchSessions};
 use crate::metrics::ShardMetrics;
 use crate::records::UNPACKING_MAX;
 use crate::transforms::TransformManager;
@@ -71,6 +71,8 @@ pub(crate) struct Shard {
     pub(crate) handle: ShardHandle,
     /// Memory for Kafka requests and their answers.
     pub(crate) kafka_memory: Budgets,
+    /// Fetch sessions of the clients that are connected here.
+    pub(crate) fetch_sessions: FetchSessions,
     /// Counters.
     pub(crate) metrics: ShardMetrics,
     /// Consumer groups whose coordinators are here.
@@ -210,11 +212,17 @@ impl Shard {
             .as_ref()
             .map(Controller::image)
             .unwrap_or_default();
+        let info = parts.info;
         Rc::new(Shard {
             id: parts.id,
-            groups: Groups::new(&parts.info.settings.groups),
-            kafka_memory: Budgets::new(&parts.info.settings.memory),
-            info: parts.info,
+            groups: Groups::new(&info.settings.groups),
+            kafka_memory: Budgets::new(&info.settings.memory),
+            fetch_sessions: FetchSessions::new(
+                parts.id,
+                info.shards,
+                info.settings.kafka.fetch_sessions_max,
+            ),
+            info,
             handle: parts.handle,
             metrics: ShardMetrics::default(),
             transforms: parts.transforms,

@@ -150,6 +150,9 @@ settings! {
         in_flight_max: u64 = size("64 MiB", MIB, GIB);
         /// Bytes of records a Fetch answers with at most; a first batch that is larger is given alone.
         fetch_size_max: usize = size("32 MiB", MIB, 100 * MIB);
+        /// Fetch sessions kept for consumers, shared out to the shards (Kafka's
+        /// max.incremental.fetch.session.cache.slots). A consumer without one names all its partitions each time.
+        fetch_sessions_max: usize = number("1000", 0, 1_000_000);
     }
 
     /// Topics that are made without saying more.

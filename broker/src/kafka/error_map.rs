@@ -53,6 +53,7 @@ pub(super) mod code {
     pub(in super::super) const NON_EMPTY_GROUP: i16 = 68;
     pub(in super::super) const GROUP_ID_NOT_FOUND: i16 = 69;
     pub(in super::super) const FETCH_SESSION_ID_NOT_FOUND: i16 = 70;
+    pub(in super::super) const INVALID_FETCH_SESSION_EPOCH: i16 = 71;
     pub(in super::super) const FENCED_LEADER_EPOCH: i16 = 74;
     pub(in super::super) const UNKNOWN_LEADER_EPOCH: i16 = 75;
     pub(in super::super) const UNSUPPORTED_COMPRESSION_TYPE: i16 = 76;
@@ -63,6 +64,7 @@ pub(super) mod code {
     pub(in super::super) const GROUP_SUBSCRIBED_TO_TOPIC: i16 = 86;
     pub(in super::super) const INVALID_RECORD: i16 = 87;
     pub(in super::super) const UNKNOWN_TOPIC_ID: i16 = 100;
+    pub(in super::super) const FETCH_SESSION_TOPIC_ID_ERROR: i16 = 106;
     pub(in super::super) const MISMATCHED_ENDPOINT_TYPE: i16 = 114;
     pub(in super::super) const UNSUPPORTED_ENDPOINT_TYPE: i16 = 115;
 }

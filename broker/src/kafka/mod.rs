@@ -9,7 +9,9 @@ mod handlers;
 mod limits;
 mod listener;
 mod memory;
+mod sessions;
 
 pub(crate) use limits::ConnectionLimits;
 pub(crate) use listener::listen;
 pub(crate) use memory::Budgets;
+pub(crate) use sessions::FetchSessions;

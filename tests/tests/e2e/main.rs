@@ -16,4 +16,5 @@ mod kills;
 mod log_life;
 mod messages;
 mod outboxes;
+mod sessions;
 mod starting;

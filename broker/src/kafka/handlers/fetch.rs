@@ -1,6 +1,8 @@
 //! Fetch: whole batches from the partitions' shards, waiting for new ones when there are too few.
 //!
-//! Sessions (KIP-227) are not kept: every answer says session 0, which clients take for "send everything each time".
+//! This file answers requests that name everything they want; those of a session (KIP-227) are answered in [`session`].
+
+mod session;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -12,6 +14,7 @@ use std::time::Duration;
 use futures_util::future::{select, select_all};
 use tidemill_model::{PartitionId, RingId, ShardId};
 use tidemill_ring::{Isolation, Read};
+use tidemill_rt::chan::notify::Notified;
 use tidemill_rt::chan::semaphore::Permit;
 use tidemill_rt::time::{self, Instant};
 use tidemill_rt::{mailbox, task};
@@ -24,6 +27,7 @@ use tidemill_wire::{TopicRef, WireError};
 use super::super::answers::{Answer, Body, Pending};
 use super::super::dispatch::Request;
 use super::super::error_map::{self, code};
+use super::super::sessions::{Partitions, Plan, Seen};
 use super::{find_topic, text};
 use crate::shard::Shard;
 
@@ -33,6 +37,9 @@ const WAIT_MAX: Duration = Duration::from_secs(300);
 const READ_AGAIN_EVERY: Duration = Duration::from_millis(5);
 /// First version with an error of the whole request.
 const TOP_LEVEL_ERROR_FROM: i16 = 7;
+/// First version with sessions, and first that names topics by id.
+const SESSIONS_FROM: i16 = 7;
+const TOPIC_IDS_FROM: i16 = 13;
 /// Partitions looked at before other tasks have their turn.
 const PARTITIONS_PER_TURN: usize = 256;
 /// Bytes of an answer for each partition, beside its records, at most.
@@ -91,15 +98,31 @@ struct Wanted {
     bytes_min: usize,
     bytes_max: usize,
     deadline: Instant,
+    committed: bool,
 }
 
 impl Wanted {
-    fn at_once(self) -> Wanted {
+    fn of(request: &Request, body: &FetchRequest, bytes_max: usize) -> Wanted {
+        let wait = Duration::from_millis(body.max_wait_ms.max(0) as u64).min(WAIT_MAX);
         Wanted {
-            bytes_min: 0,
-            ..self
+            bytes_min: (body.min_bytes.max(0) as usize).min(bytes_max),
+            bytes_max,
+            deadline: request.at + wait,
+            committed: body.isolation_level == 1,
         }
     }
+
+    /// The same, answered at once where there is no room to wait in.
+    fn within(self, room: &Option<Permit>) -> Wanted {
+        let bytes_min = if room.is_some() { self.bytes_min } else { 0 };
+        Wanted { bytes_min, ..self }
+    }
+}
+
+/// Memory for a Fetch that waits with so many partitions; `None` when there is none left.
+fn waiting_room(request: &Request, partitions: usize) -> Option<Permit> {
+    let bytes = (partitions * PARTITION_WAITING_BYTES) as u64;
+    request.shard.kafka_memory.waiting_fetch(bytes)
 }
 
 pub(in super::super) fn start(mut request: Request) -> Result<Pending, WireError> {
@@ -108,42 +131,51 @@ pub(in super::super) fn start(mut request: Request) -> Result<Pending, WireError
         let refused = if body.replica_id >= 0 {
             // Replicas fetch from each other in another way; whoever says so here is not one.
             Some(code::CLUSTER_AUTHORIZATION_FAILED)
-        } else if body.session_id != 0 && body.session_epoch > 0 {
-            Some(code::FETCH_SESSION_ID_NOT_FOUND)
         } else {
             None
         };
         if let Some(error_code) = refused {
             return refuse(&request, &body, error_code).await;
         }
+        let mut made = None;
+        if request.version >= SESSIONS_FROM {
+            let by_id = request.version >= TOPIC_IDS_FROM;
+            match request.shard.fetch_sessions.plan(&body, by_id) {
+                Plan::Whole => {}
+                Plan::New => made = Partitions::of(&body),
+                Plan::Next(session) => return session::answer(request, body, session).await,
+                Plan::Refused(fault) => return refuse(&request, &body, session::code(fault)).await,
+            }
+        }
         let (topics, queries) = sort(&request, &body);
-        let wait = Duration::from_millis(body.max_wait_ms.max(0) as u64).min(WAIT_MAX);
         let bytes_max = bytes_max(&body, request.shard.info.settings.kafka.fetch_size_max);
-        let wanted = Wanted {
-            bytes_min: (body.min_bytes.max(0) as usize).min(bytes_max),
-            bytes_max,
-            deadline: request.at + wait,
-        };
+        let wanted = Wanted::of(&request, &body, bytes_max);
         // What waits for records, for minutes perhaps, holds nothing of the budgets that everybody needs.
         drop(body);
         request.release();
         let partitions: usize = topics.iter().map(|t| t.partitions.len()).sum();
-        let bytes = (partitions * PARTITION_WAITING_BYTES) as u64;
-        let room = request.shard.kafka_memory.waiting_fetch(bytes);
-        let wanted = match &room {
-            Some(_) => wanted,
-            None => wanted.at_once(),
+        // What becomes a session is kept twice until it is one.
+        let times = if made.is_some() { 2 } else { 1 };
+        let waiting = waiting_room(&request, times * partitions);
+        let wanted = wanted.within(&waiting);
+        let (room, topics) = answer(&request, topics, queries, wanted).await;
+        let session_id = match made {
+            Some(partitions) => {
+                session::make(&request, partitions, &topics, wanted.committed).await
+            }
+            None => 0,
         };
-        answer(request, topics, queries, wanted).await
+        within(&request, room, session_id, topics)
     }))
 }
 
+/// What was read, and the room for it.
 async fn answer(
-    request: Request,
+    request: &Request,
     mut topics: Vec<FetchedTopic>,
     queries: Queries,
     wanted: Wanted,
-) -> Answer {
+) -> (Permit, Vec<FetchedTopic>) {
     let known_error = topics
         .iter()
         .flat_map(|t| &t.partitions)
@@ -171,8 +203,8 @@ async fn answer(
         let failed = found.iter().any(error) || found.len() < asked;
         let full = !budget.nothing_yet && budget.left == 0 || found.iter().any(Fetched::has_more);
         if enough || failed || full || bytes >= wanted.bytes_min {
-            fill(&request, &mut topics, found);
-            return within(&request, room, topics);
+            fill(request, &mut topics, found);
+            return (room, topics);
         }
         let watch = Watch::new(&request.shard, &queries, &found, wanted.deadline);
         drop((room, found));
@@ -191,24 +223,33 @@ async fn answer(
 
 /// Puts what was found into the answer, and counts it.
 fn fill(request: &Request, topics: &mut [FetchedTopic], found: Vec<Fetched>) {
-    let metrics = &request.shard.metrics;
     for fetched in found {
-        let batches = fetched.partition.batches.iter();
-        let records: i64 = batches.map(|b| i64::from(b.header.record_count)).sum();
-        if records > 0 {
-            let counters = metrics.topic(&fetched.topic);
-            counters.records_out.add(records as u64);
-            counters.bytes_out.add(fetched.bytes() as u64);
-        }
+        count(request, &fetched);
         let (t, p) = fetched.slot;
         topics[t].partitions[p] = fetched.partition;
     }
-    metrics.fetch_latency.observe(request.at.elapsed());
+    request
+        .shard
+        .metrics
+        .fetch_latency
+        .observe(request.at.elapsed());
+}
+
+/// Counts records that are given out.
+fn count(request: &Request, fetched: &Fetched) {
+    let batches = fetched.partition.batches.iter();
+    let records: i64 = batches.map(|b| i64::from(b.header.record_count)).sum();
+    if records > 0 {
+        let counters = request.shard.metrics.topic(&fetched.topic);
+        counters.records_out.add(records as u64);
+        counters.bytes_out.add(fetched.bytes() as u64);
+    }
 }
 
 /// `topics` as the answer, made within `room`.
-fn within(request: &Request, room: Permit, topics: Vec<FetchedTopic>) -> Answer {
+fn within(request: &Request, room: Permit, session_id: i32, topics: Vec<FetchedTopic>) -> Answer {
     let response = FetchResponse {
+        session_id,
         topics,
         ..FetchResponse::default()
     };
@@ -373,14 +414,25 @@ async fn read(
         return Err(error);
     }
     let from = query.asked.fetch_offset;
-    if !(view.log_start_offset..=view.high_watermark).contains(&from) {
-        return Err(code::OFFSET_OUT_OF_RANGE);
-    }
     let mut fetched = FetchedPartition::error(query.asked.index, code::NONE);
     fetched.high_watermark = view.high_watermark;
     fetched.last_stable_offset = view.last_stable_offset;
     fetched.log_start_offset = view.log_start_offset;
     fetched.aborted = query.committed.then(Vec::new);
+    let known = query.asked.last_fetched_epoch;
+    if known > view.leader_epoch {
+        return Err(code::OFFSET_OUT_OF_RANGE);
+    }
+    if known >= 0 {
+        let end = ring.epoch_end(query.partition, known);
+        fetched.diverging = end.filter(|(epoch, end)| *epoch < known || *end < from);
+        if fetched.diverging.is_some() {
+            return Ok(fetched);
+        }
+    }
+    if !(view.log_start_offset..=view.high_watermark).contains(&from) {
+        return Err(code::OFFSET_OUT_OF_RANGE);
+    }
     let max = (query.asked.max_bytes.max(0) as usize).min(budget.left);
     if max == 0 && !budget.nothing_yet {
         return Ok(fetched);
@@ -426,14 +478,6 @@ fn take(fetched: &mut FetchedPartition, read: Read, max: usize, budget: &mut Bud
 }
 
 type Signal = Pin<Box<dyn Future<Output = ()>>>;
-
-/// A partition, and where its high watermark and last stable offset stood when it was read.
-#[derive(Debug, Clone, Copy)]
-struct Seen {
-    ring: RingId,
-    partition: PartitionId,
-    stood: (i64, i64),
-}
 
 /// Waits for partitions on any shard to move. Dropping it ends the waiting on other shards.
 struct Watch {
@@ -492,13 +536,7 @@ impl Watch {
 
 /// Ready when one of the partitions, all of this shard, has moved from where it stood or is gone.
 fn moved(shard: &Rc<Shard>, partitions: &[Seen]) -> Signal {
-    let still = |seen: &Seen| {
-        let ring = shard.ring(seen.ring)?;
-        let signal = ring.changed(seen.partition)?.notified();
-        let view = ring.view(seen.partition)?;
-        let same = (view.high_watermark, view.last_stable_offset) == seen.stood;
-        same.then(|| Box::pin(signal) as Signal)
-    };
+    let still = |seen: &Seen| still(shard, seen).map(|s| Box::pin(s) as Signal);
     let signals: Option<Vec<Signal>> = partitions.iter().map(still).collect();
     match signals {
         Some(signals) if !signals.is_empty() => {
@@ -506,6 +544,15 @@ fn moved(shard: &Rc<Shard>, partitions: &[Seen]) -> Signal {
         }
         _ => Box::pin(std::future::ready(())),
     }
+}
+
+/// Ready when the partition moves; `None` when it has moved from where it stood, or is gone.
+fn still(shard: &Rc<Shard>, seen: &Seen) -> Option<Notified> {
+    let ring = shard.ring(seen.ring)?;
+    let signal = ring.changed(seen.partition)?.notified();
+    let view = ring.view(seen.partition)?;
+    let same = (view.high_watermark, view.last_stable_offset) == seen.stood;
+    same.then_some(signal)
 }
 
 #[cfg(test)]
