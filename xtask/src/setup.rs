@@ -7,7 +7,10 @@ use std::path::{Path, PathBuf};
 const WASM_TARGET: &str = "wasm32-wasip2";
 
 /// Programs the tests call, each with the Debian package that brings it.
-const PROGRAMS: [(&str, &str); 5] = [
+const PROGRAMS: [(&str, &str); 8] = [
+    ("go", "golang-go"),
+    ("javac", "default-jdk-headless"),
+    ("mvn", "maven"),
     ("kcat", "kcat"),
     ("make", "make"),
     ("cc", "gcc"),

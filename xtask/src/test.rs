@@ -2,7 +2,7 @@
 
 use crate::process::{self, cargo, root, target_dir};
 use crate::steps::{SET_UP, Steps};
-use crate::{setup, sim, tidy};
+use crate::{clients, setup, sim, tidy};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -34,7 +34,9 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
         setup::writable_target()?;
         setup::wasm_target()?;
         setup::packages()?;
-        setup::python().map(|_| ())
+        setup::python()?;
+        clients::java()?;
+        clients::go()
     })?;
     steps.step("format", || {
         process::run(&mut cargo(&["fmt", "--all", "--check"]))
