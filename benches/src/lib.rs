@@ -6,4 +6,5 @@
 pub mod broker;
 pub mod kafka;
 pub mod load;
+pub mod saturate;
 pub mod stats;

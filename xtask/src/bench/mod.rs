@@ -7,6 +7,7 @@ mod compared;
 mod masking;
 mod partitions;
 mod peer;
+mod produce;
 mod report;
 mod sides;
 mod startup;
@@ -16,8 +17,8 @@ use crate::setup;
 use report::{Report, Row};
 use serde_json::Value;
 
-const ROWS: [&str; 11] = [
-    "T1", "T2", "T3", "T4", "B1", "B2", "B6", "B8", "B9", "B10", "B11",
+const ROWS: [&str; 15] = [
+    "T1", "T2", "T3", "T4", "B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B9", "B10", "B11",
 ];
 /// Rounds of each measurement, unless `--rounds` says otherwise.
 const ROUNDS: usize = 5;
@@ -94,11 +95,12 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
 /// Measures the rows it knows, as far as they are wanted.
 type Measurement = fn(&Asked) -> Result<Vec<Row>, String>;
 
-const MEASUREMENTS: [Measurement; 8] = [
+const MEASUREMENTS: [Measurement; 9] = [
     t1,
     t2,
     masking_topics,
     start_and_memory,
+    produce_load,
     end_to_end,
     consuming,
     many_partitions,
@@ -114,6 +116,15 @@ fn start_and_memory(asked: &Asked) -> Result<Vec<Row>, String> {
         return Ok(Vec::new());
     }
     let rows = startup::measure(peer(asked)?.as_ref(), asked.rounds)?;
+    let wanted = rows.into_iter().filter(|row| asked.wants(&row.name));
+    Ok(wanted.collect())
+}
+
+fn produce_load(asked: &Asked) -> Result<Vec<Row>, String> {
+    if !produce::ROWS.iter().any(|row| asked.wants(row)) {
+        return Ok(Vec::new());
+    }
+    let rows = produce::measure(peer(asked)?.as_ref(), asked.rounds, |row| asked.wants(row))?;
     let wanted = rows.into_iter().filter(|row| asked.wants(&row.name));
     Ok(wanted.collect())
 }

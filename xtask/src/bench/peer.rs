@@ -102,7 +102,8 @@ impl Peer {
              log.dirs={}/data\noffsets.topic.replication.factor=1\n\
              transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\
              share.coordinator.state.topic.replication.factor=1\nshare.coordinator.state.topic.min.isr=1\n\
-             group.initial.rebalance.delay.ms=0\nnum.network.threads=2\nnum.io.threads=2\n",
+             group.initial.rebalance.delay.ms=0\nnum.network.threads=2\nnum.io.threads=2\n\
+             log.segment.delete.delay.ms=1000\n",
             self.folder.display()
         )
     }
