@@ -107,7 +107,7 @@ settings! {
         log_file_size: u64 = size("64 MiB", 4 * MIB, GIB);
         /// Bytes a ring takes in before it writes them to segments and makes a checkpoint. More means fewer, larger
         /// writes, more memory (memory.unflushed) and a longer restart.
-        flush_size: u64 = size("4 MiB", 64 * KIB, GIB);
+        flush_size: u64 = size("16 MiB", 64 * KIB, GIB);
         /// Time after which that happens in any case, if anything was taken in.
         flush_interval: Duration = time("10 s", Duration::from_millis(100), HOUR);
         /// Disk kept free of client writes, for what must go on when it is full: votes, checkpoints, deletions. "auto" is

@@ -15,10 +15,10 @@ use crate::tail::Held;
 
 /// Bytes of a segment that one index entry stands for.
 pub const INDEX_INTERVAL_BYTES: u64 = 64 * 1024;
-/// Batches are gathered to pieces of about so many bytes for one write.
-pub const WRITE_PIECE_BYTES: usize = 1024 * 1024;
 /// Bytes read at once when looking through a segment.
 pub const READ_CHUNK_BYTES: usize = 256 * 1024;
+/// Bytes of a batch that are not as the producer sent them: base offset, length, leader epoch.
+const FIRST_BYTES: usize = 16;
 /// Bytes of an entry in an index file: offset, position, largest timestamp.
 const ENTRY_BYTES: usize = 24;
 
@@ -221,37 +221,29 @@ impl SegmentWriter {
         })
     }
 
-    /// Appends `batches`, in pieces. Nothing is durable before [`SegmentWriter::sync`].
+    /// Appends `batches`. Nothing is durable before [`SegmentWriter::sync`].
     ///
     /// # Errors
     /// [`SegmentError::Io`]; the writer is then given up, and the same batches are written again later.
     pub async fn append(&mut self, batches: &[Held]) -> Result<(), SegmentError> {
         let mut entries = BytesMut::new();
-        let mut piece = BytesMut::new();
-        let mut position = self.meta.bytes;
+        let position = self.meta.bytes;
         let path = self.meta.path(&self.dir);
+        let mut firsts = BytesMut::with_capacity(FIRST_BYTES * batches.len());
         for held in batches {
             let batch = &held.batch;
             self.meta.time_ms = self.meta.time_ms.max(held.time_ms);
             if let Some(entry) = self.meta.add(&batch.header, batch.len() as u64) {
                 entry.encode(&mut entries);
             }
-            piece.put_slice(&batch.first_bytes());
-            piece.put_slice(&batch.bytes[16..]);
-            if piece.len() >= WRITE_PIECE_BYTES {
-                let part = piece.split().freeze();
-                let at = position;
-                position += part.len() as u64;
-                self.file
-                    .write_all_at(vec![part], at)
-                    .await
-                    .map_err(io_error(&path))?;
-            }
+            firsts.put_slice(&batch.first_bytes());
         }
-        if !piece.is_empty() {
-            let written = self.file.write_all_at(vec![piece.freeze()], position);
-            written.await.map_err(io_error(&path))?;
-        }
+        let mut firsts = firsts.freeze();
+        let parts = batches
+            .iter()
+            .flat_map(|held| [firsts.split_to(FIRST_BYTES), held.batch.rest()]);
+        let written = self.file.write_all_at(parts.collect(), position);
+        written.await.map_err(io_error(&path))?;
         if !entries.is_empty() {
             let path = self.meta.index_path(&self.dir);
             let at = u64::from(self.meta.index_entries) * ENTRY_BYTES as u64;

@@ -37,9 +37,10 @@ pub use view::PartitionView;
 
 /// Bytes that may wait in the outbox of a ring, by default.
 pub const OUTBOX_BYTES: u64 = 64 * 1024 * 1024;
-/// Bytes applied after which batches are flushed, by default. The write-ahead log's syncs wait behind a flush on the same disk: at
-/// 16 MiB the outputs of a transform were late by 20 ms three times a second, at 4 MiB by a third of that.
-pub const FLUSH_BYTES: u64 = 4 * 1024 * 1024;
+/// Bytes applied after which batches are flushed, by default. Each flush costs some syncs and a checkpoint whatever its size. They are written
+/// past the page cache a piece at a time, so that the write-ahead log's syncs, which wait behind them on the same
+/// disk, wait for one piece and not for all.
+pub const FLUSH_BYTES: u64 = 16 * 1024 * 1024;
 /// Writes that may wait for memory; further ones are refused as busy.
 const WAITING_MAX: usize = 4_096;
 /// Bytes of writes that may wait for memory; further ones are refused as busy.

@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use crate::buf::AlignedBuf;
 use crate::context::{self, EngineKind};
+use crate::gather::GatherFile;
 use crate::{sim, task};
 
 /// How a file is opened.
@@ -50,11 +51,11 @@ impl OpenMode {
 
 #[derive(Debug, Clone)]
 enum FileInner {
-    Std(Arc<std::fs::File>),
+    Std(Arc<GatherFile>),
     Sim(sim::SimFile),
 }
 
-/// A file read and written at any position, through the page cache.
+/// A file read and written at any position, through the page cache as a rule.
 #[derive(Debug, Clone)]
 pub struct File(FileInner);
 
@@ -69,26 +70,22 @@ impl File {
         }
         let path = path.to_owned();
         let file = task::blocking(move || mode.options().open(path)).await?;
-        Ok(File(FileInner::Std(Arc::new(file))))
+        Ok(File(FileInner::Std(Arc::new(GatherFile::new(file)))))
     }
 
-    /// Writes all of `parts`, one after the other, at byte `position`.
+    /// Writes all of `parts`, one after the other, at byte `position`; much at once goes past the page cache, where that can be.
     ///
     /// # Errors
     /// As the operating system says; the file may then hold any part of the data.
     pub async fn write_all_at(&self, parts: Vec<bytes::Bytes>, position: u64) -> io::Result<()> {
         match &self.0 {
             FileInner::Sim(f) => {
-                let mut at = position;
-                for part in parts {
-                    f.write_at(&part, at).await?;
-                    at += part.len() as u64;
-                }
-                Ok(())
+                let whole = parts.concat();
+                f.write_at(&whole, position).await
             }
             FileInner::Std(f) => {
                 let f = f.clone();
-                task::blocking(move || write_parts(&f, &parts, position)).await
+                task::blocking(move || f.write_all_at(&parts, position)).await
             }
         }
     }
@@ -102,7 +99,7 @@ impl File {
             FileInner::Sim(f) => f.read_at(position, len).await,
             FileInner::Std(f) => {
                 let f = f.clone();
-                task::blocking(move || read_up_to(&f, position, len)).await
+                task::blocking(move || read_up_to(f.std(), position, len)).await
             }
         }
     }
@@ -117,7 +114,7 @@ impl File {
             FileInner::Sim(f) => f.sync_data().await,
             FileInner::Std(f) => {
                 let f = f.clone();
-                task::blocking(move || f.sync_data()).await
+                task::blocking(move || f.std().sync_data()).await
             }
         }
     }
@@ -131,7 +128,7 @@ impl File {
             FileInner::Sim(f) => f.set_len(bytes).await,
             FileInner::Std(f) => {
                 let f = f.clone();
-                task::blocking(move || f.set_len(bytes)).await
+                task::blocking(move || f.std().set_len(bytes)).await
             }
         }
     }
@@ -145,20 +142,10 @@ impl File {
             FileInner::Sim(f) => f.len(),
             FileInner::Std(f) => {
                 let f = f.clone();
-                task::blocking(move || f.metadata().map(|m| m.len())).await
+                task::blocking(move || f.std().metadata().map(|m| m.len())).await
             }
         }
     }
-}
-
-fn write_parts(f: &std::fs::File, parts: &[bytes::Bytes], position: u64) -> io::Result<()> {
-    use std::os::unix::fs::FileExt;
-    let mut at = position;
-    for part in parts {
-        f.write_all_at(part, at)?;
-        at += part.len() as u64;
-    }
-    Ok(())
 }
 
 fn read_up_to(f: &std::fs::File, position: u64, len: usize) -> io::Result<Vec<u8>> {

@@ -12,6 +12,7 @@
 pub mod buf;
 pub mod chan;
 pub mod fs;
+mod gather;
 pub mod local;
 pub mod mailbox;
 pub mod memory;
