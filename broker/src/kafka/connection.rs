@@ -32,6 +32,8 @@ const READ_BUFFER_BYTES: usize = 64 << 10;
 const QUIET_BUFFER_BYTES: usize = 4 << 10;
 /// A connection that has sent nothing for so long is quiet.
 const QUIET_AFTER: Duration = Duration::from_secs(5);
+/// Bytes read at once where a long request is expected.
+const PEEK_BYTES: usize = 512;
 /// Memory for a request of its own is reserved as its bytes arrive: at most so many times what is there, while that is
 /// below [`FAST_GROWTH_BELOW`] bytes, which spares copies ...
 const FAST_GROWTH: usize = 4;
@@ -201,6 +203,7 @@ async fn run(shard: &Rc<Shard>, read: ReadHalf, write: WriteHalf, peer: SocketAd
         read,
         buffer: vec![0; QUIET_BUFFER_BYTES],
         filled: 0..0,
+        long_requests: false,
         in_flight: Semaphore::new(limits.in_flight_max),
         client: client.clone(),
         started,
@@ -268,6 +271,8 @@ struct Reader {
     buffer: Vec<u8>,
     /// The part of `buffer` that was read and not used yet.
     filled: std::ops::Range<usize>,
+    /// Whether the last request did not fit into the buffer: the next one probably will not either.
+    long_requests: bool,
     in_flight: Semaphore,
     client: Rc<Client>,
     started: mpsc::Sender<Running>,
@@ -321,13 +326,14 @@ impl Reader {
         let in_flight = self.in_flight.acquire(weight).await;
         due = due + waits.elapsed();
         let mut memory = FrameRoom::default();
-        if size > self.buffer.len() {
-            self.buffer.resize(READ_BUFFER_BYTES, 0);
-        }
         let factor = dispatch::memory_factor(api_key);
-        if size > self.buffer.len() {
+        if size > READ_BUFFER_BYTES {
             let body = self.long_body((size, factor), due, &mut memory).await?;
             return Ok((body, memory, in_flight));
+        }
+        self.long_requests = false;
+        if size > self.buffer.len() {
+            self.buffer.resize(READ_BUFFER_BYTES, 0);
         }
         self.fill_up(size, due).await?;
         let needed = size * factor;
@@ -355,36 +361,38 @@ impl Reader {
         Ok(())
     }
 
-    /// The body of a request of so many bytes that does not fit into the buffer, for each byte of which so many are
-    /// reserved. Memory is reserved for what has arrived and as much
-    /// again, not for what was announced. Waiting for memory does not count as the client's time.
+    /// The body, of so many bytes, of a long request, read straight into its own memory; for each byte so many are reserved. Memory is
+    /// reserved for what has arrived and some times as much, not for what was announced. Waiting for memory does not count
+    /// as the client's time.
     async fn long_body(
         &mut self,
         (size, factor): (usize, usize),
         mut due: Instant,
         memory: &mut FrameRoom,
     ) -> Result<Bytes, Closed> {
-        self.fill_up(self.buffer.len(), due).await?;
+        self.long_requests = true;
         let mut body = Vec::new();
-        let (mut there, mut reserved) = (self.filled.len(), 0);
+        let mut there = self.filled.len();
         while there < size {
-            let room = capacity(size, there);
-            let waits = Instant::now();
-            let more = (room - reserved) * factor;
-            self.shard.kafka_memory.grow(memory, size, more).await;
-            due = due + waits.elapsed();
-            reserved = room;
-            body.reserve_exact(room - body.len());
+            let arrived = there + self.read.arrived();
+            let room = size.min(arrived.max(capacity(size, there)));
+            if room > body.capacity() {
+                let waits = Instant::now();
+                let more = (room - body.capacity()) * factor;
+                self.shard.kafka_memory.grow(memory, size, more).await;
+                due = due + waits.elapsed();
+                body.reserve_exact(room - body.len());
+            }
             if body.is_empty() {
                 body.extend_from_slice(&self.buffer[self.filled.clone()]);
                 self.filled = 0..0;
             }
-            body.resize(room, 0);
-            let rest = self.read.read_exact(&mut body[there..]);
-            time::timeout_at(due, rest)
-                .await
-                .map_err(|_| Closed::Slow)??;
-            there = room;
+            let more = self.read.read_more(&mut body, size - there);
+            let read = time::timeout_at(due, more).await;
+            if read.map_err(|_| Closed::Slow)?? == 0 {
+                return Err(Closed::Io(io::ErrorKind::UnexpectedEof.into()));
+            }
+            there = body.len();
         }
         Ok(Bytes::from(body))
     }
@@ -407,7 +415,16 @@ impl Reader {
             self.buffer.copy_within(self.filled.clone(), 0);
             self.filled = 0..self.filled.len();
         }
-        match self.read.read(&mut self.buffer[self.filled.end..]).await? {
+        // Of a long request only the beginning goes through the buffer: the rest would be copied once more.
+        let end = match self.long_requests {
+            true => self.buffer.len().min(self.filled.end + PEEK_BYTES),
+            false => self.buffer.len(),
+        };
+        match self
+            .read
+            .read(&mut self.buffer[self.filled.end..end])
+            .await?
+        {
             0 => Err(Closed::Io(io::ErrorKind::UnexpectedEof.into())),
             n => {
                 self.filled.end += n;

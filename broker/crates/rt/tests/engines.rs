@@ -323,6 +323,44 @@ fn read_given_up_does_not_harm_the_next() {
 }
 
 #[test]
+fn reading_behind_what_is_there_takes_no_more_than_asked_and_waits_for_what_is_late() {
+    on_each_engine(|| async {
+        let (client, server) = pair().await;
+        let (mut read, _write) = server.split();
+        let (_client_read, mut client_write) = client.split();
+        let sent: Vec<u8> = (0..200_000_u32).map(|i| (i * 31) as u8).collect();
+        let (first, late) = (sent[..100_000].to_vec(), sent[100_000..].to_vec());
+        client_write.write_all(&first[..10]).await.unwrap();
+        let writer = spawn(Queue::Raft, async move {
+            client_write.write_all(&first[10..]).await.unwrap();
+            time::sleep(Duration::from_millis(5)).await;
+            client_write.write_all(&late).await.unwrap();
+            client_write
+        });
+        let mut buf = Vec::with_capacity(sent.len() - 1);
+        buf.push(sent[0]);
+        read.read_exact(&mut [0]).await.unwrap();
+        while buf.len() < sent.len() - 1 {
+            let before = buf.len();
+            let n = read.read_more(&mut buf, 70_000).await.unwrap();
+            assert!(n > 0 && n <= 70_000 && buf.len() == before + n);
+        }
+        assert!(buf == sent[..sent.len() - 1]);
+        while read.arrived() == 0 {
+            time::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(read.arrived(), 1);
+        assert_eq!(buf.capacity(), sent.len() - 1);
+        let client_write = writer.await.unwrap();
+        client_write.shutdown();
+        buf.reserve_exact(2);
+        assert_eq!(read.read_more(&mut buf, 2).await.unwrap(), 1);
+        assert_eq!(read.read_more(&mut buf, 2).await.unwrap(), 0);
+        assert!(buf == sent);
+    });
+}
+
+#[test]
 fn shutdown_wakes_the_reading_half() {
     on_each_engine(|| async {
         let (_client, server) = pair().await;

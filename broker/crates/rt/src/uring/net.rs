@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use futures_lite::io::{AsyncRead, AsyncWrite};
 use glommio::net::TcpStream;
 
-use crate::net::transfer;
+use crate::net::{receive, transfer};
 
 /// A listening socket. Waits until it is readable and then accepts, instead of asking io_uring to accept: an `accept` that its
 /// caller gives up may already have taken a connection, which would then be lost.
@@ -71,6 +71,22 @@ impl UringStream {
 
     pub(crate) async fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
         retry(|cx| Pin::new(&mut *self.0.borrow_mut()).poll_read(cx, buf)).await
+    }
+
+    /// glommio reads into initialised memory only; it is asked to wait, by way of reading one byte.
+    pub(crate) async fn read_more(&self, buf: &mut Vec<u8>, max: usize) -> io::Result<usize> {
+        loop {
+            match receive(self.as_raw_fd(), buf, max) {
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {
+                    let mut first = [0];
+                    let n = self.read(&mut first).await?;
+                    buf.extend_from_slice(&first[..n]);
+                    return Ok(n);
+                }
+                other => return other,
+            }
+        }
     }
 
     pub(crate) async fn write(&self, buf: &[u8]) -> io::Result<usize> {
