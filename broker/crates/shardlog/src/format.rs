@@ -256,6 +256,28 @@ pub(crate) fn salted_crc_parts(generation: u64, parts: &[Bytes]) -> u32 {
         .fold(salt, |crc, part| crc32c::crc32c_append(crc, part))
 }
 
+/// Bytes copied before they are added to a checksum: they are then still in the processor's cache. A multiple of what
+/// `crc32c` takes in one step.
+const COPIED_AT_ONCE: usize = 24 << 10;
+
+/// Copies `parts` to the beginning of `out`, fills the rest with zeros, and gives [`salted_crc_parts`] of them: one walk through memory
+/// in place of two.
+///
+/// # Panics
+/// When `out` is shorter than `parts`.
+pub(crate) fn copy_salted(generation: u64, parts: &[Bytes], out: &mut [u8]) -> u32 {
+    let mut crc = crc32c::crc32c(&generation.to_le_bytes());
+    let mut at = 0;
+    for piece in parts.iter().flat_map(|part| part.chunks(COPIED_AT_ONCE)) {
+        let copy = &mut out[at..at + piece.len()];
+        copy.copy_from_slice(piece);
+        crc = crc32c::crc32c_append(crc, copy);
+        at += piece.len();
+    }
+    out[at..].fill(0);
+    crc
+}
+
 fn u32_at(b: &[u8], at: usize) -> u32 {
     u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]])
 }
@@ -264,4 +286,26 @@ fn u64_at(b: &[u8], at: usize) -> u64 {
     let mut v = [0; 8];
     v.copy_from_slice(&b[at..at + 8]);
     u64::from_le_bytes(v)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copied_parts_have_the_checksum_of_the_parts_and_zeros_behind() {
+        for lens in [&[][..], &[0, 1, 17], &[100_000, 0, 24 << 10, 3]] {
+            let parts: Vec<Bytes> = lens
+                .iter()
+                .map(|len| (0..*len).map(|i| (i * 31 + len) as u8).collect())
+                .collect();
+            let whole = parts.concat();
+            let mut out = vec![9; whole.len() + 50];
+            let crc = copy_salted(7, &parts, &mut out);
+            assert_eq!(crc, salted_crc_parts(7, &parts));
+            assert_eq!(crc, salted_crc(7, &whole));
+            assert_eq!(out[..whole.len()], whole);
+            assert!(out[whole.len()..].iter().all(|b| *b == 0));
+        }
+    }
 }

@@ -20,7 +20,7 @@ use crate::error::LogError;
 use crate::files::{self, OpenFile, Spare};
 use crate::format::{
     FILE_HEADER_BYTES, FRAME_DATA_MAX, FileHeader, Frame, GROUP_HEADER_BYTES, GroupHeader,
-    salted_crc_parts,
+    copy_salted, salted_crc_parts,
 };
 use crate::recover::recover;
 use crate::space::Space;
@@ -354,14 +354,13 @@ impl ShardLog {
         let header = GroupHeader {
             number: inner.state.borrow().next_group,
             payload_len: group.payload_len,
-            payload_crc: salted_crc_parts(file.header.generation, &group.parts),
+            payload_crc: 0,
             frames: group.marks.len() as u32,
             // One group is written at a time: all before it is durable.
             durable: (file.header.sequence, file.position),
         };
-        let head = Bytes::copy_from_slice(&header.encode(file.header.generation));
         let mut stalled = Stalled::default();
-        while let Err(e) = write_parts(&file, &head, &group.parts, total).await {
+        while let Err(e) = write_parts(&file, header, &group.parts, total).await {
             // A file system that reserves nothing (or breaks its word) is full. What was written of the group counts for nothing
             // until it is synced, and is written over.
             stalled.wait(self, e).await?;
@@ -647,8 +646,29 @@ async fn first_file(config: &LogConfig, newest: u64, end: u64) -> Result<OpenFil
     }
 }
 
-/// Writes a group's header and parts, padded with zeros to `total` bytes, in pieces of a bounded size.
+/// Writes a group, padded with zeros to `total` bytes; `header` gets its checksum here.
 async fn write_parts(
+    file: &OpenFile,
+    mut header: GroupHeader,
+    parts: &[Bytes],
+    total: u64,
+) -> Result<(), LogError> {
+    let generation = file.header.generation;
+    if total > WRITE_BYTES_MAX as u64 {
+        header.payload_crc = salted_crc_parts(generation, parts);
+        let head = Bytes::copy_from_slice(&header.encode(generation));
+        return write_pieces(file, &head, parts, total).await;
+    }
+    let mut buf = file.file.alloc(total as usize);
+    let (head, payload) = buf.split_at_mut(GROUP_HEADER_BYTES);
+    header.payload_crc = copy_salted(generation, parts, payload);
+    head.copy_from_slice(&header.encode(generation));
+    let result = file.file.write_at(buf, file.position).await;
+    result.map_err(LogError::io("write", &file.path))
+}
+
+/// Writes a large group's header and parts, padded with zeros to `total` bytes, in pieces of a bounded size.
+async fn write_pieces(
     file: &OpenFile,
     head: &Bytes,
     parts: &[Bytes],
