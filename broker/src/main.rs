@@ -21,6 +21,9 @@ use clap::{Parser, Subcommand};
 
 use crate::config::{ConfigCommand, Flags};
 
+#[global_allocator]
+static ALLOCATOR: tidemill_rt::memory::Allocator = tidemill_rt::memory::Allocator;
+
 /// A Kafka-compatible broker that runs your functions beside the data.
 #[derive(Debug, Parser)]
 #[command(

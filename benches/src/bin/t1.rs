@@ -30,6 +30,10 @@ const CALLS_PER_ROUND: usize = 200;
 const TARGET: f64 = 0.6;
 const BATCH_BYTES_MAX: usize = 1_048_588;
 
+// As the broker has it.
+#[global_allocator]
+static ALLOCATOR: tidemill_rt::memory::Allocator = tidemill_rt::memory::Allocator;
+
 fn main() -> ExitCode {
     // As the broker does.
     tidemill_rt::memory::keep_freed();
