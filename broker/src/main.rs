@@ -49,6 +49,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    tidemill_rt::memory::keep_pages_small();
     match Cli::parse().command {
         Command::Start(flags) => start(&flags),
         Command::Config(command) => config::run(command),

@@ -36,6 +36,7 @@ static ALLOCATOR: tidemill_rt::memory::Allocator = tidemill_rt::memory::Allocato
 
 fn main() -> ExitCode {
     // As the broker does.
+    tidemill_rt::memory::keep_pages_small();
     tidemill_rt::memory::keep_freed();
     match measure_all() {
         Ok(ratios) => {

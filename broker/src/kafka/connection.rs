@@ -374,8 +374,7 @@ impl Reader {
         let mut body = Vec::new();
         let mut there = self.filled.len();
         while there < size {
-            let arrived = there + self.read.arrived();
-            let room = size.min(arrived.max(capacity(size, there)));
+            let room = capacity(size, there + self.read.arrived());
             if room > body.capacity() {
                 let waits = Instant::now();
                 let more = (room - body.capacity()) * factor;
