@@ -113,7 +113,8 @@ fn measure(plan: &Plan) -> Result<String, String> {
         let settings: Vec<_> = flush
             .map(|n| ("flush.messages".to_owned(), n.clone()))
             .collect();
-        saturate::create_topic(&load.address, &load.topic, load.partitions, &settings).map_err(said)?;
+        saturate::create_topic(&load.address, &load.topic, load.partitions, &settings)
+            .map_err(said)?;
     }
     let mut session = Session::open(load).map_err(|e| e.to_string())?;
     session

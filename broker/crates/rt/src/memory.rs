@@ -5,7 +5,7 @@ use std::path::Path;
 /// The allocator of programs that run shards: `#[global_allocator] static A: Allocator = Allocator;`.
 ///
 /// Requests of 1 to 2 KB are too large for the caches of glibc's allocator: it took a third of the processor time that a small
-/// Produce request spends outside of the kernel. This one (mimalloc, docs/adr/0010) gives freed memory back to the kernel only after a
+/// Produce request spends outside of the kernel. This one (mimalloc, docs/adr/0016) gives freed memory back to the kernel only after a
 /// second, so that buffers on a hot path are not paid for in page faults.
 pub use mimalloc::MiMalloc as Allocator;
 
