@@ -183,6 +183,7 @@ families! {
     "tidemill_group_coordinators_loading" gauge "Partitions of __consumer_offsets whose groups are still being read.",
     "tidemill_group_load_seconds" histogram "Time to read the groups of a partition of __consumer_offsets.",
     "tidemill_group_unreadable_records_total" counter "Records in __consumer_offsets that could not be read and were passed over.",
+    "tidemill_group_copies_total" counter "How often the live state of a partition of __consumer_offsets was written anew and what was before it dropped.",
     "tidemill_process_resident_bytes" gauge "Resident memory of the process.",
     "tidemill_log_lines_total" counter "Lines the broker has logged, by level.",
     "tidemill_log_lines_left_out_total" counter "Lines that were not logged because the same place in the code had said enough.",

@@ -279,6 +279,23 @@ def internal(kafka, topic):
         pass
 
 
+def grow(kafka, topic):
+    """Commits so much that the live state is copied forward: the log of its partition no longer starts at 0."""
+    c = consumer(kafka, "kept")
+    for i in range(1, 61):
+        c.commit(offsets=[TopicPartition(topic, p, i, "x" * 4000) for p in range(100)], asynchronous=False)
+    place = TopicPartition("__consumer_offsets", 3288286 % 50)
+    wait(lambda: c.get_watermark_offsets(place, 30)[0] > 0, "the log starts later")
+    grown(kafka, topic)
+
+
+def grown(kafka, topic):
+    """What `grow` has committed."""
+    c = consumer(kafka, "kept")
+    offsets = {p.offset for p in c.committed([TopicPartition(topic, p) for p in range(100)], 30)}
+    check(offsets == {60}, f"committed are {offsets}")
+
+
 def aio(kafka, topic):
     """aiokafka: two members share a topic, one leaves, the other reads on."""
     from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -312,6 +329,6 @@ def aio(kafka, topic):
     asyncio.run(asyncio.wait_for(main(), 2 * LIMIT))
 
 
-SCENARIOS = {f.__name__: f for f in (three, begin, resume, admin, static, kept, committed, internal, aio)}
+SCENARIOS = {f.__name__: f for f in (three, begin, resume, admin, static, kept, committed, internal, grow, grown, aio)}
 SCENARIOS[sys.argv[1]](*sys.argv[2:])
 print("ok")

@@ -19,7 +19,7 @@ const READ_BYTES: usize = 1 << 20;
 /// How long is waited before a log that could not be read is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Reads the log into the machine until it is read whole, or the shard stops: nothing then.
+/// Reads the log into the machine until it is read whole, or the shard stops. Returns the bytes read.
 pub(super) async fn read_log(shard: &Rc<Shard>, coordination: &Coordination) -> Option<u64> {
     lead(shard, coordination).await?;
     loop {

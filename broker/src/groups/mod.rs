@@ -57,6 +57,8 @@ pub(crate) struct GroupCounters {
     pub(crate) unreadable: Counter,
     /// Writes refused because too many waited.
     pub(crate) writes_refused: Counter,
+    /// Copies of the live state that were finished.
+    pub(crate) copies: Counter,
 }
 
 /// What time it is.
@@ -183,6 +185,11 @@ impl Groups {
             "tidemill_group_unreadable_records_total",
             Vec::new(),
             self.counters.unreadable.get() as f64,
+        );
+        plain(
+            "tidemill_group_copies_total",
+            Vec::new(),
+            self.counters.copies.get() as f64,
         );
         self.counters
             .load_time

@@ -1,16 +1,19 @@
 //! The one writer of a partition of `__consumer_offsets`: appends what was decided, in order, and tells the machine, in the
-//! same order, what became of it. It also keeps the machine's time.
+//! same order, what became of it. It also keeps the machine's time, and copies the live state forward.
 
 use std::pin::Pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{Either, LocalBoxFuture, select};
 use futures_util::stream::{FuturesOrdered, Stream};
 use tidemill_consensus::ProposeError;
-use tidemill_groups::GroupError;
+use tidemill_groups::copy::Copy;
 use tidemill_groups::limits::WRITE_BYTES;
+use tidemill_groups::request::Then;
 use tidemill_groups::store::Record;
+use tidemill_groups::GroupError;
 use tidemill_model::record::{BatchBuilder, NewRecord};
 use tidemill_model::{BatchHeader, Offset, TopicId};
 use tidemill_ring::{AppendError, Appended};
@@ -23,10 +26,17 @@ use crate::shard::Shard;
 
 /// Appends that may be under way; writes beyond wait in the queue and share a batch.
 const APPENDS_MAX: usize = 16;
+/// The log is copied forward when it has grown by so many bytes ...
+const COPY_BYTES_MIN: u64 = 16 << 20;
+/// ... and by so many times what is alive.
+const COPY_FACTOR: u64 = 4;
+/// How long is waited after a copy that failed.
+const COPY_AGAIN: Duration = Duration::from_secs(60);
 
 /// Writes that went into one batch, and what became of it.
 struct Landed {
     writes: Vec<Queued>,
+    bytes: u64,
     appended: Result<Appended, AppendError>,
 }
 
@@ -34,12 +44,15 @@ type Append = LocalBoxFuture<'static, Landed>;
 
 /// Serves a partition until its shard stops.
 pub(super) async fn run(shard: Rc<Shard>, coordination: Rc<Coordination>) {
-    while load::read_log(&shard, &coordination).await.is_some() {
+    while let Some(bytes) = load::read_log(&shard, &coordination).await {
         coordination.serve(&shard);
         let mut writer = Writer {
             shard: shard.clone(),
             coordination: coordination.clone(),
             appends: FuturesOrdered::new(),
+            grown: bytes,
+            copying: None,
+            copy_not_before: Instant::now(),
         };
         writer.serve().await;
         coordination.step_down();
@@ -54,10 +67,21 @@ pub(super) async fn run(shard: Rc<Shard>, coordination: Rc<Coordination>) {
     coordination.step_down();
 }
 
+/// A copy under way.
+struct Copying {
+    copy: Copy,
+    /// Its last piece is written.
+    complete: bool,
+}
+
 struct Writer {
     shard: Rc<Shard>,
     coordination: Rc<Coordination>,
     appends: FuturesOrdered<Append>,
+    /// Bytes in the log since its start, about.
+    grown: u64,
+    copying: Option<Copying>,
+    copy_not_before: Instant,
 }
 
 /// What a wait ended with.
@@ -77,7 +101,12 @@ impl Writer {
                 self.coordination.work.notify_all();
                 task::yield_now().await;
             }
-            self.append_queued();
+            // What waits may follow a piece of a copy; the next piece wants everything to have landed.
+            let behind_piece = self.advance_copy().await;
+            let drains = self.copying.is_some() || self.copy_due();
+            if behind_piece || !drains || self.appends.is_empty() {
+                self.append_queued();
+            }
             match self.wait(work).await {
                 Event::Other => {}
                 Event::Landed(landed) => {
@@ -99,10 +128,7 @@ impl Writer {
                 None => std::future::pending().await,
             }
         };
-        let (sleeping, stopped) = (
-            std::pin::pin!(sleeping),
-            std::pin::pin!(self.shard.stopped()),
-        );
+        let (sleeping, stopped) = (std::pin::pin!(sleeping), std::pin::pin!(self.shard.stopped()));
         let idle = select(work, select(sleeping, stopped));
         let appends = &mut self.appends;
         let landed = std::future::poll_fn(move |cx| match Pin::new(&mut *appends).poll_next(cx) {
@@ -149,9 +175,7 @@ impl Writer {
         while self.appends.len() < APPENDS_MAX {
             let (mut writes, mut bytes) = (Vec::new(), 0);
             while bytes < WRITE_BYTES {
-                let Some(queued) = self.coordination.dequeue() else {
-                    break;
-                };
+                let Some(queued) = self.coordination.dequeue() else { break };
                 bytes += queued.bytes;
                 writes.push(queued);
             }
@@ -166,13 +190,11 @@ impl Writer {
         let unix_ms = now().unix_ms;
         let batch = batch(writes.iter().flat_map(|q| &q.write.records), unix_ms);
         let header = BatchHeader::parse(&batch).expect("a batch that was made here can be read");
+        let bytes = batch.len() as u64;
         let c = &self.coordination;
         let append = c.ring.append(c.partition, header, batch, unix_ms);
         self.appends.push_back(Box::pin(async move {
-            Landed {
-                writes,
-                appended: append.await,
-            }
+            Landed { writes, bytes, appended: append.await }
         }));
     }
 
@@ -183,9 +205,7 @@ impl Writer {
     fn landed(&mut self, landed: Landed) -> Result<(), ()> {
         let unknown = matches!(
             landed.appended,
-            Err(AppendError::Propose(
-                ProposeError::Unknown | ProposeError::Stopped
-            ))
+            Err(AppendError::Propose(ProposeError::Unknown | ProposeError::Stopped))
         );
         if unknown {
             // Waiters are told by their channels, which close.
@@ -193,15 +213,17 @@ impl Writer {
         }
         if let Err(error) = &landed.appended {
             tracing::warn!(partition = self.coordination.partition.index, %error, "consumer groups could not be written");
+            if self.copying.take().is_some() {
+                self.copy_not_before = Instant::now() + COPY_AGAIN;
+            }
         }
         let mut next = landed.appended.as_ref().ok().map(|a| a.base_offset);
+        if next.is_some() {
+            self.grown += landed.bytes;
+        }
         for Queued { write, done, .. } in landed.writes {
             let records = write.records.len() as Offset;
-            let effects = self
-                .coordination
-                .machine
-                .borrow_mut()
-                .written(write, next, now());
+            let effects = self.coordination.machine.borrow_mut().written(write, next, now());
             self.coordination.act(effects);
             if let Some(done) = done {
                 let result = next.map(|_| ()).ok_or(GroupError::CoordinatorNotAvailable);
@@ -211,6 +233,65 @@ impl Writer {
         }
         Ok(())
     }
+
+    /// Begins a copy when the log has grown, and goes on with one whenever nothing is under way. Whether it appended a piece.
+    async fn advance_copy(&mut self) -> bool {
+        if self.copying.is_none() {
+            self.begin_copy();
+        }
+        let Some(copying) = self.copying.as_mut().filter(|_| self.appends.is_empty()) else {
+            return false;
+        };
+        if copying.complete {
+            self.drop_before_copy().await;
+            return false;
+        }
+        let machine = &self.coordination.machine;
+        let (write, last) = machine.borrow_mut().copy_piece(&mut copying.copy, WRITE_BYTES);
+        copying.complete = last;
+        if write.records.is_empty() {
+            // Nothing of it was left to copy: the next turn goes on.
+            self.coordination.work.notify_all();
+            return false;
+        }
+        debug_assert_eq!(write.then, Then::Copied);
+        self.append(vec![Queued {
+            write,
+            bytes: 0,
+            done: None,
+        }]);
+        true
+    }
+
+    /// Whether the log has grown so much that it is time for a copy.
+    fn copy_due(&self) -> bool {
+        let alive = self.coordination.machine.borrow().store().bytes() as u64;
+        let enough = self.grown > COPY_BYTES_MIN.max(alive.saturating_mul(COPY_FACTOR));
+        enough && Instant::now() >= self.copy_not_before
+    }
+
+    fn begin_copy(&mut self) {
+        if !self.appends.is_empty() || !self.copy_due() {
+            return;
+        }
+        let Some(view) = self.coordination.ring.view(self.coordination.partition) else { return };
+        self.grown = 0;
+        let copy = Copy::new(view.high_watermark);
+        self.copying = Some(Copying { copy, complete: false });
+    }
+
+    /// The copy is durable: what is before it goes.
+    async fn drop_before_copy(&mut self) {
+        let Some(Copying { copy, .. }) = self.copying.take() else { return };
+        let c = &self.coordination;
+        match c.ring.delete_records(c.partition, copy.from()).await {
+            Ok(_) => self.shard.groups.counters.copies.add(1),
+            Err(error) => {
+                tracing::warn!(partition = c.partition.index, %error, "old records of consumer groups are still there");
+                self.copy_not_before = Instant::now() + COPY_AGAIN;
+            }
+        }
+    }
 }
 
 /// The batch of `records`.
@@ -218,10 +299,9 @@ fn batch<'a>(records: impl Iterator<Item = &'a Record>, unix_ms: i64) -> Bytes {
     let mut builder = BatchBuilder::new();
     for record in records {
         let key = record.key.encode();
-        let header = record
-            .topic_id
-            .as_ref()
-            .map(|id| [(tidemill_groups::codec::TOPIC_ID_HEADER, Some(&id.0[..]))]);
+        let header = record.topic_id.as_ref().map(|id| {
+            [(tidemill_groups::codec::TOPIC_ID_HEADER, Some(&id.0[..]))]
+        });
         builder.append(NewRecord {
             timestamp: unix_ms,
             key: Some(&key),

@@ -15,6 +15,7 @@ on_both_engines!(
     kcat_member_reads_as_a_group,
     topic_of_groups_is_read_by_all_and_written_by_the_broker_alone,
     offsets_of_a_deleted_topic_are_gone_for_a_new_one_of_its_name,
+    log_of_groups_stays_small_and_says_the_same_after_a_kill,
 );
 
 /// Runs a scenario of `tests/python/groups.py`; what it printed before its "ok".
@@ -140,4 +141,12 @@ fn offsets_of_a_deleted_topic_are_gone_for_a_new_one_of_its_name(engine: Engine)
     broker.kill9();
     broker.restart();
     scenario(&broker, "committed", &["t", "-1001"]);
+}
+
+fn log_of_groups_stays_small_and_says_the_same_after_a_kill(engine: Engine) {
+    let mut broker = started(engine, 100);
+    scenario(&broker, "grow", &["t"]);
+    broker.kill9();
+    broker.restart();
+    scenario(&broker, "grown", &["t"]);
 }
