@@ -285,12 +285,14 @@ impl AdminService for Service {
                 ("version", env!("CARGO_PKG_VERSION").to_owned()),
             ];
             samples.push(Sample::plain("tidemill_build_info", labels, 1.0));
-            let resident = resident_bytes().unwrap_or(0);
-            samples.push(Sample::plain(
-                "tidemill_process_resident_bytes",
-                Vec::new(),
-                resident as f64,
-            ));
+            crate::process::collect(&mut samples);
+            let space = self.handle.on(CONTROLLER_SHARD, |shard| async move {
+                tidemill_rt::fs::space(&shard.info.data_dir).await
+            });
+            if let Ok(Ok(space)) = space.await {
+                let bytes = space.total_bytes as f64;
+                samples.push(Sample::plain("tidemill_disk_bytes", Vec::new(), bytes));
+            }
             crate::log::collect(&mut samples);
             metrics::render(samples)
         })
@@ -312,19 +314,6 @@ impl AdminService for Service {
             }
         })
     }
-}
-
-#[allow(
-    clippy::disallowed_methods,
-    reason = "procfs does not block, and this is the control thread"
-)]
-fn resident_bytes() -> Option<u64> {
-    let statm = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
-    #[allow(unsafe_code, reason = "std does not tell the page size")]
-    // SAFETY: sysconf reads a constant of the system.
-    let page = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
-    Some(pages * u64::try_from(page).ok()?)
 }
 
 /// What is to be said of a disk that is full.
@@ -360,22 +349,39 @@ impl Shard {
             }
         }
         plain("tidemill_log_queued_bytes", log.queued_bytes);
+        let seconds = log.write_nanos as f64 / 1e9;
+        out.push(Sample::plain(
+            "tidemill_log_write_seconds_total",
+            Vec::new(),
+            seconds,
+        ));
     }
 
-    /// Adds everything this shard counts to `out`.
-    pub(crate) fn collect(&self, out: &mut Vec<Sample>) {
-        self.metrics.collect(out);
-        self.fetch_sessions.collect(out);
-        self.collect_transforms(out);
-        self.kafka_memory.collect(out);
-        self.groups.collect(out);
-        self.collect_disk(out);
+    /// Adds what the budgets of this shard allow to `out`.
+    fn collect_limits(&self, out: &mut Vec<Sample>) {
+        let m = &self.info.settings.memory;
+        let limits = [
+            ("requests", m.small_requests + m.large_requests),
+            ("answers", m.answers),
+            ("unflushed", m.unflushed),
+            ("cache", m.cache),
+            ("outbox", m.outbox),
+            ("transforms", self.info.settings.transforms.memory as u64),
+        ];
+        for (budget, bytes) in limits {
+            let labels = vec![("budget", budget.to_owned())];
+            out.push(Sample::plain(
+                "tidemill_memory_limit_bytes",
+                labels,
+                bytes as f64,
+            ));
+        }
+    }
+
+    /// Adds what the rings of this shard count to `out`.
+    fn collect_rings(&self, out: &mut Vec<Sample>) {
         let mut plain =
             |family, value: u64| out.push(Sample::plain(family, Vec::new(), value as f64));
-        plain(
-            "tidemill_unpacking_waits_total",
-            self.unpacking.waits_total(),
-        );
         for (_, ring) in self.rings() {
             let stats = ring.stats();
             plain("tidemill_outbox_bytes", stats.outbox_bytes);
@@ -400,6 +406,9 @@ impl Shard {
                 stats.producers_evicted_total,
             );
             plain("tidemill_partitions", stats.partitions as u64);
+            plain("tidemill_rings", 1);
+            let leaderless = !ring.leadership().borrow().leading;
+            plain("tidemill_rings_without_leader", u64::from(leaderless));
         }
         if let Some((_, ring)) = self.rings().next() {
             // The rings of a shard share its budgets.
@@ -412,12 +421,30 @@ impl Shard {
             );
             plain("tidemill_cache_bytes", memory.cached_bytes);
         }
+    }
+
+    /// Adds everything this shard counts to `out`.
+    pub(crate) fn collect(&self, out: &mut Vec<Sample>) {
+        self.metrics.collect(out);
+        self.fetch_sessions.collect(out);
+        self.collect_transforms(out);
+        self.collect_disk(out);
+        self.collect_limits(out);
+        self.kafka_memory.collect(out);
+        self.groups.collect(out);
+        let mut plain =
+            |family, value: u64| out.push(Sample::plain(family, Vec::new(), value as f64));
+        plain(
+            "tidemill_unpacking_waits_total",
+            self.unpacking.waits_total(),
+        );
+        self.collect_rings(out);
         let image = self.image();
         for (_, ring) in self.rings() {
             for partition in ring.partitions() {
                 let topic = image.topic_by_id(partition.topic);
                 if let (Some(topic), Some(view)) = (topic, ring.view(partition)) {
-                    let labels = vec![("topic", topic.name.clone())];
+                    let labels = vec![("topic", self.metrics.topic_label(&topic.name))];
                     out.push(Sample::plain(
                         "tidemill_topic_bytes",
                         labels,

@@ -24,6 +24,7 @@ use crate::admin;
 use crate::admin_service::Service;
 use crate::config::BrokerConfig;
 use crate::kafka;
+use crate::metrics::TopicLabels;
 use crate::shard::{Job, NodeInfo, Shard, ShardHandle, ShardParts};
 use crate::transforms::TransformManager;
 
@@ -96,7 +97,7 @@ struct Context {
     mailboxes: Mutex<Vec<Option<mailbox::Receiver<Job>>>>,
 }
 
-/// Runs a broker until SIGTERM or SIGINT.
+/// Runs a broker until SIGTERM, SIGINT or SIGHUP.
 ///
 /// # Errors
 /// [`BootError`] when it cannot start. What breaks later ends the process with a message.
@@ -221,6 +222,7 @@ fn node_info(config: &BrokerConfig, data: &DataDir, engine: EngineKind) -> NodeI
         engine: engine.name(),
         data_dir: config.data_dir.clone(),
         modules_dir: config.data_dir.join("modules"),
+        topic_labels: Arc::new(TopicLabels::new(config.settings.metrics.topics_max)),
         settings: config.settings.clone(),
     }
 }
@@ -433,7 +435,7 @@ async fn close_shard(shard: &Rc<Shard>, log: &ShardLog) {
 }
 
 mod signals {
-    //! SIGTERM and SIGINT, waited for by the main thread.
+    //! SIGTERM, SIGINT and SIGHUP (a terminal that was closed), waited for by the main thread. Each ends the broker cleanly.
 
     #![allow(unsafe_code, reason = "signal masks have no safe interface in std")]
 
@@ -444,11 +446,12 @@ mod signals {
             libc::sigemptyset(&raw mut set);
             libc::sigaddset(&raw mut set, libc::SIGTERM);
             libc::sigaddset(&raw mut set, libc::SIGINT);
+            libc::sigaddset(&raw mut set, libc::SIGHUP);
             set
         }
     }
 
-    /// Blocks both signals for this thread and those it starts, so that [`wait`] gets them.
+    /// Blocks these signals for this thread and those it starts, so that [`wait`] gets them.
     pub(super) fn block() {
         let set = set();
         // SAFETY: `set` is initialised and outlives the call; no old mask is asked for.
@@ -461,17 +464,17 @@ mod signals {
         let mut signal = 0;
         // SAFETY: both pointers are to live variables of the right types.
         while unsafe { libc::sigwait(&raw const set, &raw mut signal) } != 0 {}
-        if signal == libc::SIGINT {
-            "interrupted"
-        } else {
-            "terminated"
+        match signal {
+            libc::SIGINT => "interrupted",
+            libc::SIGHUP => "hung up",
+            _ => "terminated",
         }
     }
 
     /// From now on a further signal ends the process at once.
     pub(super) fn end_on_the_next() {
         let set = set();
-        // SAFETY: as in `block`; the default action of both signals ends the process.
+        // SAFETY: as in `block`; the default action of these signals ends the process.
         unsafe { libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const set, std::ptr::null_mut()) };
     }
 }

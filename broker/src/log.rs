@@ -345,7 +345,7 @@ fn text_line(colour: bool, metadata: &Metadata<'_>, fields: &Fields, out: &mut S
 }
 
 /// Writes `text` so that nobody else's words can look like a line of ours or speak to the terminal.
-fn visible(text: &str, out: &mut String) {
+pub(crate) fn visible(text: &str, out: &mut String) {
     for c in text.chars() {
         if c.is_control() {
             out.extend(c.escape_default());

@@ -6,20 +6,26 @@ mod boot;
 mod config;
 mod groups;
 mod guide;
+mod health;
+mod inspect;
 mod kafka;
 mod log;
 mod metrics;
+mod process;
 mod records;
 mod shard;
 mod topic_changes;
 mod topics;
 mod transforms;
 
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use crate::config::{ConfigCommand, Flags};
+use crate::health::HealthArgs;
+use crate::inspect::InspectArgs;
 
 #[global_allocator]
 static ALLOCATOR: tidemill_rt::memory::Allocator = tidemill_rt::memory::Allocator;
@@ -46,6 +52,25 @@ enum Command {
     /// Check, show and print settings
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Look at a data directory, or a file of one, while no broker runs on it; changes nothing
+    ///
+    /// Exit code 0: what was read is sound. 1: something is damaged. 2: it could not be looked at.
+    Inspect(InspectArgs),
+    /// Ask a running broker whether it serves clients; exit code 0 when it does
+    Health(HealthArgs),
+    /// Print completions for a shell, to be sourced or installed
+    Completions {
+        /// The shell
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+    /// Write man pages to a folder
+    #[command(hide = true)]
+    Man {
+        /// The folder; made if missing
+        #[arg(value_name = "DIR")]
+        dir: PathBuf,
+    },
 }
 
 fn main() -> ExitCode {
@@ -53,6 +78,32 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Start(flags) => start(&flags),
         Command::Config(command) => config::run(command),
+        Command::Inspect(args) => inspect::run(args),
+        Command::Health(args) => health::run(&args),
+        Command::Completions { shell } => {
+            clap_complete::generate(
+                shell,
+                &mut Cli::command(),
+                "tidemill",
+                &mut std::io::stdout(),
+            );
+            ExitCode::SUCCESS
+        }
+        Command::Man { dir } => man(&dir),
+    }
+}
+
+/// Writes the man pages of all verbs to `dir`.
+#[allow(clippy::disallowed_methods, reason = "no runtime exists")]
+fn man(dir: &Path) -> ExitCode {
+    let written =
+        std::fs::create_dir_all(dir).and_then(|()| clap_mangen::generate_to(Cli::command(), dir));
+    match written {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: cannot write man pages to {}: {e}", dir.display());
+            ExitCode::FAILURE
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use tidemill_shardlog::ShardLog;
 use crate::config::{HostPort, Settings};
 use crate::groups::Groups;
 use crate::kafka::{Budgets, ConnectionLimits, FetchSessions};
-use crate::metrics::ShardMetrics;
+use crate::metrics::{ShardMetrics, TopicLabels};
 use crate::records::UNPACKING_MAX;
 use crate::transforms::TransformManager;
 
@@ -57,6 +57,8 @@ pub(crate) struct NodeInfo {
     pub(crate) data_dir: std::path::PathBuf,
     /// Folder of modules.
     pub(crate) modules_dir: std::path::PathBuf,
+    /// Which topics have metrics of their own.
+    pub(crate) topic_labels: Arc<TopicLabels>,
     /// What the operator set.
     pub(crate) settings: Arc<Settings>,
 }
@@ -222,13 +224,13 @@ impl Shard {
                 info.shards,
                 info.settings.kafka.fetch_sessions_max,
             ),
-            info,
             handle: parts.handle,
-            metrics: ShardMetrics::default(),
+            metrics: ShardMetrics::new(info.topic_labels.clone()),
             transforms: parts.transforms,
             unpacking: Semaphore::new(UNPACKING_MAX),
             topic_changes: Semaphore::new(1),
             module_changes: Semaphore::new(1),
+            info,
             reconciling: Cell::new(false),
             producer_ids: RefCell::new(0..0),
             rings: parts.rings,

@@ -4,7 +4,7 @@ mod common;
 
 use common::{Folder, said, transform};
 
-const VERBS: [&[&str]; 18] = [
+const VERBS: [&[&str]; 19] = [
     &[],
     &["init"],
     &["build"],
@@ -23,6 +23,7 @@ const VERBS: [&[&str]; 18] = [
     &["topic", "delete"],
     &["produce"],
     &["consume"],
+    &["completions"],
 ];
 
 /// Set to write the file anew: `TIDEMILL_UPDATE=1 cargo test -p transform-cli --test help`.

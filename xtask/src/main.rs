@@ -1,4 +1,4 @@
-//! The project's own commands: `cargo xtask demo | test | bench | sim | fuzz | soak | tidy`.
+//! The project's own commands: `cargo xtask demo | test | bench | sim | fuzz | soak | package | tidy`.
 //!
 //! Each sets up what it needs on a fresh machine, says what it does and how long it took, and ends with
 //! a status other than 0 and one clear sentence when something is wrong.
@@ -9,6 +9,7 @@ mod bench;
 mod clients;
 mod demo;
 mod fuzz;
+mod package;
 mod ports;
 mod process;
 mod setup;
@@ -33,6 +34,7 @@ Usage: cargo xtask <COMMAND>
                                  a node under everything at once, 5 minutes; the verdict goes to benches/results/soak.md
   sim [--seeds N] [--from S] [--only SIMULATION]
                                  run the simulations of crashes, full disks and damage with so many seeds
+  package [--bins DIR]           pack binaries, unit, man pages, completions, settings and licences: target/package/*.tar.gz, *.deb
   tidy                           check the rules of the house: dependencies, sizes, module docs, code map
 ";
 
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
         Some("fuzz") => fuzz::run(rest),
         Some("soak") => soak::run(rest),
         Some("sim") => sim::run(rest),
+        Some("package") => package::run(rest),
         Some("tidy") => tidy::run(),
         Some("help" | "--help" | "-h") => {
             print!("{USAGE}");

@@ -66,7 +66,9 @@ fn check(file: PathBuf) -> ExitCode {
     for line in differences {
         out.push_str(&format!("  {line}\n"));
     }
-    let warnings = Machine::here().warnings(&config.settings);
+    let warnings = Machine::here()
+        .with_disk(&config.data_dir)
+        .warnings(&config.settings);
     for warning in &warnings {
         out.push_str(&format!("this machine cannot give all of it: {warning}\n"));
     }

@@ -379,6 +379,16 @@ pub(crate) fn human_size(bytes: u64) -> String {
     human(bytes, binary, "B")
 }
 
+/// Bytes to a tenth of the largest unit that is not larger, for sentences.
+pub(crate) fn rough_size(bytes: u64) -> String {
+    match SIZES.iter().find(|(_, factor)| bytes >= *factor) {
+        Some((unit, factor)) if *factor > 1 => {
+            format!("{:.1} {unit}", bytes as f64 / *factor as f64)
+        }
+        _ => format!("{bytes} B"),
+    }
+}
+
 /// A duration in the largest unit that says it exactly.
 pub(crate) fn human_time(d: Duration) -> String {
     let nanos = u64::try_from(d.as_nanos()).unwrap_or(u64::MAX);
@@ -423,6 +433,8 @@ mod tests {
         assert_eq!(nanos("30 s"), Some(30_000_000_000));
         assert_eq!(nanos("0.5 ms"), Some(500_000));
         assert_eq!(nanos("7 d"), Some(7 * 86_400_000_000_000));
+        assert_eq!(rough_size((3 << 29) + 7), "1.5 GiB");
+        assert_eq!(rough_size(900), "900 B");
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! What settings ask for and this machine cannot give.
 
-use tidemill_rt::{memory, net, runtime};
+use std::path::Path;
 
-use super::kind::human_size;
+use tidemill_rt::runtime::EngineChoice;
+use tidemill_rt::{fs, memory, net, runtime};
+
+use super::kind::rough_size;
 use super::sources::Values;
 use super::table::Settings;
 
@@ -15,7 +18,12 @@ pub(super) struct Machine {
     pub(super) memory: u64,
     /// Connections of one shard that the limit of open files leaves room for, were there one shard.
     pub(super) connections: u64,
+    /// Bytes that may still be written where the data is to be, if that is known.
+    pub(super) disk: Option<u64>,
 }
+
+/// Files of its write-ahead log that a shard has when there is little to do.
+const LOG_FILES_FEW: u64 = 3;
 
 impl Machine {
     /// This machine. Raises the process's limit of open files as a start would.
@@ -27,6 +35,15 @@ impl Machine {
             cores,
             memory: memory::available(),
             connections: net::connections_max(1) as u64,
+            disk: None,
+        }
+    }
+
+    /// The same, with the room where `data_dir` is or is to be made.
+    pub(super) fn with_disk(self, data_dir: &Path) -> Machine {
+        Machine {
+            disk: usable_disk(data_dir),
+            ..self
         }
     }
 
@@ -55,13 +72,27 @@ impl Machine {
                 self.connections
             ));
         }
+        let log = settings
+            .storage
+            .log_file_size
+            .saturating_mul(LOG_FILES_FEW * shards as u64);
+        if let Some(disk) = self.disk
+            && log > disk
+        {
+            out.push(format!(
+                "the write-ahead logs of {shards} shards take {} at least, and storage.data_dir has room for {}: choose another \
+                 disk, or a smaller storage.log_file_size",
+                rough_size(log),
+                rough_size(disk)
+            ));
+        }
         let most = most_memory(settings, shards);
         if most > self.memory {
             out.push(format!(
                 "the budgets of [memory] and transforms.memory add up to {} with {shards} shards, and this process may use {}: \
                  when all are full it is killed; lower them",
-                human_size(most),
-                human_size(self.memory)
+                rough_size(most),
+                rough_size(self.memory)
             ));
         }
         out
@@ -89,6 +120,28 @@ fn most_memory(settings: &Settings, shards: usize) -> u64 {
     sum.saturating_mul(shards as u64)
 }
 
+/// What may still be written where `data_dir` is, or is to be made.
+fn usable_disk(data_dir: &Path) -> Option<u64> {
+    let path = data_dir.to_owned();
+    let found = runtime::block_on(EngineChoice::Epoll, move || {
+        let path = path.clone();
+        async move {
+            for folder in path.ancestors() {
+                let folder = if folder.as_os_str().is_empty() {
+                    Path::new(".")
+                } else {
+                    folder
+                };
+                if let Ok(space) = fs::space(folder).await {
+                    return Some(space.usable_bytes);
+                }
+            }
+            None
+        }
+    });
+    found.ok()?.and_then(|bytes| u64::try_from(bytes).ok())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,6 +154,7 @@ mod tests {
             cores: 4,
             memory: 64 << 30,
             connections: 1_000,
+            disk: Some(2 << 30),
         };
         machine.warnings(&values.settings())
     }
@@ -114,13 +168,16 @@ mod tests {
     #[test]
     fn what_the_machine_lacks_is_told_with_both_numbers() {
         let told = warnings(
-            "[node]\nshards = 8\n[kafka]\nconnections_max = 5000\n[memory]\ncache = \"9 GiB\"",
+            "[node]\nshards = 8\n[kafka]\nconnections_max = 5000\n[memory]\ncache = \"9 GiB\"\n\
+             [storage]\nlog_file_size = \"1 GiB\"",
         );
-        assert_eq!(told.len(), 3, "{told:?}");
-        for (line, texts) in
-            told.iter()
-                .zip([["8", "4 cores"], ["5000", "1000"], ["8 shards", "64 GiB"]])
-        {
+        assert_eq!(told.len(), 4, "{told:?}");
+        for (line, texts) in told.iter().zip([
+            ["8", "4 cores"],
+            ["5000", "1000"],
+            ["24.0 GiB", "2.0 GiB"],
+            ["8 shards", "64.0 GiB"],
+        ]) {
             assert!(texts.iter().all(|t| line.contains(t)), "{line}");
         }
     }

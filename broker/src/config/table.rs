@@ -223,6 +223,13 @@ settings! {
         connections_max: usize = number("128", 4, 65_536);
     }
 
+    /// Metrics.
+    metrics: Metrics {
+        /// Topics with metrics of their own; the others are counted together as topic "(other)". Each costs six lines of
+        /// /metrics.
+        topics_max: usize = number("1000", 0, 100_000);
+    }
+
     /// What the broker says on standard error.
     log: Log {
         /// What is said: "error", "warn", "info", "debug" or "trace", and by module where that is not enough:

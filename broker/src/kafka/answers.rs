@@ -16,10 +16,12 @@ use futures_util::stream::{FuturesOrdered, Stream};
 use tidemill_rt::chan::mpsc;
 use tidemill_rt::chan::semaphore::{Permit, Semaphore};
 use tidemill_rt::net::WriteHalf;
+use tidemill_rt::time::Instant;
 use tidemill_wire::bounded::Flexible;
 use tidemill_wire::header;
 
 use super::connection::Client;
+use crate::metrics::ApiCounters;
 
 /// Bytes of small parts that are gathered into one write.
 const GATHER_BYTES: usize = 64 << 10;
@@ -73,7 +75,16 @@ pub(crate) struct Running {
     correlation_id: i32,
     header: Flexible,
     budget: Semaphore,
+    counted: Counted,
     in_flight: Option<Permit>,
+}
+
+/// What a request is counted in, and when it was complete.
+pub(crate) struct Counted {
+    /// The counters of its API.
+    pub(crate) counters: Rc<ApiCounters>,
+    /// When it was complete.
+    pub(crate) at: Instant,
 }
 
 impl Running {
@@ -83,12 +94,14 @@ impl Running {
         correlation_id: i32,
         header: Flexible,
         budget: Semaphore,
+        counted: Counted,
     ) -> Running {
         Running {
             pending,
             correlation_id,
             header,
             budget,
+            counted,
             in_flight: None,
         }
     }
@@ -105,9 +118,12 @@ impl Future for Running {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Reply> {
         self.pending.as_mut().poll(cx).map(|answer| {
             let in_flight = self.in_flight.take();
+            let Counted { counters, at } = &self.counted;
+            counters.latency.observe(at.elapsed());
             match answer {
                 Answer::Body(Body { parts, room }) => {
                     let bytes = parts.iter().map(Bytes::len).sum();
+                    counters.answer_bytes.add(bytes as u64);
                     let head = header::response(self.correlation_id, self.header, bytes);
                     let room = match room {
                         Some(mut room) => {

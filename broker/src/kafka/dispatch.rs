@@ -8,7 +8,7 @@ use tidemill_rt::time::Instant;
 use tidemill_wire::api::{self, Api};
 use tidemill_wire::{WireError, header, message};
 
-use super::answers::{Answer, Body, Pending, Running};
+use super::answers::{Answer, Body, Counted, Pending, Running};
 use super::connection::Client;
 use super::error_map::code;
 use super::handlers;
@@ -150,7 +150,13 @@ pub(crate) async fn start(shard: &Rc<Shard>, received: Received) -> Result<Runni
     let preamble = header::preamble(&received.frame).map_err(|e| e.to_string())?;
     let unknown = || format!("API {} is not served", preamble.api_key);
     let api = api::find(preamble.api_key).ok_or_else(unknown)?;
-    shard.metrics.request(api.name);
+    let counters = shard.metrics.api(api.name);
+    counters.requests.add(1);
+    counters.request_bytes.add(received.frame.len() as u64);
+    let counted = Counted {
+        counters,
+        at: received.at,
+    };
     let version = preamble.api_version;
     let response_header = api.response_header_flexible(version);
     if !api.serves(version) {
@@ -163,6 +169,7 @@ pub(crate) async fn start(shard: &Rc<Shard>, received: Received) -> Result<Runni
                 preamble.correlation_id,
                 response_header,
                 shard.kafka_memory.answers().clone(),
+                counted,
             ));
         }
         return Err(format!(
@@ -188,6 +195,7 @@ pub(crate) async fn start(shard: &Rc<Shard>, received: Received) -> Result<Runni
         preamble.correlation_id,
         response_header,
         shard.kafka_memory.answers().clone(),
+        counted,
     ))
 }
 

@@ -24,6 +24,14 @@ struct Part {
     last_error: Option<(i64, String)>,
 }
 
+/// States of a transform on a partition, and how metrics call them.
+const STATES: [(TransformState, &str); 4] = [
+    (TransformState::Starting, "starting"),
+    (TransformState::Running, "running"),
+    (TransformState::Paused, "paused"),
+    (TransformState::Failing, "failing"),
+];
+
 impl Shard {
     /// The summaries of all transforms that are not being deleted.
     pub(crate) async fn transform_list(
@@ -153,6 +161,20 @@ impl Shard {
                     "tidemill_transform_lag_records",
                     labels,
                     lag as f64,
+                ));
+            }
+            let part = self.transform_part(&active.spec);
+            for state in STATES {
+                let labels = vec![("transform", name.clone()), ("state", state.1.to_owned())];
+                let count = part
+                    .partitions
+                    .iter()
+                    .filter(|p| p.state == state.0)
+                    .count();
+                out.push(Sample::plain(
+                    "tidemill_transform_partitions",
+                    labels,
+                    count as f64,
                 ));
             }
             let labels = vec![("transform", name.clone())];

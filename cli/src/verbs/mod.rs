@@ -1,6 +1,7 @@
 //! The verbs, one file each.
 
 mod build;
+mod completions;
 mod consume;
 mod delete;
 mod deploy;
@@ -54,6 +55,11 @@ pub(crate) enum Verb {
     Produce(produce::Arguments),
     /// Read records from a topic
     Consume(consume::Arguments),
+    /// Print completions for a shell, to be sourced or installed
+    Completions(completions::Arguments),
+    /// Write man pages to a folder
+    #[command(hide = true)]
+    Man(completions::Man),
 }
 
 impl Verb {
@@ -73,6 +79,8 @@ impl Verb {
             Verb::Topic(verb) => topic::run(&verb, context),
             Verb::Produce(arguments) => produce::run(&arguments, context),
             Verb::Consume(arguments) => consume::run(&arguments, context),
+            Verb::Completions(arguments) => completions::run(&arguments),
+            Verb::Man(arguments) => completions::man(&arguments),
         }
     }
 }

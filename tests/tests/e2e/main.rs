@@ -15,6 +15,7 @@ mod kafka;
 mod kills;
 mod log_life;
 mod messages;
+mod operations;
 mod outboxes;
 mod sessions;
 mod starting;

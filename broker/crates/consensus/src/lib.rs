@@ -9,6 +9,7 @@
 mod channels;
 mod error;
 mod group;
+pub mod inspect;
 mod log_store;
 mod network;
 mod runtime;

@@ -216,6 +216,15 @@ impl Controller {
     }
 }
 
+/// The state in the content of the controller's checkpoint file, and the encoded point it stands for.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn checkpoint_content(content: &Bytes) -> Result<(Bytes, ControllerState), String> {
+    let (point, state) = split_checkpoint(content).ok_or("it is cut short")?;
+    Ok((point, ControllerState::decode(&state)?))
+}
+
 fn join_checkpoint(point: &CheckpointPoint, state: &[u8]) -> Bytes {
     let mut out = BytesMut::with_capacity(4 + point.encoded.len() + state.len());
     out.put_u32(point.encoded.len() as u32);

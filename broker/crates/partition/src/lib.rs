@@ -10,6 +10,7 @@
 
 pub mod codec;
 pub mod config;
+pub mod inspect;
 pub mod log;
 pub mod lookup;
 pub mod producers;

@@ -20,7 +20,9 @@ pub const READ_CHUNK_BYTES: usize = 256 * 1024;
 /// Bytes of a batch that are not as the producer sent them: base offset, length, leader epoch.
 const FIRST_BYTES: usize = 16;
 /// Bytes of an entry in an index file: offset, position, largest timestamp.
-const ENTRY_BYTES: usize = 24;
+pub(crate) const ENTRY_BYTES: usize = 24;
+/// Most bytes of a batch that is read from a segment: what a client may send in a request, and room for more.
+const BATCH_BYTES_MAX: usize = 256 << 20;
 
 /// Why a segment could not be read or written.
 #[derive(Debug, thiserror::Error)]
@@ -87,7 +89,7 @@ impl IndexEntry {
         out.put_i64(self.max_timestamp);
     }
 
-    fn decode(r: &mut Reader<'_>) -> Result<IndexEntry, DecodeError> {
+    pub(crate) fn decode(r: &mut Reader<'_>) -> Result<IndexEntry, DecodeError> {
         Ok(IndexEntry {
             offset: r.i64()?,
             position: r.u64()?,
@@ -386,7 +388,8 @@ impl Scan {
         let bad = |reason: String| damaged(&self.path, self.position, reason);
         let header = BatchHeader::parse(&self.buffer).map_err(|e| bad(e.to_string()))?;
         let len = header.total_bytes();
-        if len < HEADER_BYTES || self.position + len as u64 > self.end {
+        let possible = (HEADER_BYTES..=BATCH_BYTES_MAX).contains(&len);
+        if !possible || self.position + len as u64 > self.end {
             return Err(bad(format!("it claims a batch of {len} bytes")));
         }
         if header.base_offset != self.expected {
@@ -405,6 +408,11 @@ impl Scan {
         self.position += len as u64;
         self.expected = header.next_offset();
         Ok(Some(Batch { header, bytes }))
+    }
+
+    /// Where the next batch begins.
+    pub fn position(&self) -> u64 {
+        self.position
     }
 
     async fn fill(&mut self, need: usize) -> Result<(), SegmentError> {

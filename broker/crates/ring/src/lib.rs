@@ -13,6 +13,7 @@ mod sweep;
 
 pub mod command;
 pub mod error;
+pub mod inspect;
 pub mod outbox;
 pub mod ring;
 pub mod state;

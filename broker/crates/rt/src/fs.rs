@@ -412,6 +412,27 @@ pub async fn try_lock(path: &Path) -> io::Result<Option<LockFile>> {
     .await
 }
 
+/// Keeps writers away: takes a shared lock on the lock file at `path`, which must be there and is not changed. `None` when
+/// somebody has it to himself.
+///
+/// # Errors
+/// As the operating system says; `NotFound` when there is no such file.
+pub async fn try_lock_shared(path: &Path) -> io::Result<Option<LockFile>> {
+    if context::current() == EngineKind::Sim {
+        return Ok(Some(LockFile(None)));
+    }
+    let path = path.to_owned();
+    task::blocking(move || {
+        let file = OpenMode::Read.options().open(path)?;
+        match file.try_lock_shared() {
+            Ok(()) => Ok(Some(LockFile(Some(file)))),
+            Err(std::fs::TryLockError::WouldBlock) => Ok(None),
+            Err(std::fs::TryLockError::Error(e)) => Err(e),
+        }
+    })
+    .await
+}
+
 macro_rules! path_op {
     ($(#[$doc:meta])* $name:ident -> $ret:ty, $sim:path, $std:expr) => {
         $(#[$doc])*

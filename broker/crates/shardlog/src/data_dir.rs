@@ -61,6 +61,12 @@ pub enum DataDirError {
         /// A name in it.
         example: String,
     },
+    /// Nothing says whose it is.
+    #[error("{} is no tidemill data directory: it has no file named identity", path.display())]
+    NoIdentity {
+        /// The directory.
+        path: PathBuf,
+    },
     /// Another version of tidemill made it.
     #[error("data directory {} has format version {found}, this tidemill reads and writes version {FORMAT_VERSION}; use the tidemill that made it, or name another directory with --data-dir", path.display())]
     Version {
@@ -106,6 +112,14 @@ pub struct DataDir {
     _lock: LockFile,
 }
 
+/// A data directory that is only looked at. Brokers are kept away until it is dropped.
+#[derive(Debug)]
+pub struct LookedAt {
+    /// Whose it is.
+    pub identity: Identity,
+    _lock: Option<LockFile>,
+}
+
 impl DataDir {
     /// Opens the data directory at `path`, or makes it for a new node of `shards` shards, else of `default_shards`.
     ///
@@ -145,6 +159,29 @@ impl DataDir {
             new,
             _lock: lock,
         })
+    }
+
+    /// Looks at the data directory at `path` without changing anything. No broker can start on it meanwhile; a copy without
+    /// a lock file is looked at as it is.
+    ///
+    /// # Errors
+    /// [`DataDirError::Locked`] while a broker runs on it; the others as [`DataDir::open`].
+    pub async fn look(path: &Path) -> Result<LookedAt, DataDirError> {
+        let lock = match fs::try_lock_shared(&path.join(LOCK)).await {
+            Ok(Some(lock)) => Some(lock),
+            Ok(None) => return Err(locked(path).await),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => None,
+            Err(e) => return Err(io_error(path, "lock it")(e)),
+        };
+        match read_identity(path).await? {
+            Some(identity) => Ok(LookedAt {
+                identity,
+                _lock: lock,
+            }),
+            None => Err(DataDirError::NoIdentity {
+                path: path.to_owned(),
+            }),
+        }
     }
 
     /// Who this is.
@@ -226,19 +263,24 @@ async fn refuse_foreign(path: &Path) -> Result<(), DataDirError> {
     }
 }
 
+/// What is said of a directory on which a broker runs.
+async fn locked(path: &Path) -> DataDirError {
+    let text = fs::read(&path.join(LOCK)).await.unwrap_or_default();
+    let pid = String::from_utf8_lossy(&text).trim().to_owned();
+    let known = !pid.is_empty() && pid.bytes().all(|b| b.is_ascii_digit());
+    DataDirError::Locked {
+        path: path.to_owned(),
+        pid: known.then_some(pid),
+    }
+}
+
 async fn take_lock(path: &Path) -> Result<LockFile, DataDirError> {
     let file = path.join(LOCK);
-    let locked = fs::try_lock(&file)
+    let taken = fs::try_lock(&file)
         .await
         .map_err(io_error(path, "lock it"))?;
-    let Some(lock) = locked else {
-        let text = fs::read(&file).await.unwrap_or_default();
-        let pid = String::from_utf8_lossy(&text).trim().to_owned();
-        let known = !pid.is_empty() && pid.bytes().all(|b| b.is_ascii_digit());
-        return Err(DataDirError::Locked {
-            path: path.to_owned(),
-            pid: known.then_some(pid),
-        });
+    let Some(lock) = taken else {
+        return Err(locked(path).await);
     };
     let pid = format!("{}\n", std::process::id());
     let write = async {

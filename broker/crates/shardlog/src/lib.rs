@@ -17,6 +17,7 @@ mod error;
 mod files;
 mod format;
 mod identity;
+pub mod inspect;
 mod log;
 mod recover;
 mod space;
@@ -25,7 +26,7 @@ mod track;
 #[cfg(test)]
 mod tests;
 
-pub use data_dir::{DataDir, DataDirError};
+pub use data_dir::{DataDir, DataDirError, LookedAt};
 pub use error::LogError;
 pub use format::Frame;
 pub use identity::{ClusterId, FORMAT_VERSION, Identity, NodeUuid};

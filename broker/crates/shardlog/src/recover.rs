@@ -13,11 +13,16 @@ use crate::catalog::{Catalog, Mark};
 use crate::error::LogError;
 use crate::files::{path_of, sequence_of};
 use crate::format::salted_crc;
-use crate::format::{FILE_HEADER_BYTES, FileHeader, Frame, GROUP_HEADER_BYTES, GroupHeader};
+use crate::format::{
+    FILE_HEADER_BYTES, FRAME_DATA_MAX, FileHeader, Frame, GROUP_HEADER_BYTES, GroupHeader,
+};
 use crate::track::Replay;
 
 /// Bytes read at once.
 const READ_BYTES: usize = 1 << 20;
+/// Most bytes of a group: one frame of the largest size, or several of [`crate::DEFAULT_GROUP_BYTES_MAX`] together. Memory is
+/// taken for no more.
+const GROUP_BYTES_MAX: u64 = FRAME_DATA_MAX as u64 + (16 << 20);
 const BLOCK: u64 = BLOCK_BYTES as u64;
 
 /// What recovery found.
@@ -172,7 +177,7 @@ async fn read_file(
 }
 
 /// The group at `at`, or what is wrong with it.
-async fn read_group(
+pub(crate) async fn read_group(
     reader: &mut Reader,
     file: &FileHeader,
     at: u64,
@@ -186,6 +191,9 @@ async fn read_group(
     let Some(total) = total.filter(|t| *t <= limit.saturating_sub(at)) else {
         return Ok(Err("the group is longer than the file"));
     };
+    if total > GROUP_BYTES_MAX {
+        return Ok(Err("the group is longer than a group can be"));
+    }
     let whole = reader.get(at, total as usize).await?;
     let end = GROUP_HEADER_BYTES + header.payload_len as usize;
     if whole.len() < end {
@@ -256,7 +264,7 @@ fn detach(data: &Bytes, group_bytes: usize) -> Bytes {
 }
 
 /// The group at `at` of the newest file is unreadable: fine if nothing behind it says that it was durable (rule S2).
-async fn check_torn(
+pub(crate) async fn check_torn(
     reader: &mut Reader,
     file: &FileHeader,
     at: u64,
@@ -282,16 +290,16 @@ async fn check_torn(
 }
 
 /// A file read front to back in big pieces.
-struct Reader {
+pub(crate) struct Reader {
     file: DirectFile,
     path: PathBuf,
-    bytes: u64,
+    pub(crate) bytes: u64,
     piece: Bytes,
     piece_at: u64,
 }
 
 impl Reader {
-    async fn open(path: PathBuf) -> Result<Reader, LogError> {
+    pub(crate) async fn open(path: PathBuf) -> Result<Reader, LogError> {
         let file = DirectFile::open(&path, OpenMode::Read)
             .await
             .map_err(LogError::io("open", &path))?;
@@ -306,7 +314,7 @@ impl Reader {
     }
 
     /// `len` bytes at `at`, fewer at the end of the file.
-    async fn get(&mut self, at: u64, len: usize) -> Result<Bytes, LogError> {
+    pub(crate) async fn get(&mut self, at: u64, len: usize) -> Result<Bytes, LogError> {
         let within =
             at >= self.piece_at && at + len as u64 <= self.piece_at + self.piece.len() as u64;
         if !within {
@@ -334,7 +342,7 @@ impl Reader {
         Ok(found.map_or(self.bytes, |data| data / BLOCK * BLOCK))
     }
 
-    fn corrupt(&self, position: u64, what: String) -> LogError {
+    pub(crate) fn corrupt(&self, position: u64, what: String) -> LogError {
         LogError::Corrupt {
             file: self.path.clone(),
             position,
@@ -342,7 +350,7 @@ impl Reader {
         }
     }
 
-    async fn close(self) -> Result<(), LogError> {
+    pub(crate) async fn close(self) -> Result<(), LogError> {
         self.file
             .close()
             .await

@@ -228,11 +228,6 @@ fn fill(request: &Request, topics: &mut [FetchedTopic], found: Vec<Fetched>) {
         let (t, p) = fetched.slot;
         topics[t].partitions[p] = fetched.partition;
     }
-    request
-        .shard
-        .metrics
-        .fetch_latency
-        .observe(request.at.elapsed());
 }
 
 /// Counts records that are given out.

@@ -299,11 +299,6 @@ async fn fill(response: &mut ProduceResponse, groups: Vec<Group>, sent: Vec<Slot
 }
 
 fn answer(request: &Request, response: ProduceResponse, acks: i16) -> Answer {
-    request
-        .shard
-        .metrics
-        .produce_latency
-        .observe(request.at.elapsed());
     if acks != 0 {
         let body = Bytes::from(response.encode(request.version));
         return Answer::Body(Body::unreserved(body));

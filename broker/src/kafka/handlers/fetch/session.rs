@@ -112,11 +112,6 @@ pub(super) async fn answer(
         if enough || failed || full || bytes >= wanted.bytes_min {
             let (topics, to_arm) = take(&request, &session, found, unknown, wanted.committed);
             arm(&request.shard, &session, to_arm).await;
-            request
-                .shard
-                .metrics
-                .fetch_latency
-                .observe(request.at.elapsed());
             return within(&request, room, session.id, topics);
         }
         drop(room);
