@@ -9,11 +9,11 @@ use bytes::Bytes;
 use futures_util::future::{Either, LocalBoxFuture, select};
 use futures_util::stream::{FuturesOrdered, Stream};
 use tidemill_consensus::ProposeError;
+use tidemill_groups::GroupError;
 use tidemill_groups::copy::Copy;
 use tidemill_groups::limits::WRITE_BYTES;
 use tidemill_groups::request::Then;
 use tidemill_groups::store::Record;
-use tidemill_groups::GroupError;
 use tidemill_model::record::{BatchBuilder, NewRecord};
 use tidemill_model::{BatchHeader, Offset, TopicId};
 use tidemill_ring::{AppendError, Appended};
@@ -128,7 +128,10 @@ impl Writer {
                 None => std::future::pending().await,
             }
         };
-        let (sleeping, stopped) = (std::pin::pin!(sleeping), std::pin::pin!(self.shard.stopped()));
+        let (sleeping, stopped) = (
+            std::pin::pin!(sleeping),
+            std::pin::pin!(self.shard.stopped()),
+        );
         let idle = select(work, select(sleeping, stopped));
         let appends = &mut self.appends;
         let landed = std::future::poll_fn(move |cx| match Pin::new(&mut *appends).poll_next(cx) {
@@ -175,7 +178,9 @@ impl Writer {
         while self.appends.len() < APPENDS_MAX {
             let (mut writes, mut bytes) = (Vec::new(), 0);
             while bytes < WRITE_BYTES {
-                let Some(queued) = self.coordination.dequeue() else { break };
+                let Some(queued) = self.coordination.dequeue() else {
+                    break;
+                };
                 bytes += queued.bytes;
                 writes.push(queued);
             }
@@ -194,7 +199,11 @@ impl Writer {
         let c = &self.coordination;
         let append = c.ring.append(c.partition, header, batch, unix_ms);
         self.appends.push_back(Box::pin(async move {
-            Landed { writes, bytes, appended: append.await }
+            Landed {
+                writes,
+                bytes,
+                appended: append.await,
+            }
         }));
     }
 
@@ -205,7 +214,9 @@ impl Writer {
     fn landed(&mut self, landed: Landed) -> Result<(), ()> {
         let unknown = matches!(
             landed.appended,
-            Err(AppendError::Propose(ProposeError::Unknown | ProposeError::Stopped))
+            Err(AppendError::Propose(
+                ProposeError::Unknown | ProposeError::Stopped
+            ))
         );
         if unknown {
             // Waiters are told by their channels, which close.
@@ -223,7 +234,11 @@ impl Writer {
         }
         for Queued { write, done, .. } in landed.writes {
             let records = write.records.len() as Offset;
-            let effects = self.coordination.machine.borrow_mut().written(write, next, now());
+            let effects = self
+                .coordination
+                .machine
+                .borrow_mut()
+                .written(write, next, now());
             self.coordination.act(effects);
             if let Some(done) = done {
                 let result = next.map(|_| ()).ok_or(GroupError::CoordinatorNotAvailable);
@@ -247,7 +262,9 @@ impl Writer {
             return false;
         }
         let machine = &self.coordination.machine;
-        let (write, last) = machine.borrow_mut().copy_piece(&mut copying.copy, WRITE_BYTES);
+        let (write, last) = machine
+            .borrow_mut()
+            .copy_piece(&mut copying.copy, WRITE_BYTES);
         copying.complete = last;
         if write.records.is_empty() {
             // Nothing of it was left to copy: the next turn goes on.
@@ -274,15 +291,22 @@ impl Writer {
         if !self.appends.is_empty() || !self.copy_due() {
             return;
         }
-        let Some(view) = self.coordination.ring.view(self.coordination.partition) else { return };
+        let Some(view) = self.coordination.ring.view(self.coordination.partition) else {
+            return;
+        };
         self.grown = 0;
         let copy = Copy::new(view.high_watermark);
-        self.copying = Some(Copying { copy, complete: false });
+        self.copying = Some(Copying {
+            copy,
+            complete: false,
+        });
     }
 
     /// The copy is durable: what is before it goes.
     async fn drop_before_copy(&mut self) {
-        let Some(Copying { copy, .. }) = self.copying.take() else { return };
+        let Some(Copying { copy, .. }) = self.copying.take() else {
+            return;
+        };
         let c = &self.coordination;
         match c.ring.delete_records(c.partition, copy.from()).await {
             Ok(_) => self.shard.groups.counters.copies.add(1),
@@ -299,9 +323,10 @@ fn batch<'a>(records: impl Iterator<Item = &'a Record>, unix_ms: i64) -> Bytes {
     let mut builder = BatchBuilder::new();
     for record in records {
         let key = record.key.encode();
-        let header = record.topic_id.as_ref().map(|id| {
-            [(tidemill_groups::codec::TOPIC_ID_HEADER, Some(&id.0[..]))]
-        });
+        let header = record
+            .topic_id
+            .as_ref()
+            .map(|id| [(tidemill_groups::codec::TOPIC_ID_HEADER, Some(&id.0[..]))]);
         builder.append(NewRecord {
             timestamp: unix_ms,
             key: Some(&key),
