@@ -161,36 +161,27 @@ impl Groups {
                 c.waiting_writes() as f64,
             );
         }
-        plain(
-            "tidemill_group_coordinators_loading",
-            Vec::new(),
-            loading as f64,
-        );
-        plain(
-            "tidemill_group_memory_bytes",
-            Vec::new(),
-            self.budget.bytes() as f64,
-        );
-        plain(
-            "tidemill_group_limits_reached_total",
-            Vec::new(),
-            self.budget.refused_total() as f64,
-        );
-        plain(
-            "tidemill_group_writes_refused_total",
-            Vec::new(),
-            self.counters.writes_refused.get() as f64,
-        );
-        plain(
-            "tidemill_group_unreadable_records_total",
-            Vec::new(),
-            self.counters.unreadable.get() as f64,
-        );
-        plain(
-            "tidemill_group_copies_total",
-            Vec::new(),
-            self.counters.copies.get() as f64,
-        );
+        let counters = &self.counters;
+        let whole = [
+            ("tidemill_group_coordinators_loading", loading),
+            ("tidemill_group_memory_bytes", self.budget.bytes()),
+            (
+                "tidemill_group_limits_reached_total",
+                self.budget.refused_total(),
+            ),
+            (
+                "tidemill_group_writes_refused_total",
+                counters.writes_refused.get(),
+            ),
+            (
+                "tidemill_group_unreadable_records_total",
+                counters.unreadable.get(),
+            ),
+            ("tidemill_group_copies_total", counters.copies.get()),
+        ];
+        for (family, value) in whole {
+            plain(family, Vec::new(), value as f64);
+        }
         self.counters
             .load_time
             .collect("tidemill_group_load_seconds", &Vec::new(), out);
