@@ -1,12 +1,24 @@
 //! Makes the budgets of memory fit the machine: what the operator has not set shrinks together until the sum is a part of
 //! what the process may use. The rest is for what has no budget: code, the kernel's buffers, what the allocator keeps.
 
+use super::Name;
 use super::kind::{Kind, MIB, Value};
 use super::sources::{Origin, Values};
 use super::table::{self, Setting};
 
 /// Percent of the process's memory that the budgets of all shards may add up to.
 const BUDGETS_PERCENT: u64 = 70;
+
+/// Settings whose defaults may not be more than a part of a budget: each with the budget, and how many of it must fit there.
+const FOLLOWERS: [(Name, Name, u64); 3] = [
+    (("storage", "flush_size"), ("memory", "unflushed"), 2),
+    (("kafka", "fetch_size_max"), ("memory", "answers"), 2),
+    (
+        ("transforms", "instance_memory_max"),
+        ("transforms", "memory"),
+        1,
+    ),
+];
 
 /// Whether `setting` is memory that each shard may take.
 pub(super) fn is_budget(setting: &Setting) -> bool {
@@ -47,6 +59,23 @@ impl Values {
             let part = u64::try_from(part).unwrap_or(n) / MIB * MIB;
             self.shrink(setting, part.max(least));
         }
+        self.follow();
+    }
+
+    /// Lowers what is at its default and has to fit into a budget that was made smaller.
+    fn follow(&mut self) {
+        for ((section, key), budget, times) in FOLLOWERS {
+            let (Value::Size(room), Origin::Machine) = self.get(budget.0, budget.1) else {
+                continue;
+            };
+            let most = room / times;
+            let (Value::Size(bytes), Origin::Default) = self.get(section, key) else {
+                continue;
+            };
+            if let Some(setting) = table::find(section, key).filter(|_| *bytes > most) {
+                self.shrink(setting, most);
+            }
+        }
     }
 
     fn size_of(&self, section: &str, key: &str) -> u64 {
@@ -60,7 +89,7 @@ impl Values {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Settings;
+    use crate::config::{Settings, contradictions};
 
     fn fitted(file: &str, memory: u64, shards: u64) -> Settings {
         let mut values = Values::new();
@@ -95,6 +124,16 @@ mod tests {
         ];
         // Budgets that cannot shrink below their least pass it a little.
         assert!(2 * sum.iter().sum::<u64>() < 2 << 30);
+    }
+
+    #[test]
+    fn defaults_go_together_on_machines_of_every_size() {
+        for mib in [16, 64, 256, 512, 1_024, 2_048, 3_000, 4_096, 16_384] {
+            let settings = fitted("", mib << 20, 2);
+            assert_eq!(contradictions(&settings), [], "{mib} MiB");
+        }
+        let set = fitted("[storage]\nflush_size = \"100 MiB\"", 64 << 20, 2);
+        assert_eq!(set.storage.flush_size, 100 << 20);
     }
 
     #[test]

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use bytes::Bytes;
 use serde_json::json;
 use tidemill_model::RingId;
 use tidemill_shardlog::inspect::{Found, log_file, log_files};
 use tidemill_shardlog::{Frame, LogError};
 
-use super::report::Report;
+use super::report::{Field, Report};
 
 /// What a ring has in a file.
 #[derive(Debug, Default)]
@@ -126,7 +127,7 @@ impl OfRing {
     fn count(&mut self, frame: &Frame, bytes: usize) {
         self.frames += 1;
         self.bytes += bytes as u64;
-        if let Frame::Entry { index, .. } = frame {
+        if let Frame::Entry { index, .. } | Frame::Carried { index, .. } = frame {
             self.first = Some(self.first.map_or(*index, |first| first.min(*index)));
             self.last = Some(self.last.map_or(*index, |last| last.max(*index)));
         }
@@ -137,22 +138,10 @@ fn frame_line(ring: RingId, frame: &Frame, bytes: usize, report: &mut Report) {
     let head = |kind: &str| vec![("ring", json!(ring.0)), ("kind", json!(kind))];
     let fields = match frame {
         Frame::Entry { index, data } => {
-            let mut fields = head("entry");
-            fields.push(("index", json!(index)));
-            match tidemill_consensus::inspect::entry(
-                *index,
-                data.first().cloned().unwrap_or_default(),
-            ) {
-                Ok((term, what)) => fields.extend([("term", json!(term)), ("entry", json!(what))]),
-                Err(error) => fields.push(("unreadable", json!(error.0))),
-            }
-            fields
+            let data = data.first().cloned().unwrap_or_default();
+            entry_fields(head("entry"), *index, data)
         }
-        Frame::Carried { index, .. } => {
-            let mut fields = head("carried");
-            fields.push(("index", json!(index)));
-            fields
-        }
+        Frame::Carried { index, data } => entry_fields(head("carried"), *index, data.clone()),
         Frame::Truncate { after } => {
             let mut fields = head("truncate");
             fields.push(("after", json!(after)));
@@ -170,4 +159,14 @@ fn frame_line(ring: RingId, frame: &Frame, bytes: usize, report: &mut Report) {
         "frame",
         fields.into_iter().chain([("bytes", json!(bytes))]),
     );
+}
+
+/// `fields` and what an entry, or the copy of one, holds.
+fn entry_fields(mut fields: Vec<Field>, index: u64, data: Bytes) -> Vec<Field> {
+    fields.push(("index", json!(index)));
+    match tidemill_consensus::inspect::entry(index, data) {
+        Ok((term, what)) => fields.extend([("term", json!(term)), ("entry", json!(what))]),
+        Err(error) => fields.push(("unreadable", json!(error.0))),
+    }
+    fields
 }
