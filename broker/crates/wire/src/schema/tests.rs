@@ -249,6 +249,7 @@ fn decode_after_walk(key: i16, version: i16, body: &Bytes) {
         api::API_VERSIONS => drop(ApiVersionsRequest::decode(&mut body, version)),
         api::CREATE_TOPICS => drop(CreateTopicsRequest::decode(&mut body, version)),
         api::DELETE_TOPICS => drop(DeleteTopicsRequest::decode(&mut body, version)),
+        api::DELETE_RECORDS => drop(DeleteRecordsRequest::decode(&mut body, version)),
         api::INIT_PRODUCER_ID => drop(InitProducerIdRequest::decode(&mut body, version)),
         api::JOIN_GROUP => drop(JoinGroupRequest::decode(&mut body, version)),
         api::SYNC_GROUP => drop(SyncGroupRequest::decode(&mut body, version)),
