@@ -25,6 +25,8 @@ import org.apache.kafka.common.serialization.ByteArraySerializer;
 public final class Checks {
     static final List<String> COMPRESSIONS = List.of("none", "gzip", "snappy", "lz4", "zstd");
     static final int RECORDS = 1_000;
+    /** Of now: what is older than the topic's retention does not stay. */
+    private static final long FIRST_TIMESTAMP = System.currentTimeMillis();
 
     public static void main(String[] args) throws Exception {
         String kafka = args[0];
@@ -62,7 +64,7 @@ public final class Checks {
             var sent = new ArrayList<java.util.concurrent.Future<?>>();
             for (int i = 0; i < RECORDS; i++) {
                 byte[] key = Integer.toString(i).getBytes(StandardCharsets.UTF_8);
-                var record = new ProducerRecord<>(topic, i % 3, 1_700_000_000_000L + i, key, value(i));
+                var record = new ProducerRecord<>(topic, i % 3, FIRST_TIMESTAMP + i, key, value(i));
                 record.headers().add("n", key);
                 sent.add(producer.send(record));
             }
@@ -92,7 +94,7 @@ public final class Checks {
                     check(key.equals(Integer.toString(i)), topic + ": key " + key + ", not " + i);
                     check(Arrays.equals(r.value(), value(i)), topic + ": value " + i + " changed");
                     check(Arrays.equals(header, r.key()), topic + ": header " + i + " changed");
-                    check(r.timestamp() == 1_700_000_000_000L + i, topic + ": timestamp " + i + " changed");
+                    check(r.timestamp() == FIRST_TIMESTAMP + i, topic + ": timestamp " + i + " changed");
                     check(r.offset() == next[r.partition()] - 1, topic + ": offset of " + i);
                     seen++;
                 }
@@ -100,7 +102,7 @@ public final class Checks {
             check(seen == RECORDS, topic + ": " + seen + " of " + RECORDS + " records");
             var ends = consumer.endOffsets(partitions).values().stream().mapToLong(Long::longValue);
             check(ends.sum() == RECORDS, topic + ": end offsets");
-            var times = consumer.offsetsForTimes(Map.of(partitions.get(0), 1_700_000_000_000L + 300));
+            var times = consumer.offsetsForTimes(Map.of(partitions.get(0), FIRST_TIMESTAMP + 300));
             check(times.get(partitions.get(0)).offset() == 100, topic + ": offset for a time");
         }
     }

@@ -73,7 +73,7 @@ fn partitions(cli: &Cli, topic: &str) -> usize {
 
 fn produce(broker: &Broker, topic: &str, partition: i32, value: &[u8]) -> (i16, i64) {
     let mut connection = Connection::open(&broker.kafka()).expect("the broker listens");
-    let batch = raw::batch(&[(b"k", value)], 1_700_000_000_000);
+    let batch = raw::batch(&[(b"k", value)], raw::now_ms());
     let answer = connection.call(&raw::produce(topic, partition, &batch));
     raw::produced(&answer.expect("produce is answered"), topic).expect("a produce answer")
 }

@@ -26,7 +26,7 @@ const WRONG_TOPIC_IDS: i16 = 106;
 
 fn produce(broker: &Broker, partition: i32) {
     let mut connection = Connection::open(&broker.kafka()).expect("the broker listens");
-    let batch = raw::batch(&[(b"k", b"v")], 1_700_000_000_000);
+    let batch = raw::batch(&[(b"k", b"v")], raw::now_ms());
     let answer = connection.call(&raw::produce("t", partition, &batch));
     let produced = raw::produced(&answer.expect("produce is answered"), "t");
     assert_eq!(produced.expect("a produce answer").0, 0);
