@@ -471,11 +471,10 @@ impl Group {
         if generation != self.generation {
             return Err(GroupError::IllegalGeneration);
         }
+        // Also between JoinGroup and SyncGroup, where Kafka answers REBALANCE_IN_PROGRESS: until the answer to SyncGroup a member has
+        // what it had (cooperative) or has let go of it (eager), so what it commits is its own. Cooperative consumers read on
+        // meanwhile, and their applications do not expect a commit to fail.
         self.heard_of(&id, ctx);
-        match self.state {
-            // The assignment is about to change hands: what the member has read may be another's now.
-            State::CompletingRebalance => Err(GroupError::RebalanceInProgress),
-            _ => Ok(()),
-        }
+        Ok(())
     }
 }
