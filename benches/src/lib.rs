@@ -8,3 +8,20 @@ pub mod kafka;
 pub mod load;
 pub mod saturate;
 pub mod stats;
+
+use std::process::ExitCode;
+
+/// Ends a measurement program: its line of figures on standard output, or what went wrong on standard error.
+#[must_use]
+pub fn finish(outcome: Result<String, String>) -> ExitCode {
+    match outcome {
+        Ok(line) => {
+            println!("{line}");
+            ExitCode::SUCCESS
+        }
+        Err(message) => {
+            eprintln!("{message}");
+            ExitCode::FAILURE
+        }
+    }
+}

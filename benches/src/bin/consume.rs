@@ -28,16 +28,7 @@ const PARTITION_BYTES: i32 = 1 << 20;
 const FETCH_BYTES: i32 = 4 << 20;
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(line) => {
-            println!("{line}");
-            ExitCode::SUCCESS
-        }
-        Err(message) => {
-            eprintln!("{message}");
-            ExitCode::FAILURE
-        }
-    }
+    tidemill_benches::finish(run())
 }
 
 fn run() -> Result<String, String> {

@@ -24,16 +24,7 @@ const FETCH_BYTES: i32 = 4 << 20;
 const WAIT_MS: i32 = 500;
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(line) => {
-            println!("{line}");
-            ExitCode::SUCCESS
-        }
-        Err(message) => {
-            eprintln!("{message}");
-            ExitCode::FAILURE
-        }
-    }
+    tidemill_benches::finish(run())
 }
 
 fn run() -> Result<String, String> {

@@ -26,16 +26,7 @@ struct Plan {
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    match plan(&args).and_then(|plan| measure(&plan)) {
-        Ok(line) => {
-            println!("{line}");
-            ExitCode::SUCCESS
-        }
-        Err(message) => {
-            eprintln!("{message}");
-            ExitCode::FAILURE
-        }
-    }
+    tidemill_benches::finish(plan(&args).and_then(|plan| measure(&plan)))
 }
 
 fn plan(args: &[String]) -> Result<Plan, String> {

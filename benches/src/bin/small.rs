@@ -18,16 +18,7 @@ const CONNECTIONS: usize = 64;
 const RECORD_BYTES: usize = 1024;
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(line) => {
-            println!("{line}");
-            ExitCode::SUCCESS
-        }
-        Err(message) => {
-            eprintln!("{message}");
-            ExitCode::FAILURE
-        }
-    }
+    tidemill_benches::finish(run())
 }
 
 fn run() -> Result<String, String> {
