@@ -64,9 +64,9 @@ const SIMULATIONS: &[Simulation] = &[
         name: "life",
         package: "tidemill-ring",
         target: "life",
-        test: "s4_s5_s6_s11_storage_of_a_node_lives_through_crashes_and_full_disks",
-        in_test: 300,
-        what: "a node's storage: three rings, six partitions, full disks, kills, power cuts",
+        test: "s4_s5_s6_s9_s11_storage_of_a_node_lives_through_crashes_and_full_disks",
+        in_test: 500,
+        what: "a node's storage: six partitions, retention, DeleteRecords, full disks, kills, power cuts",
     },
     Simulation {
         name: "rt",

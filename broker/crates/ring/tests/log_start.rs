@@ -3,32 +3,26 @@
 //!
 //! `TIDEMILL_SEED=n` runs one seed, `TIDEMILL_SEEDS=n` that many.
 
+mod common;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use tidemill_model::batch::HEADER_BYTES;
-use tidemill_model::record::{BatchBuilder, NewRecord, Records};
-use tidemill_model::{Batch, BatchHeader, NodeId, Offset, PartitionId, RingId, TopicId};
-use tidemill_ring::{
-    DeleteError, Isolation, MemoryConfig, PartitionConfig, ReadError, Ring, RingConfig, ShardMemory,
-};
+use common::{batch, numbers};
+use tidemill_model::{Offset, PartitionId};
+use tidemill_ring::{DeleteError, Isolation, PartitionConfig, ReadError, Ring};
 use tidemill_rt::sim::{Sim, Stopped};
 use tidemill_rt::task::{self, Queue};
 use tidemill_rt::{rand, time};
-use tidemill_shardlog::{LogConfig, ShardLog};
+use tidemill_shardlog::ShardLog;
 
 /// Writes of a session.
 const WRITES: u64 = 40;
 
 fn id(topic: u8) -> PartitionId {
-    PartitionId {
-        topic: TopicId([topic; 16]),
-        index: 0,
-    }
+    common::partition(topic, 0)
 }
 
 /// What the clients know; it survives crashes.
@@ -43,35 +37,6 @@ struct World {
     dropped: BTreeSet<PartitionId>,
     /// The partition that may be dropped next.
     newest: u8,
-}
-
-fn value(number: u64) -> Vec<u8> {
-    let mut v = vec![number as u8; 8 + (number as usize * 7919) % 9000];
-    v[..8].copy_from_slice(&number.to_be_bytes());
-    v
-}
-
-fn batch(number: u64, timestamp: i64) -> Bytes {
-    let mut builder = BatchBuilder::new();
-    builder.append(NewRecord {
-        timestamp,
-        key: None,
-        value: Some(&value(number)),
-        headers: &[],
-    });
-    builder.build()
-}
-
-fn numbers(batch: &Batch) -> Vec<u64> {
-    let records = Records::new(&batch.bytes[HEADER_BYTES..], batch.header.record_count);
-    let number = |v: &[u8]| u64::from_be_bytes(v[..8].try_into().expect("8 bytes"));
-    records
-        .map(|r| {
-            let v = r.expect("whole").value.expect("has one");
-            assert_eq!(v, value(number(v)), "the record is whole");
-            number(v)
-        })
-        .collect()
 }
 
 /// Small segments; what is kept differs from one draw to the next.
@@ -91,35 +56,17 @@ struct Node {
 }
 
 async fn start() -> Node {
-    let dir = PathBuf::from("/data/shard-0");
-    let config = LogConfig {
-        file_bytes: 256 * 1024,
-        ..LogConfig::new(dir.join("log"), Rc::new(|e| panic!("{e}")))
-    };
-    let (log, mut recovered) = ShardLog::open(config).await.expect("the log is sound");
-    let memory = ShardMemory::new(MemoryConfig {
-        unflushed_bytes: 96 * 1024,
-        delivery_bytes: 32 * 1024,
-        cache_bytes: 16 * 1024,
-    });
-    let config = RingConfig {
-        flush_bytes: 60 * 1024,
-        flush_interval: Duration::from_millis(30),
-        retention_interval: Duration::from_millis(7),
-        ..RingConfig::new(
-            RingId(1),
-            NodeId(1),
-            dir,
-            memory,
-            Rc::new(|e| panic!("{e}")),
-        )
-    };
-    let found = recovered.remove(&RingId(1)).unwrap_or_default();
-    let ring = Ring::open(config, log.clone(), found).await;
-    Node {
-        log,
-        ring: ring.expect("the ring is sound"),
-    }
+    let (log, recovered) = common::open_log(256 * 1024)
+        .await
+        .expect("the log is sound");
+    let mut rings = common::open_rings(&log, recovered, 1, |config| {
+        config.flush_bytes = 60 * 1024;
+        config.flush_interval = Duration::from_millis(30);
+        config.retention_interval = Duration::from_millis(7);
+    })
+    .await;
+    let ring = rings.remove(0);
+    Node { log, ring }
 }
 
 type Shared = Rc<RefCell<World>>;
@@ -143,8 +90,7 @@ async fn write(ring: &Ring, world: &Shared, partition: PartitionId) {
     // Now and then a producer has no time, or one of its own.
     let now = time::unix_ms();
     let timestamp = [now, now, -1, now + 60][rand::below(4) as usize];
-    let bytes = batch(number, timestamp);
-    let header = BatchHeader::validate(&bytes).expect("well formed");
+    let (header, bytes) = batch(&[number], timestamp, None);
     let appended = ring.append(partition, header, bytes, now).await;
     let Ok(appended) = appended else {
         assert!(world.borrow().dropped.contains(&partition));
@@ -287,12 +233,7 @@ async fn verify(world: Shared) {
         ring.configure(partition, keep).await.expect("it is open");
         check(ring, &world, partition).await;
     }
-    for _ in 0..2 {
-        assert!(ring.checkpoint_now().await);
-        while ring.stats().removals_waiting > 0 {
-            time::sleep(Duration::from_millis(1)).await;
-        }
-    }
+    common::remove_old_files(ring).await;
 }
 
 async fn check(ring: &Ring, world: &Shared, partition: PartitionId) {
@@ -324,15 +265,6 @@ async fn check(ring: &Ring, world: &Shared, partition: PartitionId) {
     }
 }
 
-/// Base offsets of the segment files there are of a partition.
-fn files(sim: &Sim, partition: PartitionId) -> Vec<Offset> {
-    let folder = format!("/data/shard-0/partitions/{}-0/", partition.topic);
-    let all = sim.disk().files();
-    let names = all.iter().filter_map(|f| f.to_str()?.strip_prefix(&folder));
-    let bases = names.filter_map(|n| n.strip_suffix(".segment")?.parse().ok());
-    bases.collect()
-}
-
 /// Runs one seed; gives back how often it crashed, and how many log starts moved.
 fn run(seed: u64) -> (u64, u64) {
     let sim = Sim::new(seed);
@@ -349,8 +281,7 @@ fn run(seed: u64) -> (u64, u64) {
     verified.unwrap_or_else(|e| panic!("{e}"));
     let w = world.borrow();
     for (partition, start) in &w.told {
-        let mut files = files(&sim, *partition);
-        files.sort_unstable();
+        let files = common::segment_files(&sim, *partition);
         match w.dropped.contains(partition) {
             true => assert_eq!(files, Vec::<Offset>::new(), "{partition} was dropped"),
             // The second of these would begin where the first one ends.

@@ -3,33 +3,27 @@
 //!
 //! `cargo xtask sim --only rings` runs as many seeds as are wanted.
 
+mod common;
+
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use tidemill_model::batch::HEADER_BYTES;
-use tidemill_model::record::{BatchBuilder, NewRecord, Producer, Records};
-use tidemill_model::{Batch, BatchHeader, Incarnation, NodeId, PartitionId, RingId, TopicId};
-use tidemill_ring::{
-    Delivery, Isolation, MemoryConfig, Outcome, OutcomeError, PartitionConfig, Ring, RingConfig,
-    ShardMemory, StartAt,
-};
+use common::{batch, numbers};
+use tidemill_model::record::Producer;
+use tidemill_model::{Incarnation, PartitionId};
+use tidemill_ring::{Delivery, Isolation, Outcome, OutcomeError, PartitionConfig, Ring, StartAt};
 use tidemill_rt::sim::{Sim, Stopped, for_seeds};
 use tidemill_rt::task::{self, Queue};
 use tidemill_rt::{rand, time};
-use tidemill_shardlog::{LogConfig, RecoveredRing, ShardLog};
+use tidemill_shardlog::ShardLog;
 
 const LIFE: Incarnation = Incarnation(3);
 const RECORDS_PER_SESSION: u64 = 24;
 
 fn id(topic: u8) -> PartitionId {
-    PartitionId {
-        topic: TopicId([topic; 16]),
-        index: 0,
-    }
+    common::partition(topic, 0)
 }
 
 /// The input, an output beside it, an output in the other ring.
@@ -46,44 +40,6 @@ struct World {
     pending: Option<u64>,
 }
 
-fn value(number: u64) -> Vec<u8> {
-    let mut v = vec![number as u8; 8 + (number as usize * 7919) % 9000];
-    v[..8].copy_from_slice(&number.to_be_bytes());
-    v
-}
-
-fn batch(values: &[Vec<u8>], producer: Option<Producer>) -> Bytes {
-    let mut builder = BatchBuilder::new();
-    if let Some(producer) = producer {
-        builder = builder.producer(producer);
-    }
-    for v in values {
-        builder.append(NewRecord {
-            timestamp: 0,
-            key: None,
-            value: Some(v),
-            headers: &[],
-        });
-    }
-    builder.build()
-}
-
-fn values(batches: &[Batch]) -> Vec<Vec<u8>> {
-    let mut out = Vec::new();
-    for b in batches {
-        for record in Records::new(&b.bytes[HEADER_BYTES..], b.header.record_count) {
-            out.push(
-                record
-                    .expect("written by this test")
-                    .value
-                    .expect("has a value")
-                    .to_vec(),
-            );
-        }
-    }
-    out
-}
-
 struct Node {
     log: ShardLog,
     here: Ring,
@@ -91,38 +47,15 @@ struct Node {
 }
 
 async fn start() -> Node {
-    let dir = PathBuf::from("/data/shard-0");
-    let config = LogConfig {
-        file_bytes: 256 * 1024,
-        ..LogConfig::new(dir.join("log"), Rc::new(|e| panic!("{e}")))
-    };
-    let (log, mut recovered) = ShardLog::open(config).await.expect("the log is sound");
-    let memory = ShardMemory::new(MemoryConfig {
-        unflushed_bytes: 96 * 1024,
-        delivery_bytes: 32 * 1024,
-        cache_bytes: 16 * 1024,
-    });
-    let mut rings = Vec::new();
-    for ring in [RingId(1), RingId(2)] {
-        let config = RingConfig {
-            flush_bytes: 80 * 1024,
-            flush_interval: Duration::from_millis(50),
-            outbox_bytes: 256 * 1024,
-            ..RingConfig::new(
-                ring,
-                NodeId(1),
-                dir.clone(),
-                memory.clone(),
-                Rc::new(|e| panic!("{e}")),
-            )
-        };
-        let found: RecoveredRing = recovered.remove(&ring).unwrap_or_default();
-        rings.push(
-            Ring::open(config, log.clone(), found)
-                .await
-                .expect("the ring is sound"),
-        );
-    }
+    let (log, recovered) = common::open_log(256 * 1024)
+        .await
+        .expect("the log is sound");
+    let mut rings = common::open_rings(&log, recovered, 2, |config| {
+        config.flush_bytes = 80 * 1024;
+        config.flush_interval = Duration::from_millis(50);
+        config.outbox_bytes = 256 * 1024;
+    })
+    .await;
     let there = rings.pop().expect("two");
     let here = rings.pop().expect("two");
     let config = PartitionConfig {
@@ -160,8 +93,7 @@ async fn produce(ring: Ring, world: Rc<RefCell<World>>, idempotent: bool) {
             }
             (number, idempotent.then_some(producer))
         };
-        let bytes = batch(&[value(number)], producer);
-        let header = BatchHeader::validate(&bytes).expect("well formed");
+        let (header, bytes) = batch(&[number], 0, producer);
         let appended = ring
             .append(id(TOPICS.0), header, bytes, time::unix_ms())
             .await;
@@ -195,7 +127,8 @@ async fn process(ring: &Ring, end: impl Fn() -> Option<i64>) {
             continue;
         };
         let next = last.header.next_offset();
-        let output = batch(&values(&read.batches), None);
+        let read: Vec<u64> = read.batches.iter().flat_map(numbers).collect();
+        let (_, output) = batch(&read, 0, None);
         let _room = ring.outbox_room(output.len() as u64 + 4096).await;
         let outcome = || Outcome {
             input: id(TOPICS.0),
@@ -280,7 +213,7 @@ async fn session(world: Rc<RefCell<World>>) {
     }
 }
 
-async fn read_all(ring: &Ring, id: PartitionId) -> Vec<Vec<u8>> {
+async fn read_all(ring: &Ring, id: PartitionId) -> Vec<u64> {
     let (mut from, mut out) = (0, Vec::new());
     while from < ring.view(id).expect("open").high_watermark {
         let max = rand::below(50_000) as usize;
@@ -292,7 +225,7 @@ async fn read_all(ring: &Ring, id: PartitionId) -> Vec<Vec<u8>> {
             assert_eq!(b.header.base_offset, from, "offsets are dense");
             from = b.header.next_offset();
         }
-        out.extend(values(&read.batches));
+        out.extend(read.batches.iter().flat_map(numbers));
     }
     out
 }
@@ -311,14 +244,9 @@ async fn verify(world: Rc<RefCell<World>>) {
     }
     let input = read_all(&node.here, id(TOPICS.0)).await;
     let mut found = BTreeMap::new();
-    for (offset, v) in input.iter().enumerate() {
-        let number = u64::from_be_bytes(v[..8].try_into().expect("8 bytes"));
-        assert_eq!(v, &value(number), "the record is whole");
-        assert_eq!(
-            found.insert(number, offset as i64),
-            None,
-            "{number} is there twice"
-        );
+    for (offset, number) in input.iter().enumerate() {
+        let before = found.insert(*number, offset as i64);
+        assert_eq!(before, None, "{number} is there twice");
     }
     for (number, offset) in &world.borrow().acked {
         assert_eq!(
@@ -375,8 +303,7 @@ fn write(ring: &Ring, number: u64, sequence: i32) -> impl Future<Output = i64> +
         epoch: 0,
         base_sequence: sequence,
     };
-    let bytes = batch(&[value(number)], Some(producer));
-    let header = BatchHeader::validate(&bytes).expect("well formed");
+    let (header, bytes) = batch(&[number], 0, Some(producer));
     let appended = ring.append(id(TOPICS.0), header, bytes, time::unix_ms());
     async move { appended.await.expect("appended").base_offset }
 }
@@ -405,10 +332,7 @@ fn s5_small_tail_lives_in_the_checkpoint_and_needs_no_segment() {
         sim.crash();
         sim.block_on(async {
             let node = start().await;
-            assert_eq!(
-                read_all(&node.here, id(TOPICS.0)).await,
-                vec![value(1000); 3]
-            );
+            assert_eq!(read_all(&node.here, id(TOPICS.0)).await, vec![1000; 3]);
             // The producer's memory is in the checkpoint, too.
             assert_eq!(write(&node.here, 1000, 2).await, 2);
             assert_eq!(write(&node.here, 1000, 3).await, 3);
