@@ -468,12 +468,18 @@ impl Group {
             return Err(GroupError::UnknownMemberId);
         }
         let id = self.find(who)?;
-        if generation != self.generation {
+        // A member that reads on while it joins (cooperative) learns of the new generation with the answer to JoinGroup: what it
+        // sent before that carries the generation before. It asks for its assignment on the same connection and later, so until then
+        // such a commit is not stale.
+        let behind = |m: &Member| m.owes_sync && generation.checked_add(1) == Some(self.generation);
+        if generation != self.generation && !self.members.get(&id).is_some_and(behind) {
             return Err(GroupError::IllegalGeneration);
         }
         // Also between JoinGroup and SyncGroup, where Kafka answers REBALANCE_IN_PROGRESS: until the answer to SyncGroup a member has
         // what it had (cooperative) or has let go of it (eager), so what it commits is its own. Cooperative consumers read on
-        // meanwhile, and their applications do not expect a commit to fail.
+        // meanwhile, and their applications do not expect a commit to fail. Should another have its partition already (an eager
+        // one that commits late from another thread), that one began where this one's commits stood: records may come again,
+        // none is passed over.
         self.heard_of(&id, ctx);
         Ok(())
     }

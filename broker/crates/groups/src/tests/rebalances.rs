@@ -72,15 +72,36 @@ fn newcomer_makes_everybody_join_again_and_nobody_waits_longer_than_needed() {
     assert_eq!(w.joined(ta).generation, 2);
     assert_eq!((w.joined(tb).generation, w.joined(tc).generation), (2, 2));
     assert_eq!(
-        w.commit(&ids[1], 1, 5),
-        Err(GroupError::IllegalGeneration),
-        "of the generation before"
-    );
-    assert_eq!(
         w.commit(&ids[1], 2, 5),
         Ok(()),
         "before the assignment a member has what it had"
     );
+}
+
+#[test]
+fn commit_of_the_generation_before_is_taken_until_the_member_asks_for_its_assignment() {
+    let mut w = World::new();
+    let ids = w.stable(&["a", "b"]);
+    let (c, _) = w.enter("c");
+    for (id, name) in [(&ids[0], "a"), (&ids[1], "b")] {
+        w.join(Join {
+            member: id.clone(),
+            ..member(name)
+        });
+    }
+    assert_eq!(w.state(), "CompletingRebalance");
+    assert_eq!(w.commit(&ids[1], 1, 5), Ok(()), "on its way meanwhile");
+    assert_eq!(w.committed("t"), Some(5));
+    w.sync(&ids[0], 2, &[(&ids[0], "x"), (&ids[1], "y"), (&c, "z")]);
+    assert_eq!(w.commit(&ids[1], 1, 6), Ok(()), "others have asked, not it");
+    w.sync(&ids[1], 2, &[]);
+    for (id, generation) in [(&ids[1], 1), (&ids[0], 1), (&c, 0)] {
+        assert_eq!(
+            w.commit(id, generation, 7),
+            Err(GroupError::IllegalGeneration)
+        );
+    }
+    assert_eq!(w.committed("t"), Some(6));
 }
 
 #[test]
