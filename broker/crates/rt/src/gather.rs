@@ -17,8 +17,9 @@ use crate::buf::{AlignedBuf, BLOCK_BYTES};
 
 /// Stretches of at least so many bytes are written past the page cache: below, the file's second handle costs more.
 const DIRECT_FROM_BYTES: u64 = 256 << 10;
-/// Bytes of one write past the page cache, and of the buffer that a helper thread keeps for them.
-const PIECE_BYTES: usize = 1 << 20;
+/// Bytes of one write past the page cache, and of the buffer that a helper thread keeps for them. One request to the disk:
+/// virtio takes 254 pages in one, and of a whole MiB the last two would go in a second.
+const PIECE_BYTES: usize = 960 << 10;
 
 thread_local! {
     static PIECE: RefCell<Option<AlignedBuf>> = const { RefCell::new(None) };

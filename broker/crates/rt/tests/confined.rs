@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tidemill_rt::EngineKind;
 use tidemill_rt::chan::mpsc;
-use tidemill_rt::fs::{DirectFile, OpenMode};
+use tidemill_rt::fs::{DirectFile, Durable, OpenMode};
 use tidemill_rt::net::{self, Listener, Stream};
 use tidemill_rt::runtime::{EngineChoice, StartError, block_on, resolve};
 use tidemill_rt::task::{Queue, blocking, spawn, yield_now};
@@ -87,7 +87,9 @@ fn refuse_io_uring() {
 
 async fn write_and_read_a_file() {
     let path = std::env::temp_dir().join(format!("tidemill-rt-confined-{}", std::process::id()));
-    let file = DirectFile::open(&path, OpenMode::CreateNew).await.unwrap();
+    let file = DirectFile::open(&path, OpenMode::CreateNew, Durable::WhenSynced)
+        .await
+        .unwrap();
     let mut buf = file.alloc(4096);
     buf.fill(9);
     file.write_at(buf, 0).await.unwrap();

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tidemill_rt::EngineKind;
 use tidemill_rt::chan::oneshot;
-use tidemill_rt::fs::{self, DirectFile, File, OpenMode};
+use tidemill_rt::fs::{self, DirectFile, Durable, File, OpenMode};
 use tidemill_rt::net::{self, Listener, Stream};
 use tidemill_rt::runtime::{self, EngineChoice, RuntimeConfig, block_on, resolve};
 use tidemill_rt::task::{Queue, blocking, spawn, yield_now};
@@ -57,7 +57,9 @@ impl Drop for TempDir {
 
 async fn direct_file_round_trip(dir: &Path) {
     let path = dir.join("log");
-    let file = DirectFile::open(&path, OpenMode::CreateNew).await.unwrap();
+    let file = DirectFile::open(&path, OpenMode::CreateNew, Durable::WhenSynced)
+        .await
+        .unwrap();
     file.preallocate(1 << 20).await.unwrap();
     assert_eq!(file.len().await.unwrap(), 1 << 20);
     for (block, bytes) in [(3_u64, 4096_usize), (0, 12288), (16, 600_000)] {
@@ -77,15 +79,15 @@ async fn direct_file_round_trip(dir: &Path) {
     assert_eq!(past_end.len(), 4096);
     file.close().await.unwrap();
 
-    let again = DirectFile::open(&path, OpenMode::CreateNew)
+    let again = DirectFile::open(&path, OpenMode::CreateNew, Durable::WhenSynced)
         .await
         .unwrap_err();
     assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
-    let missing = DirectFile::open(&dir.join("none"), OpenMode::Read)
+    let missing = DirectFile::open(&dir.join("none"), OpenMode::Read, Durable::WhenSynced)
         .await
         .unwrap_err();
     assert_eq!(missing.kind(), io::ErrorKind::NotFound);
-    let reopened = DirectFile::open(&path, OpenMode::CreateOrOpen)
+    let reopened = DirectFile::open(&path, OpenMode::CreateOrOpen, Durable::WhenSynced)
         .await
         .unwrap();
     assert_eq!(
@@ -94,6 +96,39 @@ async fn direct_file_round_trip(dir: &Path) {
     );
     let mode = std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&path).unwrap());
     assert_eq!(mode & 0o600, 0o600);
+}
+
+/// Flags with which this process has `path` open, from /proc.
+fn open_flags(path: &Path) -> i32 {
+    let open = std::fs::read_dir("/proc/self/fd").unwrap();
+    let entry = open
+        .map(|entry| entry.unwrap())
+        .find(|entry| std::fs::read_link(entry.path()).is_ok_and(|target| target == path))
+        .expect("it is open");
+    let info = Path::new("/proc/self/fdinfo").join(entry.file_name());
+    let info = std::fs::read_to_string(info).unwrap();
+    let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+    i32::from_str_radix(flags.expect("it has flags").trim(), 8).unwrap()
+}
+
+#[test]
+fn files_whose_writes_are_durable_are_opened_so_on_disk_and_on_tmpfs() {
+    on_each_engine(|| async {
+        for parent in [std::env::temp_dir(), PathBuf::from("/dev/shm")] {
+            let dir = TempDir::new(&parent);
+            let path = dir.0.canonicalize().unwrap().join("log");
+            for (mode, durable) in [
+                (OpenMode::CreateNew, Durable::WhenWritten),
+                (OpenMode::ReadWrite, Durable::WhenSynced),
+            ] {
+                let file = DirectFile::open(&path, mode, durable).await.unwrap();
+                let is = open_flags(&path) & libc::O_DSYNC != 0;
+                assert_eq!(is, durable == Durable::WhenWritten, "{parent:?}");
+                file.write_at(file.alloc(4096), 0).await.unwrap();
+                file.close().await.unwrap();
+            }
+        }
+    });
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tidemill_rt::chan::{mpsc, notify::Notify};
-use tidemill_rt::fs::{self, DirectFile, File, OpenMode};
+use tidemill_rt::fs::{self, DirectFile, Durable, File, OpenMode};
 use tidemill_rt::sim::{DiskOp, SIM_EPOCH_MS, Sim, Stopped};
 use tidemill_rt::task::{Queue, spawn, yield_now};
 use tidemill_rt::time::{self, Instant};
@@ -213,7 +213,7 @@ fn unsynced_writes_are_kept_lost_torn_and_reordered() {
         let sim = Sim::new(seed);
         sim.disk().put(A, &[0; 8192]).unwrap();
         sim.block_on(async {
-            let file = DirectFile::open(path(A), OpenMode::ReadWrite)
+            let file = DirectFile::open(path(A), OpenMode::ReadWrite, Durable::WhenSynced)
                 .await
                 .unwrap();
             for half in 0..2_u8 {
@@ -430,11 +430,30 @@ fn failed_sync_is_not_repaired_by_the_next() {
 }
 
 #[test]
+fn writes_of_a_file_whose_writes_are_durable_survive_a_crash_once_they_return() {
+    for seed in 0..100 {
+        let sim = Sim::new(seed);
+        sim.block_on(async {
+            let file = DirectFile::open(path(A), OpenMode::CreateNew, Durable::WhenWritten)
+                .await
+                .unwrap();
+            fs::sync_dir(path("/")).await.unwrap();
+            let mut block = file.alloc(4096);
+            block.fill(7);
+            file.write_at(block, 0).await.unwrap();
+        })
+        .unwrap();
+        sim.crash();
+        assert_eq!(sim.disk().read(A).unwrap(), [7; 4096]);
+    }
+}
+
+#[test]
 fn full_disk_refuses_and_takes_again_after_removal() {
     let sim = Sim::new(7);
     sim.disk().set_capacity(Some(10_000));
     sim.block_on(async {
-        let a = DirectFile::open(path(A), OpenMode::CreateNew)
+        let a = DirectFile::open(path(A), OpenMode::CreateNew, Durable::WhenSynced)
             .await
             .unwrap();
         a.preallocate(8192).await.unwrap();
@@ -488,7 +507,7 @@ fn file_operations_follow_the_operating_system() {
         file.set_len(6003).await.unwrap();
         assert_eq!(file.read_at(6000, 9).await.unwrap(), b"a\0\0");
         assert_eq!(fs::list_dir(path("/x")).await.unwrap(), ["f", "y"]);
-        let direct = DirectFile::open(path("/x/f"), OpenMode::Read)
+        let direct = DirectFile::open(path("/x/f"), OpenMode::Read, Durable::WhenSynced)
             .await
             .unwrap();
         assert!(

@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use tidemill_rt::buf::{AlignedBuf, BLOCK_BYTES};
-use tidemill_rt::fs::{self, DirectFile, OpenMode};
+use tidemill_rt::fs::{self, DirectFile, Durable, OpenMode};
 
 use crate::error::{LogError, is_full};
 use crate::format::{FILE_HEADER_BYTES, FileHeader};
@@ -57,6 +57,7 @@ pub(crate) fn sequence_of(name: &str) -> Option<u64> {
 /// The file that groups are written to.
 #[derive(Debug)]
 pub(crate) struct OpenFile {
+    /// Its writes are durable when they return.
     pub(crate) file: DirectFile,
     pub(crate) path: PathBuf,
     pub(crate) header: FileHeader,
@@ -76,7 +77,7 @@ pub(crate) struct Spare {
 /// Makes a spare of `bytes`, durable up to its length.
 pub(crate) async fn make_spare(dir: &Path, bytes: u64) -> Result<Spare, LogError> {
     let path = dir.join(SPARE_NAME);
-    let file = DirectFile::open(&path, OpenMode::CreateNew)
+    let file = DirectFile::open(&path, OpenMode::CreateNew, Durable::WhenWritten)
         .await
         .map_err(LogError::io("make", &path))?;
     file.preallocate(bytes)
@@ -104,7 +105,7 @@ pub(crate) async fn reuse(dir: &Path, path: &Path, bytes: u64) -> Result<Option<
         .await
         .map_err(LogError::io("rename", path))?;
     fs::sync_dir(dir).await.map_err(LogError::io("sync", dir))?;
-    match DirectFile::open(&spare, OpenMode::ReadWrite).await {
+    match DirectFile::open(&spare, OpenMode::ReadWrite, Durable::WhenWritten).await {
         Ok(file) => Ok(Some(Spare { file, bytes })),
         Err(error) => {
             tracing::warn!(%error, "a log file could not be kept for the next use");
@@ -136,9 +137,6 @@ pub(crate) async fn commission(
     file.write_at(block, 0)
         .await
         .map_err(LogError::io("write", &path))?;
-    file.sync_data()
-        .await
-        .map_err(LogError::io("sync", &path))?;
     fs::rename(&dir.join(SPARE_NAME), &path)
         .await
         .map_err(LogError::io("name", &path))?;

