@@ -1,14 +1,17 @@
 //! `cargo xtask fuzz`: libFuzzer over every reader of foreign bytes, one after the other.
 //!
-//! What it finds on the way stays in `target/fuzz/`; with `--keep` the smallest set of inputs that reaches as much goes
-//! to `fuzz/corpus/`, which the test `corpus` of `tests/hostile` runs.
+//! What it finds on the way stays in `target/fuzz/`. What is kept lies in `fuzz/corpus/`, one packed file for each reader
+//! (`tests/hostile/src/corpus.rs` says how), and the test `corpus` of `tests/hostile` runs it; here it is unpacked to
+//! `target/fuzz/kept/` first. With `--keep` the inputs that reach more are added to it, with `--add` one input, such as
+//! one that found something.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::process::{self, root, target_dir};
 
-const USAGE: &str = "usage: cargo xtask fuzz [TARGET] [--seconds N] [--keep]";
+const USAGE: &str = "usage: cargo xtask fuzz [TARGET] [--seconds N] [--keep]
+       cargo xtask fuzz TARGET --add INPUT";
 /// How long each target runs.
 const SECONDS: u64 = 60;
 /// Bytes of an input at most: lengths that are wrong need no long inputs.
@@ -36,6 +39,7 @@ struct Options {
     target: Option<String>,
     seconds: u64,
     keep: bool,
+    add: Option<PathBuf>,
 }
 
 /// Builds the fuzzer and runs one target, or all.
@@ -51,6 +55,10 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
     if chosen.is_empty() {
         return Err(format!("there is no such target, only {}", all.join(", ")));
     }
+    if let Some(input) = &options.add {
+        let target = options.target.as_deref().ok_or(USAGE)?;
+        return add(&fuzzer, &folder, target, input);
+    }
     for target in chosen {
         println!("\n== {target}");
         one(&fuzzer, &folder, target, &options)?;
@@ -64,11 +72,13 @@ fn options(args: &[String]) -> Result<Options, String> {
         target: None,
         seconds: SECONDS,
         keep: false,
+        add: None,
     };
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--keep" => options.keep = true,
+            "--add" => options.add = Some(args.next().ok_or(USAGE)?.into()),
             "--seconds" => {
                 let number = args.next().and_then(|n| n.parse().ok());
                 options.seconds = number.ok_or(USAGE)?;
@@ -105,16 +115,16 @@ fn targets(fuzzer: &Path) -> Result<Vec<String>, String> {
 }
 
 fn one(fuzzer: &Path, folder: &Path, target: &str, options: &Options) -> Result<(), String> {
-    let (found, kept) = (folder.join("corpus").join(target), corpus().join(target));
-    let failures = folder.join("failures");
-    for folder in [&found, &kept, &failures] {
-        std::fs::create_dir_all(folder)
-            .map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
+    let (found, failures) = (folder.join("corpus").join(target), folder.join("failures"));
+    for folder in [&found, &failures] {
+        make(folder)?;
     }
+    let kept = fresh_kept(folder, target)?;
     let mut command = fuzzer_for(fuzzer, target);
     command
         .args([&found, &kept])
         .env("TIDEMILL_FUZZ_SEEDS", &found)
+        .env("TIDEMILL_FUZZ_KEPT", &kept)
         .arg(format!("-max_total_time={}", options.seconds))
         .arg(format!("-max_len={INPUT_BYTES_MAX}"))
         .arg(format!("-timeout={INPUT_SECONDS_MAX}"))
@@ -127,9 +137,8 @@ fn one(fuzzer: &Path, folder: &Path, target: &str, options: &Options) -> Result<
         ]);
     process::run(&mut command).map_err(|error| {
         format!(
-            "{error}\nthe input is in {}; put it into {} once it is mended",
+            "{error}\nthe input is in {}; once it is mended, keep it with `cargo xtask fuzz {target} --add INPUT`",
             failures.display(),
-            kept.display()
         )
     })?;
     if options.keep {
@@ -138,14 +147,44 @@ fn one(fuzzer: &Path, folder: &Path, target: &str, options: &Options) -> Result<
     Ok(())
 }
 
-/// Adds to `kept` what reaches more than is kept already.
+/// Adds to what is kept, unpacked in `kept`, what reaches more.
 fn keep(fuzzer: &Path, target: &str, found: &Path, kept: &Path) -> Result<(), String> {
     let mut command = fuzzer_for(fuzzer, target);
     command
         .args([kept, found])
         .args(["-set_cover_merge=1", "-verbosity=0"])
         .arg(format!("-max_len={KEPT_BYTES_MAX}"));
-    process::run(&mut command)
+    process::run(&mut command)?;
+    pack(fuzzer, target, kept)
+}
+
+/// Adds one input to what is kept.
+fn add(fuzzer: &Path, folder: &Path, target: &str, input: &Path) -> Result<(), String> {
+    let kept = fresh_kept(folder, target)?;
+    let mut unpack = fuzzer_for(fuzzer, target);
+    unpack.env("TIDEMILL_FUZZ_KEPT", &kept).arg(input);
+    // It is run once, too: what is kept must be mended.
+    process::run(&mut unpack)?;
+    std::fs::copy(input, kept.join("added"))
+        .map_err(|error| format!("cannot copy {}: {error}", input.display()))?;
+    pack(fuzzer, target, &kept)
+}
+
+fn pack(fuzzer: &Path, target: &str, folder: &Path) -> Result<(), String> {
+    process::run(fuzzer_for(fuzzer, target).env("TIDEMILL_FUZZ_PACK", folder))
+}
+
+/// An empty folder for what is kept.
+fn fresh_kept(folder: &Path, target: &str) -> Result<PathBuf, String> {
+    let kept = folder.join("kept").join(target);
+    let _ = std::fs::remove_dir_all(&kept);
+    make(&kept)?;
+    Ok(kept)
+}
+
+fn make(folder: &Path) -> Result<(), String> {
+    std::fs::create_dir_all(folder)
+        .map_err(|error| format!("cannot make {}: {error}", folder.display()))
 }
 
 fn fuzzer_for(fuzzer: &Path, target: &str) -> Command {
@@ -155,8 +194,4 @@ fn fuzzer_for(fuzzer: &Path, target: &str) -> Command {
         .arg(fuzzer)
         .env("TIDEMILL_FUZZ_TARGET", target);
     command
-}
-
-fn corpus() -> PathBuf {
-    root().join("fuzz/corpus")
 }

@@ -28,8 +28,8 @@ Usage: cargo xtask <COMMAND>
   test [--only STEP]             everything there is to test; STEP is the beginning of a step's name
   bench [--with-kafka] [--rounds N] [ROW]...
                                  measure all rows or some (release builds) and write benches/results/latest.md
-  fuzz [TARGET] [--seconds N] [--keep]
-                                 libFuzzer over every reader of foreign bytes, 60 s each; --keep adds to fuzz/corpus
+  fuzz [TARGET] [--seconds N] [--keep]  or  fuzz TARGET --add INPUT
+                                 libFuzzer over every reader of foreign bytes, 60 s each; --keep and --add write fuzz/corpus
   soak [--minutes N] [--runtime uring|epoll] [--debug]
                                  a node under everything at once, 5 minutes; the verdict goes to benches/results/soak.md
   sim [--seeds N] [--from S] [--only SIMULATION]

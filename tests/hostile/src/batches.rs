@@ -105,6 +105,18 @@ pub(crate) fn plain() -> Bytes {
     builder(2).build()
 }
 
+/// A batch of one record with this value.
+pub(crate) fn of_one(value: &[u8]) -> Bytes {
+    let mut builder = BatchBuilder::new();
+    builder.append(NewRecord {
+        timestamp: 1,
+        key: None,
+        value: Some(value),
+        headers: &[],
+    });
+    builder.build()
+}
+
 /// Thousands of zeros in few bytes, as a batch says it.
 fn bomb(codec: Compression, attributes: u8) -> Vec<u8> {
     let packed = compress(codec, &vec![0; 2 * PLAIN_BYTES_MAX]).expect("zeros are packed");

@@ -1,6 +1,6 @@
 //! Everything in Tidemill that reads bytes from outside, as functions of bytes: what clients send, what a guest puts
 //! out, what lies on disk. libFuzzer drives them (`cargo xtask fuzz`), and so does the test `corpus`, with every input
-//! kept in `fuzz/corpus/` and some thousand mutations.
+//! kept ([`corpus`]) and some thousand mutations.
 //!
 //! A reader must not panic, must not run for ever, and must not take more memory than a named multiple of what it was
 //! given: [`alloc::within`] counts.
@@ -9,15 +9,18 @@ mod admin;
 pub mod alloc;
 mod batches;
 pub mod choices;
+pub mod corpus;
 mod disk;
+mod groups;
 pub mod mutate;
 mod requests;
+mod segments;
 mod states;
 
 /// A reader of foreign bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct Target {
-    /// Its name, which is that of its folder in `fuzz/corpus/`.
+    /// Its name, which is also that of the file of its inputs.
     pub name: &'static str,
     /// Reads an input; panics where something is wrong.
     pub run: fn(&[u8]),
@@ -26,7 +29,7 @@ pub struct Target {
 }
 
 /// Every reader.
-pub const TARGETS: [Target; 9] = [
+pub const TARGETS: [Target; 11] = [
     requests::FRAME,
     requests::REQUEST,
     requests::PRODUCE,
@@ -35,6 +38,8 @@ pub const TARGETS: [Target; 9] = [
     batches::SECTION,
     states::STATE,
     disk::FILE,
+    segments::SEGMENT,
+    groups::GROUPS,
     admin::ADMIN,
 ];
 

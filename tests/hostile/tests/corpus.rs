@@ -1,12 +1,12 @@
-//! Every reader of foreign bytes against every input kept in `fuzz/corpus/` and some thousand mutations of them, with
-//! an allocator that counts.
+//! Every reader of foreign bytes against every input kept for it and some thousand mutations of them, with an allocator
+//! that counts.
 
+use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
 
 use tidemill_hostile::alloc::{self, Counting};
 use tidemill_hostile::mutate::{Numbers, mutated};
-use tidemill_hostile::{TARGETS, Target, find};
+use tidemill_hostile::{TARGETS, Target, corpus, find};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -15,10 +15,8 @@ static ALLOCATOR: Counting = Counting;
 const MUTATIONS: usize = 10_000;
 /// Bytes of all inputs kept, at most.
 const CORPUS_BYTES_MAX: u64 = 2 << 20;
-
-fn corpus() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus")
-}
+/// Inputs kept, at least: nothing is to get lost when they are packed again.
+const CORPUS_INPUTS_MIN: usize = 2_400;
 
 fn mutations() -> usize {
     let asked = std::env::var("TIDEMILL_MUTATIONS").ok();
@@ -28,16 +26,18 @@ fn mutations() -> usize {
 /// What is kept for a reader, and its seeds.
 fn inputs(target: &Target) -> Vec<Vec<u8>> {
     let mut inputs = (target.seeds)();
-    let mut files: Vec<PathBuf> = std::fs::read_dir(corpus().join(target.name))
-        .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
-        .unwrap_or_default();
-    files.sort();
-    inputs.extend(
-        files
-            .iter()
-            .map(|file| std::fs::read(file).expect("it can be read")),
-    );
+    inputs.extend(kept(target.name));
     inputs
+}
+
+/// What is kept for a reader; nothing for one that was never fuzzed.
+fn kept(name: &str) -> Vec<Vec<u8>> {
+    let path = corpus::path(name);
+    match std::fs::read(&path) {
+        Ok(packed) => corpus::unpack(&packed).unwrap_or_else(|e| panic!("{}: {e}", path.display())),
+        Err(e) if e.kind() == ErrorKind::NotFound => Vec::new(),
+        Err(e) => panic!("{}: {e}", path.display()),
+    }
 }
 
 /// Runs `target`; a failure says the input, so that it can be kept.
@@ -88,6 +88,8 @@ readers!(
     sections_of_guests_are_cut_within_their_memory: "section",
     stored_states_are_read_within_their_memory: "state",
     damaged_files_are_read_within_their_memory: "file",
+    damaged_segments_are_read_within_their_memory: "segment",
+    records_of_groups_are_read_within_their_memory: "groups",
     admin_bodies_are_read_within_their_memory: "admin",
 );
 
@@ -101,16 +103,15 @@ fn counting_sees_what_a_reader_takes() {
 
 #[test]
 fn corpus_stays_small_and_names_readers_only() {
-    let mut bytes = 0;
-    for folder in std::fs::read_dir(corpus()).into_iter().flatten().flatten() {
-        let name = folder.file_name().to_string_lossy().into_owned();
-        assert!(find(&name).is_some(), "{name} is no reader");
-        for file in std::fs::read_dir(folder.path())
-            .expect("a folder")
-            .flatten()
-        {
-            bytes += file.metadata().expect("a file").len();
-        }
+    let (mut bytes, mut count) = (0, 0);
+    for file in std::fs::read_dir(corpus::folder()).expect("it is there") {
+        let file = file.expect("it can be listed");
+        let name = file.file_name().to_string_lossy().into_owned();
+        let reader = corpus::reader_of(&name).filter(|reader| find(reader).is_some());
+        let reader = reader.unwrap_or_else(|| panic!("{name} belongs to no reader"));
+        bytes += file.metadata().expect("a file").len();
+        count += kept(reader).len();
     }
     assert!(bytes < CORPUS_BYTES_MAX, "{bytes} bytes are kept");
+    assert!(count >= CORPUS_INPUTS_MIN, "only {count} inputs are kept");
 }

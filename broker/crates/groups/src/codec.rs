@@ -14,6 +14,9 @@ use crate::store::{Commit, GroupRecord, MemberRecord};
 /// Name of the record header with the id of the topic.
 pub const TOPIC_ID_HEADER: &[u8] = b"tidemill.topic-id";
 
+/// Bytes of a text: what the form that is written can say.
+const TEXT_BYTES_MAX: usize = i16::MAX as usize;
+
 /// What a record is about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Key {
@@ -305,6 +308,10 @@ impl<'a> Reader<'a> {
         let Some(len) = self.length(|r| r.i16().map(i64::from))? else {
             return Ok(None);
         };
+        // The flexible form could say longer ones, which could not be written again.
+        if len > TEXT_BYTES_MAX {
+            return Err(CodecError::Length);
+        }
         let text = std::str::from_utf8(self.take(len)?).map_err(|_| CodecError::Utf8)?;
         Ok(Some(text.to_owned()))
     }

@@ -154,7 +154,7 @@ impl SegmentMeta {
     /// # Errors
     /// [`DecodeError`] for anything else.
     pub fn decode(r: &mut Reader<'_>) -> Result<SegmentMeta, DecodeError> {
-        Ok(SegmentMeta {
+        let meta = SegmentMeta {
             base_offset: r.i64()?,
             next_offset: r.i64()?,
             bytes: r.u64()?,
@@ -166,7 +166,27 @@ impl SegmentMeta {
                 0 => None,
                 _ => Some(IndexEntry::decode(r)?),
             },
-        })
+        };
+        match meta.is_possible() {
+            true => Ok(meta),
+            false => Err(DecodeError("no segment can be as it says")),
+        }
+    }
+
+    /// Whether offsets, bytes and index entries fit each other.
+    fn is_possible(&self) -> bool {
+        let offsets = 0 <= self.base_offset
+            && self.base_offset <= self.next_offset
+            && self.next_offset < Offset::MAX;
+        let finished = u64::from(self.index_entries) * INDEX_INTERVAL_BYTES;
+        let fits = |open: IndexEntry| {
+            (finished..self.bytes).contains(&open.position)
+                && (self.base_offset..self.next_offset).contains(&open.offset)
+        };
+        offsets
+            && finished <= self.bytes
+            && self.bytes <= i64::MAX as u64
+            && self.open.is_none_or(fits)
     }
 
     /// Where the segment is.
@@ -207,14 +227,14 @@ pub struct SegmentWriter {
 }
 
 impl SegmentWriter {
-    /// Opens the segment for writing behind its valid end; what lies beyond is cut off.
+    /// Opens the segment for writing behind its valid end; what lies beyond is cut off. An index that is too short is
+    /// written anew from the segment.
     ///
     /// # Errors
-    /// [`SegmentError`]; a file shorter than its valid length is damaged.
+    /// [`SegmentError`]; a segment shorter than its valid length is damaged.
     pub async fn open(dir: &Path, meta: SegmentMeta) -> Result<SegmentWriter, SegmentError> {
         let file = open_cut(&meta.path(dir), meta.bytes).await?;
-        let index_bytes = u64::from(meta.index_entries) * ENTRY_BYTES as u64;
-        let index = open_cut(&meta.index_path(dir), index_bytes).await?;
+        let index = open_index(dir, &meta).await?;
         Ok(SegmentWriter {
             dir: dir.to_owned(),
             file,
@@ -278,6 +298,29 @@ impl SegmentWriter {
     }
 }
 
+/// Opens the index of a segment for writing behind its valid end.
+async fn open_index(dir: &Path, meta: &SegmentMeta) -> Result<File, SegmentError> {
+    let path = meta.index_path(dir);
+    let valid = u64::from(meta.index_entries) * ENTRY_BYTES as u64;
+    match open_cut(&path, valid).await {
+        Err(SegmentError::Damaged { .. }) => {}
+        opened => return opened,
+    }
+    tracing::warn!(path = %path.display(), "index is too short; writing it anew");
+    let mut bytes = BytesMut::new();
+    let entries = rebuild_index(dir, meta).await?;
+    let finished = entries.iter().take(meta.index_entries as usize);
+    finished.for_each(|entry| entry.encode(&mut bytes));
+    if crc32c::crc32c(&bytes) != meta.index_crc {
+        return Err(damaged(&path, 0, "it cannot be made from the segment"));
+    }
+    let file = File::open(&path, OpenMode::CreateOrOpen).await;
+    let file = file.map_err(io_error(&path))?;
+    let written = file.write_all_at(vec![bytes.freeze()], 0).await;
+    written.map_err(io_error(&path))?;
+    Ok(file)
+}
+
 async fn open_cut(path: &Path, valid: u64) -> Result<File, SegmentError> {
     let file = File::open(path, OpenMode::CreateOrOpen)
         .await
@@ -303,21 +346,14 @@ async fn open_cut(path: &Path, valid: u64) -> Result<File, SegmentError> {
 pub async fn load_index(dir: &Path, meta: &SegmentMeta) -> Result<Vec<IndexEntry>, SegmentError> {
     let path = meta.index_path(dir);
     let want = meta.index_entries as usize * ENTRY_BYTES;
-    let mut entries = Vec::with_capacity(meta.index_entries as usize + 1);
+    let mut entries = Vec::new();
     if want > 0 {
-        let bytes = match fs::exists(&path).await.map_err(io_error(&path))? {
-            true => {
-                let file = File::open(&path, OpenMode::Read)
-                    .await
-                    .map_err(io_error(&path))?;
-                file.read_at(0, want).await.map_err(io_error(&path))?
-            }
-            false => Vec::new(),
-        };
+        let bytes = read_index(&path, want).await.map_err(io_error(&path))?;
         if bytes.len() != want || crc32c::crc32c(&bytes) != meta.index_crc {
             tracing::warn!(path = %path.display(), "index is damaged; reading the segment instead");
             return rebuild_index(dir, meta).await;
         }
+        entries.reserve_exact(meta.index_entries as usize + 1);
         let mut r = Reader::new(&bytes);
         while let Ok(entry) = IndexEntry::decode(&mut r) {
             entries.push(entry);
@@ -325,6 +361,18 @@ pub async fn load_index(dir: &Path, meta: &SegmentMeta) -> Result<Vec<IndexEntry
     }
     entries.extend(meta.open);
     Ok(entries)
+}
+
+/// The first `want` bytes of an index file; nothing if it is shorter, so that there is no room made for what is not there.
+async fn read_index(path: &Path, want: usize) -> std::io::Result<Vec<u8>> {
+    if !fs::exists(path).await? {
+        return Ok(Vec::new());
+    }
+    let file = File::open(path, OpenMode::Read).await?;
+    match file.len().await? < want as u64 {
+        true => Ok(Vec::new()),
+        false => file.read_at(0, want).await,
+    }
 }
 
 async fn rebuild_index(dir: &Path, meta: &SegmentMeta) -> Result<Vec<IndexEntry>, SegmentError> {

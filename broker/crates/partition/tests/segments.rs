@@ -402,6 +402,33 @@ fn damaged_index_is_made_anew_from_the_segment() {
 }
 
 #[test]
+fn index_that_lost_its_end_is_read_and_written_on_as_if_it_were_whole() {
+    let sim = Sim::new(5);
+    let mut p = Partition::new(0, 16 << 20);
+    let path = Path::new(DIR).join(format!("{:020}.index", 0));
+    let fill = async |p: &mut Partition, batches: std::ops::Range<i64>| {
+        batches.for_each(|i| p.append(bytes(20, i * 20, Compression::None)));
+        p.flush().await;
+    };
+    sim.block_on(fill(&mut p, 0..200)).expect("ends");
+    let whole = sim.disk().read(&path).expect("is there");
+    for left in [0, whole.len() - 7] {
+        sim.disk().put(&path, &whole[..left]).expect("is there");
+        sim.block_on(async {
+            let written = p.log.segments()[0].bytes;
+            let next = p.bounds().high_watermark / 20;
+            fill(&mut p, next..next + 1).await;
+            assert!(p.log.segments()[0].bytes > written);
+            let found = p.log.offset_for_timestamp(p.bounds(), 3333).await;
+            assert_eq!(found.expect("readable"), Some((3333, 3333)));
+        })
+        .expect("ends");
+        let again = sim.disk().read(&path).expect("is there");
+        assert_eq!(again[..whole.len()], whole);
+    }
+}
+
+#[test]
 fn s13_small_batches_are_copied_out_of_the_buffer_they_came_in() {
     let receive_buffer = Bytes::from(vec![0; 256 * 1024]);
     let small = compact(receive_buffer.slice(..1000));

@@ -105,3 +105,27 @@ fn topics_of_a_subscription_are_read_and_nonsense_is_none() {
     assert_eq!(subscribed_topics(&[0, 1, 0x7f, 0xff, 0xff, 0xff]), None);
     assert_eq!(subscribed_topics(&[]), None);
 }
+
+/// The flexible form can say texts that the form written here cannot.
+#[test]
+fn text_that_could_not_be_written_again_is_refused() {
+    for (bytes, expected) in [(32_767u32, true), (32_768, false)] {
+        let mut value = vec![0, 4, 0, 0, 0, 0, 0, 0, 1, 2, 0, 0, 0, 7];
+        let length = bytes + 1;
+        value.extend([
+            (length & 127) as u8 | 128,
+            (length >> 7 & 127) as u8 | 128,
+            (length >> 14) as u8,
+        ]);
+        value.resize(value.len() + bytes as usize, b'm');
+        value.extend([0, 0, 0, 0, 0, 0, 0, 3, 0]);
+        match decode_commit(&value, TOPIC) {
+            Ok(commit) => {
+                assert!(expected);
+                let again = decode_commit(&encode_commit(&commit), TOPIC);
+                assert_eq!(again, Ok(commit));
+            }
+            Err(e) => assert_eq!((e, expected), (CodecError::Length, false)),
+        }
+    }
+}

@@ -172,63 +172,58 @@ fn group_whose_deletion_could_not_be_written_is_there_as_before() {
     assert_eq!((w.state(), w.committed("t")), ("Empty", Some(5)));
 }
 
-#[test]
-fn offsets_are_taken_back_of_topics_that_nobody_reads() {
-    let mut w = World::new();
-    let places = [(Arc::from("t"), 0), (Arc::from("u"), 0)];
-    assert_eq!(
-        w.machine.delete_offsets("g", &places),
-        Err(GroupError::GroupIdNotFound)
-    );
-    w.commit_of("g", "", -1, "t", 5).unwrap();
-    w.commit_of("g", "", -1, "u", 6).unwrap();
-    let subscription = [0, 1, 0, 0, 0, 1, 0, 1, b't', 0, 0, 0, 0];
-    let reads = Protocol {
-        name: "range".into(),
-        metadata: Bytes::copy_from_slice(&subscription),
-    };
-    let client = ClientCan {
-        return_with_id: false,
-        skip_assignment: false,
-    };
-    let t = w.join(Join {
-        protocols: vec![reads],
-        client,
-        ..member("a")
-    });
-    w.pass(3_000);
-    w.joined(t);
-    let (each, write) = w.machine.delete_offsets("g", &places).unwrap();
-    assert_eq!(each, [Err(GroupError::GroupSubscribedToTopic), Ok(())]);
-    w.queue.extend(write);
-    w.land_all();
-    assert_eq!((w.committed("t"), w.committed("u")), (Some(5), None));
+/// What takes the offsets of topics away that no member reads.
+enum TakenBy {
+    Request,
+    Age,
 }
 
 #[test]
-fn offsets_of_topics_that_members_no_longer_read_expire() {
-    let mut w = World::new();
-    w.commit_of("g", "", -1, "t", 5).unwrap();
-    w.commit_of("g", "", -1, "u", 6).unwrap();
-    let subscription = [0, 1, 0, 0, 0, 1, 0, 1, b't', 0, 0, 0, 0];
-    let reads = Protocol {
-        name: "range".into(),
-        metadata: Bytes::copy_from_slice(&subscription),
-    };
-    let client = ClientCan {
-        return_with_id: false,
-        skip_assignment: false,
-    };
-    let t = w.join(Join {
-        protocols: vec![reads],
-        client,
-        ..member("a")
-    });
-    w.pass(3_000);
-    let a = w.joined(t);
-    let t = w.sync(&a.member, a.generation, &[]);
-    w.synced(t).unwrap();
-    w.now.unix_ms += 8 * DAY as i64;
-    w.sweep(&|_, _| true);
-    assert_eq!((w.committed("t"), w.committed("u")), (Some(5), None));
+fn offsets_of_topics_that_no_member_reads_go_by_request_and_by_age() {
+    for by in [TakenBy::Request, TakenBy::Age] {
+        let mut w = World::new();
+        let places = [(Arc::from("t"), 0), (Arc::from("u"), 0)];
+        let unknown = w.machine.delete_offsets("g", &places);
+        assert_eq!(unknown, Err(GroupError::GroupIdNotFound));
+        w.commit_of("g", "", -1, "t", 5).unwrap();
+        w.commit_of("g", "", -1, "u", 6).unwrap();
+        w.join_reader_of_t();
+        match by {
+            TakenBy::Request => {
+                let (each, write) = w.machine.delete_offsets("g", &places).unwrap();
+                assert_eq!(each, [Err(GroupError::GroupSubscribedToTopic), Ok(())]);
+                w.queue.extend(write);
+                w.land_all();
+            }
+            TakenBy::Age => {
+                w.now.unix_ms += 8 * DAY as i64;
+                w.sweep(&|_, _| true);
+            }
+        }
+        assert_eq!((w.committed("t"), w.committed("u")), (Some(5), None));
+    }
+}
+
+impl World {
+    /// A member that subscribes to the topic `t` joins, and has its assignment.
+    fn join_reader_of_t(&mut self) {
+        let subscription = [0, 1, 0, 0, 0, 1, 0, 1, b't', 0, 0, 0, 0];
+        let reads = Protocol {
+            name: "range".into(),
+            metadata: Bytes::copy_from_slice(&subscription),
+        };
+        let client = ClientCan {
+            return_with_id: false,
+            skip_assignment: false,
+        };
+        let t = self.join(Join {
+            protocols: vec![reads],
+            client,
+            ..member("a")
+        });
+        self.pass(3_000);
+        let a = self.joined(t);
+        let t = self.sync(&a.member, a.generation, &[]);
+        self.synced(t).unwrap();
+    }
 }

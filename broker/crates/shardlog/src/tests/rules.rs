@@ -1,6 +1,7 @@
 //! The rules of storage, one test each.
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::rc::Rc;
 use std::time::Duration;
@@ -12,7 +13,7 @@ use tidemill_rt::time;
 
 use super::{count, open, small_config};
 use crate::format::{FileHeader, GroupHeader};
-use crate::{Frame, LogError, ShardLog};
+use crate::{Frame, LogError, RecoveredRing, ShardLog};
 
 const RING: RingId = RingId(7);
 const FIRST: &str = "/data/shard-0/log/0000000000000001.log";
@@ -24,15 +25,29 @@ fn entry(index: u64, bytes: usize) -> Frame {
     }
 }
 
-/// A log of entries 1 to `entries`, each in a group of its own of one block, killed without closing.
-fn written(sim: &Sim, entries: u64) -> crate::LogConfig {
-    let (config, _) = small_config(1 << 20);
+/// Appends frames and waits until they are durable.
+async fn append(log: &ShardLog, ring: RingId, frames: Vec<Frame>) {
+    log.append(ring, frames, Box::new(|| {}));
+    log.barrier().await;
+}
+
+/// What frees everything up to `upto`.
+fn purge(upto: u64) -> Frame {
+    Frame::Purge {
+        upto,
+        data: Bytes::from_static(b"p"),
+    }
+}
+
+/// A log with files of `file_bytes` bytes, of entries 1 to `entries`, each in a group of its own of one block, killed without
+/// closing.
+fn written(sim: &Sim, file_bytes: u64, entries: u64) -> crate::LogConfig {
+    let (config, _) = small_config(file_bytes);
     let used = config.clone();
     sim.block_on(async move {
         let log = open(&used).await;
         for index in 1..=entries {
-            log.append(RING, vec![entry(index, 100)], Box::new(|| {}));
-            log.barrier().await;
+            append(&log, RING, vec![entry(index, 100)]).await;
         }
     })
     .expect("it ends");
@@ -40,10 +55,15 @@ fn written(sim: &Sim, entries: u64) -> crate::LogConfig {
     config
 }
 
+type Opened = (ShardLog, BTreeMap<RingId, RecoveredRing>);
+
+fn reopened(sim: &Sim, config: &crate::LogConfig) -> Result<Opened, LogError> {
+    let opened = sim.block_on(ShardLog::open(config.clone()));
+    opened.expect("it ends")
+}
+
 fn entries_of(sim: &Sim, config: &crate::LogConfig) -> Result<Vec<u64>, LogError> {
-    let opened = sim
-        .block_on(ShardLog::open(config.clone()))
-        .expect("it ends");
+    let opened = reopened(sim, config);
     let entries = opened.map(|(_, rings)| {
         let ring = rings.get(&RING);
         ring.map(|r| r.entries.keys().copied().collect())
@@ -56,15 +76,7 @@ fn entries_of(sim: &Sim, config: &crate::LogConfig) -> Result<Vec<u64>, LogError
 #[test]
 fn start_does_not_read_what_was_never_written() {
     let sim = Sim::new(1);
-    let (config, _) = small_config(64 << 20);
-    let used = config.clone();
-    sim.block_on(async move {
-        let log = open(&used).await;
-        log.append(RING, vec![entry(1, 100)], Box::new(|| {}));
-        log.barrier().await;
-    })
-    .expect("it ends");
-    sim.kill();
+    let config = written(&sim, 64 << 20, 1);
     let each = Duration::from_millis(1);
     sim.disk().set_latency(DiskOp::Read, each, each);
     let before = sim.now();
@@ -76,7 +88,7 @@ fn start_does_not_read_what_was_never_written() {
 #[test]
 fn s1_group_of_another_generation_is_not_replayed() {
     let sim = Sim::new(1);
-    let config = written(&sim, 2);
+    let config = written(&sim, 1 << 20, 2);
     let old = sim.disk().read(FIRST).expect("it is there");
     // The same blocks, as a recycled file would hold them behind a new header.
     let header = FileHeader {
@@ -100,7 +112,7 @@ fn s1_group_of_another_generation_is_not_replayed() {
 #[test]
 fn s2_damage_in_last_group_is_a_torn_tail() {
     let sim = Sim::new(2);
-    let config = written(&sim, 3);
+    let config = written(&sim, 1 << 20, 3);
     sim.disk()
         .flip_bytes(FIRST, 3 * 4096 + 80, 1)
         .expect("it is there");
@@ -110,7 +122,7 @@ fn s2_damage_in_last_group_is_a_torn_tail() {
 #[test]
 fn s2_damage_below_the_stated_position_is_corruption() {
     let sim = Sim::new(2);
-    let config = written(&sim, 3);
+    let config = written(&sim, 1 << 20, 3);
     sim.disk()
         .flip_bytes(FIRST, 2 * 4096 + 80, 1)
         .expect("it is there");
@@ -126,7 +138,7 @@ fn s2_damage_below_the_stated_position_is_corruption() {
 #[test]
 fn s2_lost_blocks_below_the_stated_position_are_corruption() {
     let sim = Sim::new(2);
-    let config = written(&sim, 3);
+    let config = written(&sim, 1 << 20, 3);
     let mut bytes = sim.disk().read(FIRST).expect("it is there");
     bytes[4096..8192].fill(0);
     sim.disk().put(FIRST, &bytes).expect("it can be put");
@@ -139,7 +151,7 @@ fn s2_lost_blocks_below_the_stated_position_are_corruption() {
 #[test]
 fn s3_start_after_torn_tail_is_followed_by_more_starts() {
     let sim = Sim::new(3);
-    let config = written(&sim, 3);
+    let config = written(&sim, 1 << 20, 3);
     sim.disk()
         .flip_bytes(FIRST, 3 * 4096 + 80, 1)
         .expect("it is there");
@@ -177,7 +189,7 @@ fn s3_tail_of_killed_process_survives_a_later_power_cut() {
 #[test]
 fn missing_file_is_an_error_that_names_it() {
     let sim = Sim::new(4);
-    let config = written(&sim, 1);
+    let config = written(&sim, 1 << 20, 1);
     for _ in 0..2 {
         entries_of(&sim, &config).expect("it opens");
     }
@@ -223,15 +235,11 @@ fn s13_recovered_small_entries_have_memory_of_their_own() {
     let used = config.clone();
     sim.block_on(async move {
         let log = open(&used).await;
-        log.append(RING, vec![entry(1, 100), entry(2, 100)], Box::new(|| {}));
-        log.barrier().await;
+        append(&log, RING, vec![entry(1, 100), entry(2, 100)]).await;
     })
     .expect("it ends");
     sim.kill();
-    let (_, mut rings) = sim
-        .block_on(ShardLog::open(config))
-        .expect("it ends")
-        .expect("it opens");
+    let (_, mut rings) = reopened(&sim, &config).expect("it opens");
     let ring = rings.remove(&RING).expect("it was written");
     for data in ring.entries.into_values() {
         // A buffer that is shared, or larger than its content, cannot become mutable as it is.
@@ -246,12 +254,12 @@ fn entry_larger_than_a_file_gets_a_larger_file() {
     let (config, failures) = small_config(64 << 10);
     sim.block_on(async {
         let log = open(&config).await;
-        log.append(
+        append(
+            &log,
             RING,
             vec![entry(1, 10), entry(2, 9 << 20), entry(3, 10)],
-            Box::new(|| {}),
-        );
-        log.barrier().await;
+        )
+        .await;
         assert!(log.stats().disk_bytes > 9 << 20);
     })
     .expect("it ends");
@@ -290,12 +298,7 @@ fn purged_files_go_and_votes_are_carried_forward() {
         );
         log.append(RingId(8), vec![Frame::Vote { data: vote }], Box::new(|| {}));
         for index in 1..=200 {
-            let purge = Frame::Purge {
-                upto: index,
-                data: Bytes::from_static(b"p"),
-            };
-            log.append(RING, vec![entry(index, 3_000), purge], Box::new(|| {}));
-            log.barrier().await;
+            append(&log, RING, vec![entry(index, 3_000), purge(index)]).await;
         }
         log.close().await;
         let stats = log.stats();
@@ -304,10 +307,7 @@ fn purged_files_go_and_votes_are_carried_forward() {
     })
     .expect("it ends");
     sim.crash();
-    let (_, rings) = sim
-        .block_on(ShardLog::open(config))
-        .expect("it ends")
-        .expect("it opens");
+    let (_, rings) = reopened(&sim, &config).expect("it opens");
     for ring in [RING, RingId(8)] {
         assert_eq!(rings[&ring].vote.as_deref(), Some(&b"vote"[..]));
     }
@@ -323,10 +323,7 @@ fn file_that_is_not_needed_any_more_becomes_the_next_one() {
         let log = open(&config).await;
         for index in 1..=200 {
             // Purged long before the file is half full, as when everything is flushed early.
-            let data = Bytes::from_static(b"p");
-            let purge = Frame::Purge { upto: index, data };
-            log.append(RING, vec![entry(index, 3_000), purge], Box::new(|| {}));
-            log.barrier().await;
+            append(&log, RING, vec![entry(index, 3_000), purge(index)]).await;
             time::sleep(Duration::from_millis(50)).await;
         }
         let stats = log.stats();
@@ -349,18 +346,14 @@ fn s1_crash_right_after_a_file_was_taken_up_again_brings_nothing_old_back() {
         let ended = sim.run_until_crash(4_000, async move {
             let log = open(&used).await;
             for index in 1..=60 {
-                let upto = index;
-                let data = Bytes::from_static(b"p");
-                let purge = Frame::Purge { upto, data };
-                log.append(RING, vec![entry(index, 3_000), purge], Box::new(|| {}));
-                log.barrier().await;
+                append(&log, RING, vec![entry(index, 3_000), purge(index)]).await;
                 told.set((index, log.stats().recycled_files));
                 time::sleep(Duration::from_millis(50)).await;
             }
         });
         let _ = ended;
         sim.crash();
-        let opened = sim.block_on(ShardLog::open(config)).expect("it ends");
+        let opened = reopened(&sim, &config);
         let (_, rings) = opened.unwrap_or_else(|e| panic!("seed {seed}: {e}"));
         let ring = rings.get(&RING);
         let purged = ring.and_then(|r| r.purged.as_ref()).map_or(0, |p| p.0);
@@ -383,8 +376,7 @@ fn entry_out_of_order_is_fatal_and_not_written() {
     let (config, failures) = small_config(1 << 20);
     sim.block_on(async {
         let log = open(&config).await;
-        log.append(RING, vec![entry(1, 10)], Box::new(|| {}));
-        log.barrier().await;
+        append(&log, RING, vec![entry(1, 10)]).await;
         log.append(RING, vec![entry(3, 10)], Box::new(|| {}));
     })
     .expect("it ends");
@@ -394,10 +386,7 @@ fn entry_out_of_order_is_fatal_and_not_written() {
 /// Appends `from..=to` to `ring`, each purged at once: what is left behind are files that nobody needs.
 async fn append_and_purge(log: &ShardLog, ring: RingId, range: std::ops::RangeInclusive<u64>) {
     for index in range {
-        let data = Bytes::from_static(b"p");
-        let purge = Frame::Purge { upto: index, data };
-        log.append(ring, vec![entry(index, 3_000), purge], Box::new(|| {}));
-        log.barrier().await;
+        append(&log, ring, vec![entry(index, 3_000), purge(index)]).await;
     }
 }
 
@@ -408,14 +397,11 @@ fn s6_file_goes_only_when_its_entries_are_purged() {
     sim.block_on(async {
         let log = open(&config).await;
         for index in 1..=40 {
-            log.append(RING, vec![entry(index, 3_000)], Box::new(|| {}));
-            log.barrier().await;
+            append(&log, RING, vec![entry(index, 3_000)]).await;
         }
         time::sleep(Duration::from_secs(1)).await;
         assert_eq!(log.stats().removed_files, 0);
-        let data = Bytes::from_static(b"p");
-        log.append(RING, vec![Frame::Purge { upto: 20, data }], Box::new(|| {}));
-        log.barrier().await;
+        append(&log, RING, vec![purge(20)]).await;
         time::sleep(Duration::from_secs(1)).await;
         let removed = log.stats().removed_files;
         assert!((5..=7).contains(&removed), "{removed}");
@@ -446,13 +432,11 @@ fn s7_entries_of_a_silent_ring_are_carried_forward_and_pin_no_files() {
         assert!(stats.files <= 6, "{stats:?}");
         assert!(stats.carried_bytes > 5_000, "{stats:?}");
         assert!(stats.carried_bytes * 8 < stats.written_bytes, "{stats:?}");
-        log.append(SILENT, vec![entry(8, 10)], Box::new(|| {}));
-        log.barrier().await;
+        append(&log, SILENT, vec![entry(8, 10)]).await;
     })
     .expect("it ends");
     sim.crash();
-    let opened = sim.block_on(ShardLog::open(config)).expect("it ends");
-    let (log, rings) = opened.expect("it opens");
+    let (log, rings) = reopened(&sim, &config).expect("it opens");
     let lens: Vec<_> = rings[&SILENT]
         .entries
         .iter()
@@ -462,8 +446,7 @@ fn s7_entries_of_a_silent_ring_are_carried_forward_and_pin_no_files() {
     let anew = [(6, 900), (7, 900), (8, 10)];
     assert_eq!(lens, kept.chain(anew).collect::<Vec<_>>());
     sim.block_on(async {
-        log.append(SILENT, vec![entry(9, 10)], Box::new(|| {}));
-        log.barrier().await;
+        append(&log, SILENT, vec![entry(9, 10)]).await;
     })
     .expect("it ends");
     assert!(failures.borrow().is_empty(), "{:?}", failures.borrow());
@@ -512,16 +495,10 @@ fn s11_write_that_finds_no_room_in_a_file_that_was_reserved_is_made_again() {
     let (config, failures) = small_config(1 << 20);
     sim.block_on(async {
         let log = open(&config).await;
-        log.append(RING, vec![entry(1, 10)], Box::new(|| {}));
-        log.barrier().await;
+        append(&log, RING, vec![entry(1, 10)]).await;
         sim.disk()
             .fail_next(DiskOp::Write, "shard-0/log", 3, ErrorKind::StorageFull);
-        log.append(
-            RING,
-            vec![entry(2, 5_000), entry(3, 5_000)],
-            Box::new(|| {}),
-        );
-        log.barrier().await;
+        append(&log, RING, vec![entry(2, 5_000), entry(3, 5_000)]).await;
         assert!(log.stats().full_waits >= 3);
     })
     .expect("it ends");
@@ -533,15 +510,7 @@ fn s11_write_that_finds_no_room_in_a_file_that_was_reserved_is_made_again() {
 #[test]
 fn s11_node_starts_on_a_full_disk_with_what_was_reserved_behind_the_end() {
     let sim = Sim::new(13);
-    let (config, _) = small_config(2 << 20);
-    let used = config.clone();
-    sim.block_on(async move {
-        let log = open(&used).await;
-        log.append(RING, vec![entry(1, 100)], Box::new(|| {}));
-        log.barrier().await;
-    })
-    .expect("it ends");
-    sim.kill();
+    let config = written(&sim, 2 << 20, 1);
     sim.disk().set_capacity(Some(sim.disk().used()));
     for _ in 0..3 {
         assert_eq!(entries_of(&sim, &config).expect("it opens"), vec![1]);
