@@ -386,7 +386,7 @@ fn entry_out_of_order_is_fatal_and_not_written() {
 /// Appends `from..=to` to `ring`, each purged at once: what is left behind are files that nobody needs.
 async fn append_and_purge(log: &ShardLog, ring: RingId, range: std::ops::RangeInclusive<u64>) {
     for index in range {
-        append(&log, ring, vec![entry(index, 3_000), purge(index)]).await;
+        append(log, ring, vec![entry(index, 3_000), purge(index)]).await;
     }
 }
 
