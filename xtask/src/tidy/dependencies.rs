@@ -66,6 +66,7 @@ const OTHERS: [(&str, &[&str]); 8] = [
             "tidemill-partition",
             "tidemill-ring",
             "tidemill-controller",
+            "tidemill-groups",
             "tidemill-consensus",
         ],
     ),
