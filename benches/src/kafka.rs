@@ -1,6 +1,6 @@
 //! Requests that the measurement programs need beside those of `tidemill_tests::raw`.
 
-use tidemill_tests::raw::{BATCH_HEADER_BYTES, Header, api, frame};
+use tidemill_tests::raw::{Header, Reader, api, batches, frame, put_string, put_unsigned};
 
 /// API key of ListOffsets.
 const LIST_OFFSETS: i16 = 2;
@@ -55,81 +55,35 @@ pub fn produce_to(topic: &str, partitions: &[i32], batch: &[u8]) -> Vec<u8> {
 /// Partition and error code of each partition in the answer to [`produce_to`]; `None` when it is no such answer.
 #[must_use]
 pub fn produced_to(answer: &[u8]) -> Option<Vec<(i32, i16)>> {
-    let mut reader = Reader { rest: answer };
+    let mut reader = Reader::new(answer);
     reader.take(4 + 1)?;
     let mut found = Vec::new();
     for _ in 1..reader.unsigned()? {
-        let name = reader.unsigned()?.checked_sub(1)?;
-        reader.take(usize::try_from(name).ok()?)?;
+        reader.skip_text()?;
         for _ in 1..reader.unsigned()? {
-            found.push(reader.partition()?);
+            found.push(produced_part(&mut reader)?);
         }
         reader.take(1)?;
     }
     Some(found)
 }
 
-#[derive(Debug)]
-struct Reader<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
-        let (front, rest) = self.rest.split_at_checked(count)?;
-        self.rest = rest;
-        Some(front)
+/// Index and error code; offsets, record errors, message and tags are passed over.
+fn produced_part(reader: &mut Reader<'_>) -> Option<(i32, i16)> {
+    let (index, code) = (reader.i32()?, reader.i16()?);
+    reader.take(8 + 8 + 8)?;
+    for _ in 1..reader.unsigned()? {
+        reader.take(4)?;
+        reader.skip_text()?;
+        reader.take(1)?;
     }
-
-    fn unsigned(&mut self) -> Option<u64> {
-        let mut number = 0;
-        for shift in (0..64).step_by(7) {
-            let byte = self.take(1)?[0];
-            number |= u64::from(byte & 127) << shift;
-            if byte < 128 {
-                return Some(number);
-            }
-        }
-        None
-    }
-
-    /// Index and error code; offsets, record errors, message and tags are passed over.
-    fn partition(&mut self) -> Option<(i32, i16)> {
-        let index = i32::from_be_bytes(self.take(4)?.try_into().ok()?);
-        let code = i16::from_be_bytes(self.take(2)?.try_into().ok()?);
-        self.take(8 + 8 + 8)?;
-        for _ in 1..self.unsigned()? {
-            self.take(4)?;
-            self.text()?;
-            self.take(1)?;
-        }
-        self.text()?;
-        self.take(1)?;
-        Some((index, code))
-    }
-
-    fn text(&mut self) -> Option<()> {
-        let length = self.unsigned()?.saturating_sub(1);
-        self.take(usize::try_from(length).ok()?).map(drop)
-    }
+    reader.skip_text()?;
+    reader.take(1)?;
+    Some((index, code))
 }
 
 fn count(number: usize) -> i32 {
     i32::try_from(number).expect("requests here have few elements")
-}
-
-fn put_string(to: &mut Vec<u8>, text: &str) {
-    let length = i16::try_from(text.len()).expect("names are short");
-    to.extend(length.to_be_bytes());
-    to.extend(text.as_bytes());
-}
-
-fn put_unsigned(to: &mut Vec<u8>, mut number: u64) {
-    while number > 127 {
-        to.push((number & 127) as u8 | 128);
-        number >>= 7;
-    }
-    to.push(number as u8);
 }
 
 /// What a Fetch brought of one partition.
@@ -177,59 +131,32 @@ pub fn fetch_up_to(
 /// The partitions in the answer to [`fetch_from`] for one topic; `None` when it is no such answer.
 #[must_use]
 pub fn fetched_from(answer: &[u8]) -> Option<Vec<FetchedPart>> {
-    let mut reader = Reader { rest: answer };
+    let mut reader = Reader::new(answer);
     reader.take(4 + 4)?;
     let mut found = Vec::new();
     for _ in 0..reader.i32()? {
         let name = usize::try_from(reader.i16()?).ok()?;
         reader.take(name)?;
         for _ in 0..reader.i32()? {
-            found.push(reader.fetched()?);
+            found.push(fetched_part(&mut reader)?);
         }
     }
     Some(found)
 }
 
-impl Reader<'_> {
-    fn i16(&mut self) -> Option<i16> {
-        self.take(2)?.try_into().ok().map(i16::from_be_bytes)
-    }
-
-    fn i32(&mut self) -> Option<i32> {
-        self.take(4)?.try_into().ok().map(i32::from_be_bytes)
-    }
-
-    fn fetched(&mut self) -> Option<FetchedPart> {
-        let (partition, error) = (self.i32()?, self.i16()?);
-        self.take(8 + 8)?;
-        let aborted = usize::try_from(self.i32()?).unwrap_or(0);
-        self.take(aborted * 16)?;
-        let bytes = usize::try_from(self.i32()?).unwrap_or(0);
-        let records = self.take(bytes)?;
-        Some(FetchedPart {
-            partition,
-            error,
-            bytes,
-            next_offset: after_last(records),
-        })
-    }
-}
-
-/// Offset after the last whole batch of a record section, from the headers alone.
-fn after_last(mut records: &[u8]) -> Option<i64> {
-    let mut next = None;
-    while records.len() >= BATCH_HEADER_BYTES {
-        let base = i64::from_be_bytes(records[..8].try_into().ok()?);
-        let length = i32::from_be_bytes(records[8..12].try_into().ok()?);
-        let last = i32::from_be_bytes(records[23..27].try_into().ok()?);
-        let whole = 12 + usize::try_from(length).ok()?;
-        let Some(rest) = records.get(whole..) else {
-            break;
-        };
-        next = Some(base + i64::from(last) + 1);
-        records = rest;
-    }
-    next
+fn fetched_part(reader: &mut Reader<'_>) -> Option<FetchedPart> {
+    let (partition, error) = (reader.i32()?, reader.i16()?);
+    reader.take(8 + 8)?;
+    let aborted = usize::try_from(reader.i32()?).unwrap_or(0);
+    reader.take(aborted * 16)?;
+    let bytes = usize::try_from(reader.i32()?).unwrap_or(0);
+    let whole = batches(reader.take(bytes)?)?;
+    Some(FetchedPart {
+        partition,
+        error,
+        bytes,
+        next_offset: whole.last().map(|batch| batch.last_offset + 1),
+    })
 }
 
 /// ListOffsets v1 for the end of a partition.
@@ -247,12 +174,12 @@ pub fn list_end(topic: &str, partition: i32) -> Vec<u8> {
 /// The offset in the answer to [`list_end`]; `None` for an error.
 #[must_use]
 pub fn listed_end(answer: &[u8], topic: &str) -> Option<i64> {
-    let mut reader = Reader { rest: answer };
+    let mut reader = Reader::new(answer);
     // Correlation id, topics, name, partitions, partition.
     reader.take(4 + 4 + 2 + topic.len() + 4 + 4)?;
     let error = reader.i16()?;
     reader.take(8)?;
-    let offset = reader.take(8)?.try_into().ok().map(i64::from_be_bytes)?;
+    let offset = reader.i64()?;
     (error == 0).then_some(offset)
 }
 

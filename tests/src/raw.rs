@@ -151,7 +151,8 @@ fn length_of(bytes: &[u8]) -> i32 {
     i32::try_from(bytes.len()).expect("what tests send is below 2 GiB")
 }
 
-fn put_string(to: &mut Vec<u8>, text: &str) {
+/// Appends a text with its length in two bytes.
+pub fn put_string(to: &mut Vec<u8>, text: &str) {
     to.extend(
         i16::try_from(text.len())
             .expect("names are short")
@@ -160,7 +161,8 @@ fn put_string(to: &mut Vec<u8>, text: &str) {
     to.extend(text.as_bytes());
 }
 
-fn put_unsigned(to: &mut Vec<u8>, mut number: u64) {
+/// Appends a number as an unsigned varint.
+pub fn put_unsigned(to: &mut Vec<u8>, mut number: u64) {
     while number > 127 {
         to.push((number & 127) as u8 | 128);
         number >>= 7;
@@ -182,10 +184,22 @@ pub fn now_ms() -> i64 {
 /// One record batch (magic 2, uncompressed, no producer) with the given keys and values.
 #[must_use]
 pub fn batch(records: &[(&[u8], &[u8])], timestamp_ms: i64) -> Vec<u8> {
+    let timed: Vec<_> = records
+        .iter()
+        .map(|(key, value)| (timestamp_ms, *key, *value))
+        .collect();
+    batch_of_times(&timed)
+}
+
+/// As [`batch`], with a timestamp, key and value for each record.
+#[must_use]
+pub fn batch_of_times(records: &[(i64, &[u8], &[u8])]) -> Vec<u8> {
+    let first_ms = records.first().map_or(-1, |record| record.0);
+    let largest_ms = records.iter().map(|record| record.0).max().unwrap_or(-1);
     let mut section = Vec::new();
-    for (number, (key, value)) in records.iter().enumerate() {
+    for (number, (timestamp_ms, key, value)) in records.iter().enumerate() {
         let mut body = vec![0];
-        put_zigzag(&mut body, 0);
+        put_zigzag(&mut body, timestamp_ms - first_ms);
         put_zigzag(&mut body, number as i64);
         put_zigzag(&mut body, key.len() as i64);
         body.extend(*key);
@@ -199,8 +213,8 @@ pub fn batch(records: &[(&[u8], &[u8])], timestamp_ms: i64) -> Vec<u8> {
     let mut checked = Vec::with_capacity(section.len() + 40);
     checked.extend(0i16.to_be_bytes());
     checked.extend((count - 1).to_be_bytes());
-    checked.extend(timestamp_ms.to_be_bytes());
-    checked.extend(timestamp_ms.to_be_bytes());
+    checked.extend(first_ms.to_be_bytes());
+    checked.extend(largest_ms.to_be_bytes());
     checked.extend((-1i64).to_be_bytes());
     checked.extend((-1i16).to_be_bytes());
     checked.extend((-1i32).to_be_bytes());
@@ -236,9 +250,7 @@ pub fn produce(topic: &str, partition: i32, batch: &[u8]) -> Vec<u8> {
 #[must_use]
 pub fn produced(answer: &[u8], topic: &str) -> Option<(i16, i64)> {
     // Correlation id, tags, two array lengths and the name's length (one byte each), name, partition.
-    let mut reader = Reader {
-        rest: answer.get(5 + 1 + 1 + topic.len() + 1 + 4..)?,
-    };
+    let mut reader = Reader::new(answer.get(5 + 1 + 1 + topic.len() + 1 + 4..)?);
     Some((reader.i16()?, reader.i64()?))
 }
 
@@ -315,7 +327,7 @@ pub struct FetchedBatch {
 /// Reads the answer to [`fetch`]; `None` when it is not what Fetch v4 answers.
 #[must_use]
 pub fn fetched(answer: &[u8]) -> Option<Fetched> {
-    let mut reader = Reader { rest: answer };
+    let mut reader = Reader::new(answer);
     reader.take(4 + 4 + 4)?;
     let name = usize::try_from(reader.i16()?).ok()?;
     reader.take(name + 4 + 4)?;
@@ -326,63 +338,111 @@ pub fn fetched(answer: &[u8]) -> Option<Fetched> {
     reader.take(aborted * 16)?;
     let length = usize::try_from(reader.i32()?).unwrap_or(0);
     let records = reader.take(length)?;
+    let own = |batch: &BatchRef<'_>| FetchedBatch {
+        base_offset: batch.base_offset,
+        last_offset: batch.last_offset,
+        codec: batch.codec,
+        bytes: batch.bytes.to_vec(),
+    };
     Some(Fetched {
         error,
         high_watermark,
-        batches: batches(records)?,
+        batches: batches(records)?.iter().map(own).collect(),
     })
 }
 
-/// Splits a record section into batches; a cut-off last one is left out, as clients must.
-fn batches(mut records: &[u8]) -> Option<Vec<FetchedBatch>> {
+/// One record batch where it lies in an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchRef<'a> {
+    /// Offset of its first record.
+    pub base_offset: i64,
+    /// Offset of its last record.
+    pub last_offset: i64,
+    /// Codec in its attributes.
+    pub codec: u8,
+    /// All of its bytes.
+    pub bytes: &'a [u8],
+}
+
+/// Splits a record section into batches; a cut-off last one is left out, as clients must. `None` for what is no such section.
+#[must_use]
+pub fn batches(mut records: &[u8]) -> Option<Vec<BatchRef<'_>>> {
     let mut found = Vec::new();
     while records.len() >= BATCH_HEADER_BYTES {
-        let mut reader = Reader { rest: records };
+        let mut reader = Reader::new(records);
         let base_offset = reader.i64()?;
         let length = 12 + usize::try_from(reader.i32()?).ok()?;
-        let Some(bytes) = records.get(..length) else {
+        let Some((bytes, rest)) = records.split_at_checked(length) else {
             break;
         };
-        let last = Reader {
-            rest: bytes.get(23..)?,
-        }
-        .i32()?;
-        let codec = bytes.get(22)? & 7;
-        found.push(FetchedBatch {
+        let last = Reader::new(bytes.get(23..)?).i32()?;
+        found.push(BatchRef {
             base_offset,
             last_offset: base_offset + i64::from(last),
-            codec,
-            bytes: bytes.to_vec(),
+            codec: bytes.get(22)? & 7,
+            bytes,
         });
-        records = &records[length..];
+        records = rest;
     }
     Some(found)
 }
 
-/// Reads big-endian numbers off the front.
+/// Reads what answers are made of off the front of one; `None` where it ends too early.
 #[derive(Debug)]
-struct Reader<'a> {
+pub struct Reader<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+    /// Reads `answer`.
+    #[must_use]
+    pub fn new(answer: &'a [u8]) -> Reader<'a> {
+        Reader { rest: answer }
+    }
+
+    /// The next `count` bytes.
+    pub fn take(&mut self, count: usize) -> Option<&'a [u8]> {
         let (front, rest) = self.rest.split_at_checked(count)?;
         self.rest = rest;
         Some(front)
     }
 
-    fn i16(&mut self) -> Option<i16> {
-        self.take(2)
-            .map(|bytes| i16::from_be_bytes([bytes[0], bytes[1]]))
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
     }
 
-    fn i32(&mut self) -> Option<i32> {
-        self.take(4)?.try_into().ok().map(i32::from_be_bytes)
+    /// Two bytes, big-endian.
+    pub fn i16(&mut self) -> Option<i16> {
+        self.array().map(i16::from_be_bytes)
     }
 
-    fn i64(&mut self) -> Option<i64> {
-        self.take(8)?.try_into().ok().map(i64::from_be_bytes)
+    /// Four bytes, big-endian.
+    pub fn i32(&mut self) -> Option<i32> {
+        self.array().map(i32::from_be_bytes)
+    }
+
+    /// Eight bytes, big-endian.
+    pub fn i64(&mut self) -> Option<i64> {
+        self.array().map(i64::from_be_bytes)
+    }
+
+    /// An unsigned varint.
+    pub fn unsigned(&mut self) -> Option<u64> {
+        let mut number = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.take(1)?[0];
+            number |= u64::from(byte & 127) << shift;
+            if byte < 128 {
+                return Some(number);
+            }
+        }
+        None
+    }
+
+    /// Passes over a compact text, or none.
+    pub fn skip_text(&mut self) -> Option<()> {
+        let length = self.unsigned()?.saturating_sub(1);
+        self.take(usize::try_from(length).ok()?).map(drop)
     }
 }
 
