@@ -26,7 +26,7 @@ public final class Checks {
     static final List<String> COMPRESSIONS = List.of("none", "gzip", "snappy", "lz4", "zstd");
     static final int RECORDS = 1_000;
     /** Of now: what is older than the topic's retention does not stay. */
-    private static final long FIRST_TIMESTAMP = System.currentTimeMillis();
+    static final long FIRST_TIMESTAMP = System.currentTimeMillis();
 
     public static void main(String[] args) throws Exception {
         String kafka = args[0];

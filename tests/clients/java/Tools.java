@@ -1,7 +1,13 @@
 import java.io.ByteArrayOutputStream;
 import java.io.PrintStream;
+import java.nio.file.Files;
+import java.nio.file.Path;
 import java.util.ArrayList;
 import java.util.List;
+import java.util.Map;
+import org.apache.kafka.clients.admin.Admin;
+import org.apache.kafka.clients.admin.OffsetSpec;
+import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.utils.Exit;
 
 /** Kafka's command line tools, run by their main methods. */
@@ -30,6 +36,7 @@ final class Tools {
         Tools tools = new Tools(kafka);
         tools.topics();
         tools.records();
+        tools.deletion();
         tools.perf();
         tools.disk();
     }
@@ -111,6 +118,50 @@ final class Tools {
         Main offsets = org.apache.kafka.tools.GetOffsetShell::main;
         contains(tool(offsets, "--topic", "java-gzip"), "java-gzip:0:334", "java-gzip:1:333");
         contains(tool(offsets, "--topic", "java-gzip", "--time", "earliest"), "java-gzip:0:0");
+    }
+
+    /** Deletes a part of one partition and all of another; what tools and clients see of them then. */
+    private void deletion() throws Exception {
+        Main delete = org.apache.kafka.tools.DeleteRecordsCommand::main;
+        Path file = Files.createTempFile("offsets", ".json");
+        try {
+            contains(tool(delete, "--offset-json-file", offsets(file, 100, -1)),
+                    "java-gzip-0\tlow_watermark: 100", "java-gzip-1\tlow_watermark: 333");
+            contains(tool(delete, "--offset-json-file", offsets(file, 335, -1)),
+                    "java-gzip-0\terror:", "OffsetOutOfRange", "java-gzip-1\tlow_watermark: 333");
+        } finally {
+            Files.delete(file);
+        }
+        Main shell = org.apache.kafka.tools.GetOffsetShell::main;
+        contains(tool(shell, "--topic", "java-gzip", "--time", "earliest"),
+                "java-gzip:0:100", "java-gzip:1:333", "java-gzip:2:0");
+        contains(tool(shell, "--topic", "java-gzip"), "java-gzip:0:334", "java-gzip:1:333");
+        Main console = org.apache.kafka.tools.consumer.ConsoleConsumer::main;
+        contains(tool(console, "--topic", "java-gzip", "--partition", "0", "--offset", "earliest",
+                "--max-messages", "2", "--timeout-ms", "30000", "--formatter-property", "print.key=true",
+                "--formatter-property", "print.value=false"), "300\n303\n");
+        listed(OffsetSpec.earliest(), 100, 333);
+        listed(OffsetSpec.latest(), 334, 333);
+        listed(OffsetSpec.maxTimestamp(), 333, -1);
+        listed(OffsetSpec.forTimestamp(Checks.FIRST_TIMESTAMP), 100, -1);
+        listed(OffsetSpec.forTimestamp(Checks.FIRST_TIMESTAMP + 600), 200, -1);
+        listed(OffsetSpec.forTimestamp(Checks.FIRST_TIMESTAMP + 7_200_000), -1, -1);
+    }
+
+    private static String offsets(Path file, long first, long second) throws Exception {
+        String partition = "{\"topic\":\"java-gzip\",\"partition\":%d,\"offset\":%d}";
+        String both = String.format(partition, 0, first) + "," + String.format(partition, 1, second);
+        return Files.writeString(file, "{\"partitions\":[" + both + "],\"version\":1}").toString();
+    }
+
+    /** What ListOffsets says of the first two partitions. */
+    private void listed(OffsetSpec spec, long first, long second) throws Exception {
+        var partitions = List.of(new TopicPartition("java-gzip", 0), new TopicPartition("java-gzip", 1));
+        try (Admin admin = Admin.create(Map.<String, Object>of("bootstrap.servers", broker))) {
+            var all = admin.listOffsets(Map.of(partitions.get(0), spec, partitions.get(1), spec)).all().get();
+            var offsets = partitions.stream().map(p -> all.get(p).offset()).toList();
+            Checks.check(offsets.equals(List.of(first, second)), spec.getClass().getSimpleName() + ": " + offsets);
+        }
     }
 
     private void disk() throws Exception {
