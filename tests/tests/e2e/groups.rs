@@ -1,11 +1,16 @@
-//! Consumer groups, as unmodified clients use them: confluent-kafka, aiokafka, kcat.
+//! Consumer groups, as unmodified clients use them: librdkafka from Rust, confluent-kafka, aiokafka, kcat.
 
 use std::process::Command;
+use std::time::Duration;
+
+use crate::kafka::Load;
+use crate::members::Group;
 
 use tidemill_tests::cli::Cli;
 use tidemill_tests::{Broker, Engine, on_both_engines, wait};
 
 on_both_engines!(
+    rdkafka_group_of_three_shares_while_one_leaves_and_the_next_goes_on,
     eager_group_of_three_reads_everything_while_one_leaves,
     cooperative_group_of_three_reads_everything_while_one_leaves,
     group_goes_on_where_it_was_after_a_restart_and_after_a_kill,
@@ -17,6 +22,11 @@ on_both_engines!(
     offsets_of_a_deleted_topic_are_gone_for_a_new_one_of_its_name,
     log_of_groups_stays_small_and_says_the_same_after_a_kill,
 );
+
+/// How long a group may take to settle on a loaded machine.
+const SETTLES: Duration = Duration::from_secs(90);
+/// Partitions of the topic that a group of three shares.
+const SHARED: u32 = 6;
 
 /// Runs a scenario of `tests/python/groups.py`; what it printed before its "ok".
 fn scenario(broker: &Broker, name: &str, words: &[&str]) -> String {
@@ -41,6 +51,58 @@ fn started(engine: Engine, partitions: u32) -> Broker {
     let broker = Broker::start(engine);
     Cli::new(&broker).create_topic("t", partitions);
     broker
+}
+
+/// Three members share the work, one leaves, two take over, all leave; the next one goes on where they stood. Nothing is read
+/// twice, for whoever loses a partition commits first.
+fn rdkafka_group_of_three_shares_while_one_leaves_and_the_next_goes_on(engine: Engine) {
+    let broker = Broker::start(engine);
+    for strategy in ["range", "cooperative-sticky"] {
+        Cli::new(&broker).create_topic(strategy, SHARED);
+        let mut written = Written(Load::new(&broker.kafka(), &[]), 0);
+        let mut group = Group::new(&broker.kafka(), strategy, strategy, strategy);
+        written.more(strategy, 600);
+        (0..3).for_each(|_| group.join());
+        settles(&group, &[2, 2, 2], 600);
+        group.leave();
+        written.more(strategy, 600);
+        settles(&group, &[3, 3], 1_200);
+        group.leave();
+        group.leave();
+        written.more(strategy, 60);
+        group.join();
+        settles(&group, &[6], 1_260);
+        group.leave();
+        let told = group.told();
+        assert!(told.read.values().all(|times| *times == 1), "{told:?}");
+        assert_eq!(told.errors, Vec::<String>::new(), "{strategy}");
+    }
+}
+
+/// A producer, and how many records it has written.
+struct Written(Load, usize);
+
+impl Written {
+    fn more(&mut self, topic: &str, count: usize) {
+        (0..count).for_each(|_| assert!(self.0.produce(topic)));
+        self.1 += count;
+        let all = wait::until(SETTLES, || self.0.acknowledged() == self.1);
+        assert!(
+            all,
+            "{} of {} are acknowledged",
+            self.0.acknowledged(),
+            self.1
+        );
+    }
+}
+
+/// Waits until the members have so many partitions each and have read so many records.
+fn settles(group: &Group, shares: &[usize], records: usize) {
+    let settled = wait::until(SETTLES, || {
+        let told = group.told();
+        told.shares.values().eq(shares) && told.read.len() == records
+    });
+    assert!(settled, "not {shares:?} and {records}: {:?}", group.told());
 }
 
 fn eager_group_of_three_reads_everything_while_one_leaves(engine: Engine) {

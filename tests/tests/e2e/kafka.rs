@@ -80,12 +80,15 @@ impl Load {
     pub(crate) fn produce(&mut self, topic: &str) -> bool {
         let key = self.next.to_string();
         let value = format!(r#"{{"id":{key},"email":"somebody{key}@example.com","country":"DE"}}"#);
-        let queued = self
-            .producer
-            .send(BaseRecord::to(topic).key(&key).payload(&value))
-            .is_ok();
+        let queued = self.send(topic, &key, value.as_bytes());
         self.next += u64::from(queued);
         queued
+    }
+
+    /// Queues a record; a full queue is left as it is.
+    pub(crate) fn send(&self, topic: &str, key: &str, value: &[u8]) -> bool {
+        let record = BaseRecord::to(topic).key(key).payload(value);
+        self.producer.send(record).is_ok()
     }
 
     pub(crate) fn acknowledged(&self) -> usize {
@@ -117,8 +120,15 @@ pub(crate) struct Seen {
     pub(crate) partition: i32,
     pub(crate) offset: i64,
     pub(crate) key: String,
-    pub(crate) value: String,
+    pub(crate) value: Vec<u8>,
     pub(crate) headers: usize,
+}
+
+impl Seen {
+    /// Whether its value has `word` in it.
+    pub(crate) fn says(&self, word: &str) -> bool {
+        String::from_utf8_lossy(&self.value).contains(word)
+    }
 }
 
 /// Reads a whole topic from its beginning: until `want` records came and every partition is at its end.
@@ -181,7 +191,7 @@ fn seen_of(message: &impl Message) -> Seen {
         partition: message.partition(),
         offset: message.offset(),
         key: text(message.key()),
-        value: text(message.payload()),
+        value: message.payload().unwrap_or_default().to_vec(),
         headers: message.headers().map_or(0, Headers::count),
     }
 }

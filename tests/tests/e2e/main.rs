@@ -14,6 +14,7 @@ mod groups;
 mod kafka;
 mod kills;
 mod log_life;
+mod members;
 mod messages;
 mod operations;
 mod outboxes;
