@@ -72,6 +72,8 @@ pub(crate) struct Group {
     /// Since when, in ms since the Unix epoch.
     since_ms: i64,
     generation: i32,
+    /// The last generation whose assignments were written: somebody may have been told of them.
+    assigned: Option<i32>,
     protocol_type: Option<Arc<str>>,
     protocol: Option<Arc<str>>,
     leader: Option<Arc<str>>,
@@ -100,6 +102,7 @@ impl Group {
             state: State::Empty,
             since_ms: now.unix_ms,
             generation: 0,
+            assigned: None,
             protocol_type: None,
             protocol: None,
             leader: None,
@@ -129,10 +132,13 @@ impl Group {
         }
         if !record.members.is_empty() {
             group.state = State::Stable;
+            group.assigned = Some(group.generation);
         }
         for member in record.members {
             let id: Arc<str> = member.id.as_str().into();
-            let member = Member::load(member, group.protocol.clone());
+            let mut member = Member::load(member, group.protocol.clone());
+            // Whatever of its assignments it has heard, nobody has others of this generation or later ones.
+            member.assigned = group.assigned;
             group.insert(id.clone(), member);
             group.heard_of(&id, ctx);
         }
@@ -468,19 +474,29 @@ impl Group {
             return Err(GroupError::UnknownMemberId);
         }
         let id = self.find(who)?;
-        // A member that reads on while it joins (cooperative) learns of the new generation with the answer to JoinGroup: what it
-        // sent before that carries the generation before. It asks for its assignment on the same connection and later, so until then
-        // such a commit is not stale.
-        let behind = |m: &Member| m.owes_sync && generation.checked_add(1) == Some(self.generation);
-        if generation != self.generation && !self.members.get(&id).is_some_and(behind) {
-            return Err(GroupError::IllegalGeneration);
+        if !self.owns_still(&id, generation) {
+            if generation != self.generation {
+                return Err(GroupError::IllegalGeneration);
+            }
+            if self.state == State::CompletingRebalance {
+                return Err(GroupError::RebalanceInProgress);
+            }
         }
-        // Also between JoinGroup and SyncGroup, where Kafka answers REBALANCE_IN_PROGRESS: until the answer to SyncGroup a member has
-        // what it had (cooperative) or has let go of it (eager), so what it commits is its own. Cooperative consumers read on
-        // meanwhile, and their applications do not expect a commit to fail. Should another have its partition already (an eager
-        // one that commits late from another thread), that one began where this one's commits stood: records may come again,
-        // none is passed over.
         self.heard_of(&id, ctx);
         Ok(())
+    }
+
+    /// Whether a member that speaks of `generation` has an assignment, and nobody a later one: what it commits is its own.
+    ///
+    /// Kafka takes commits of the current generation alone, and none between JoinGroup and SyncGroup. But a cooperative consumer
+    /// reads on while it joins: its commit may carry the generation before, for it learns of the new one with the answer to
+    /// JoinGroup, or the new one, for which it has no assignment yet; and its application does not expect it to fail. Until the
+    /// leader's assignments are written nobody else can have been given its partitions. Whoever is given them commits later in
+    /// the log, and so overrides what this one has committed. Once they are written this one may have lost them: from then on
+    /// its commit would override the new owner's, so that records are passed over.
+    fn owns_still(&self, id: &Arc<str>, generation: i32) -> bool {
+        let assigned = self.members.get(id).and_then(|m| m.assigned);
+        assigned == self.assigned
+            && assigned.is_some_and(|from| (from..=self.generation).contains(&generation))
     }
 }

@@ -31,6 +31,8 @@ pub(crate) struct Member {
     pub(crate) is_new: bool,
     /// It has joined this generation and has not asked for its assignment.
     pub(crate) owes_sync: bool,
+    /// The last generation of which it was told its assignment.
+    pub(crate) assigned: Option<i32>,
 }
 
 impl Member {
@@ -49,6 +51,7 @@ impl Member {
             syncing: None,
             is_new: false,
             owes_sync: false,
+            assigned: None,
         }
     }
 
@@ -71,6 +74,7 @@ impl Member {
             syncing: None,
             is_new: false,
             owes_sync: false,
+            assigned: None,
         }
     }
 

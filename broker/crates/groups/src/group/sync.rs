@@ -50,6 +50,7 @@ impl Group {
         };
         member.owes_sync = false;
         if self.state == State::Stable {
+            member.assigned = Some(self.generation);
             return ctx.effects.push(Effect::Sync(ticket, Ok(answer)));
         }
         if let Some(before) = member.syncing.replace(ticket) {
@@ -106,10 +107,15 @@ impl Group {
             member.assignment = assigned;
         }
         self.enter(State::Stable, ctx);
+        self.assigned = Some(generation);
         let ids: Vec<_> = self.members.keys().cloned().collect();
         for id in ids {
             let answer = self.synced(&id);
-            if let Some(ticket) = self.members.get_mut(&id).and_then(|m| m.syncing.take()) {
+            let Some(member) = self.members.get_mut(&id) else {
+                continue;
+            };
+            if let Some(ticket) = member.syncing.take() {
+                member.assigned = Some(generation);
                 ctx.effects.push(Effect::Sync(ticket, Ok(answer)));
                 self.heard_of(&id, ctx);
             }

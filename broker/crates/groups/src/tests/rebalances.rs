@@ -76,11 +76,11 @@ fn newcomer_makes_everybody_join_again_and_nobody_waits_longer_than_needed() {
         Ok(()),
         "before the assignment a member has what it had"
     );
+    assert_eq!(w.committed("t"), Some(5));
 }
 
-#[test]
-fn commit_of_the_generation_before_is_taken_until_the_member_asks_for_its_assignment() {
-    let mut w = World::new();
+/// A stable group of two whose second generation, with a third, has begun and is not assigned: their ids.
+fn second_generation(w: &mut World) -> [Arc<str>; 3] {
     let ids = w.stable(&["a", "b"]);
     let (c, _) = w.enter("c");
     for (id, name) in [(&ids[0], "a"), (&ids[1], "b")] {
@@ -90,18 +90,82 @@ fn commit_of_the_generation_before_is_taken_until_the_member_asks_for_its_assign
         });
     }
     assert_eq!(w.state(), "CompletingRebalance");
-    assert_eq!(w.commit(&ids[1], 1, 5), Ok(()), "on its way meanwhile");
+    [ids[0].clone(), ids[1].clone(), c]
+}
+
+#[test]
+fn commit_on_its_way_when_a_generation_begins_is_taken_until_its_assignments_are_written() {
+    let mut w = World::new();
+    let [a, b, c] = second_generation(&mut w);
+    assert_eq!(w.commit(&b, 1, 5), Ok(()), "on its way meanwhile");
     assert_eq!(w.committed("t"), Some(5));
-    w.sync(&ids[0], 2, &[(&ids[0], "x"), (&ids[1], "y"), (&c, "z")]);
-    assert_eq!(w.commit(&ids[1], 1, 6), Ok(()), "others have asked, not it");
-    w.sync(&ids[1], 2, &[]);
-    for (id, generation) in [(&ids[1], 1), (&ids[0], 1), (&c, 0)] {
+    w.prompt = false;
+    w.sync(&a, 2, &[(&a, "x"), (&b, "y"), (&c, "z")]);
+    assert_eq!(w.commit(&b, 1, 6), Ok(()), "not yet written");
+    w.land(true);
+    assert_eq!(w.state(), "Stable");
+    for (id, generation) in [(&a, 1), (&b, 1), (&b, 0), (&c, 0), (&c, 1)] {
         assert_eq!(
             w.commit(id, generation, 7),
             Err(GroupError::IllegalGeneration)
         );
     }
+    w.land_all();
     assert_eq!(w.committed("t"), Some(6));
+}
+
+#[test]
+fn commit_of_a_generation_that_was_never_assigned_is_taken_after_the_next_has_begun() {
+    let mut w = World::new();
+    let [a, b, c] = second_generation(&mut w);
+    let (_, td) = w.enter("d");
+    for (id, name) in [(&a, "a"), (&b, "b"), (&c, "c")] {
+        w.join(Join {
+            member: id.clone(),
+            ..member(name)
+        });
+    }
+    assert_eq!(w.joined(td).generation, 3);
+    for generation in 1..=3 {
+        assert_eq!(w.commit(&b, generation, generation.into()), Ok(()));
+    }
+    assert_eq!(w.committed("t"), Some(3));
+    assert_eq!(w.commit(&b, 4, 9), Err(GroupError::IllegalGeneration));
+    assert_eq!(w.commit(&c, 3, 9), Err(GroupError::RebalanceInProgress));
+}
+
+#[test]
+fn newcomer_without_an_assignment_commits_nothing() {
+    let mut w = World::new();
+    let [_, _, c] = second_generation(&mut w);
+    assert_eq!(w.commit(&c, 2, 7), Err(GroupError::RebalanceInProgress));
+    for generation in [0, 1, 3] {
+        assert_eq!(
+            w.commit(&c, generation, 7),
+            Err(GroupError::IllegalGeneration)
+        );
+    }
+    let mut first = World::new();
+    let (a, _) = first.enter("a");
+    first.pass(3_000);
+    assert_eq!(first.state(), "CompletingRebalance");
+    assert_eq!(first.commit(&a, 1, 7), Err(GroupError::RebalanceInProgress));
+    assert_eq!((w.committed("t"), first.committed("t")), (None, None));
+}
+
+#[test]
+fn late_commit_of_a_member_that_has_not_asked_does_not_override_the_new_owner() {
+    let mut w = World::new();
+    let [a, b, c] = second_generation(&mut w);
+    w.sync(&a, 2, &[(&a, ""), (&b, ""), (&c, "what was b's")]);
+    let t = w.sync(&c, 2, &[]);
+    assert_eq!(w.synced(t).unwrap(), "what was b's");
+    assert_eq!(w.commit(&c, 2, 500), Ok(()));
+    assert_eq!(w.commit(&b, 1, 150), Err(GroupError::IllegalGeneration));
+    assert_eq!(w.committed("t"), Some(500));
+    assert_eq!(w.commit(&c, 2, 10), Ok(()), "it reads again");
+    assert_eq!(w.commit(&b, 1, 150), Err(GroupError::IllegalGeneration));
+    assert_eq!(w.committed("t"), Some(10));
 }
 
 #[test]
@@ -393,6 +457,47 @@ fn static_member_leaves_by_its_instance_and_is_out_when_its_session_is_over() {
     static_pair(&mut w);
     w.pass(10_001);
     assert!(w.beat("a1", 1).is_err() && w.beat("b1", 1).is_err());
+}
+
+#[test]
+fn late_commit_of_a_static_member_that_stayed_away_does_not_override_the_new_owner() {
+    let mut w = World::new();
+    let brief = |name: &str| Join {
+        rebalance_ms: 4_000,
+        ..member(name)
+    };
+    let t = w.join(Join {
+        rebalance_ms: 4_000,
+        ..fixed("s", "s1", true)
+    });
+    w.pass(4_000);
+    w.joined(t);
+    let t = w.sync("s1", 1, &[("s1", "all")]);
+    w.synced(t).unwrap();
+    assert_eq!(w.commit("s1", 1, 100), Ok(()));
+    let t = w.join(brief("b"));
+    let b = w.joins.remove(&t).unwrap().unwrap_err().member;
+    let t = w.join(Join {
+        member: b.clone(),
+        ..brief("b")
+    });
+    w.pass(4_000);
+    assert_eq!(
+        (w.joined(t).leader, w.state()),
+        (b.clone(), "CompletingRebalance")
+    );
+    assert_eq!(w.commit("s1", 1, 120), Ok(()), "nobody else has it yet");
+    let t = w.sync(&b, 2, &[(&b, "all")]);
+    w.synced(t).unwrap();
+    assert_eq!(w.commit(&b, 2, 500), Ok(()));
+    assert_eq!(w.commit("s1", 1, 150), Err(GroupError::IllegalGeneration));
+    assert_eq!(w.committed("t"), Some(500));
+    let mut again = w.restarted();
+    assert_eq!(
+        again.commit("s1", 1, 150),
+        Err(GroupError::IllegalGeneration)
+    );
+    assert_eq!(again.commit(&b, 2, 501), Ok(()));
 }
 
 #[test]
