@@ -1,7 +1,8 @@
 //! The commands of a ring: what one log entry asks for, and its binary form in a [`Command`].
 //!
 //! An entry is a list of (partition, operation), applied all or none (rule R3). Record batches travel as the command's
-//! bodies, in the order in which the operations name them.
+//! bodies, in the order in which the operations name them. [`Op::Appends`] is one operation that carries many appends which have nothing
+//! to do with each other: each of them is taken or refused for itself.
 
 use bytes::{BufMut, Bytes};
 use tidemill_model::{BatchHeader, Command, Incarnation, Offset, PartitionId, TopicId};
@@ -70,6 +71,11 @@ pub enum Op {
     Append {
         /// The batch.
         batch: Body,
+    },
+    /// Appends clients' batches, each for itself, in this order. Concerns the whole ring.
+    Appends {
+        /// Where each goes, and what.
+        batches: Vec<(PartitionId, Body)>,
     },
     /// Seals the segment that takes appends (rule S9).
     Seal {
@@ -238,6 +244,7 @@ impl Op {
             | Op::DeleteRecords { before: at } => head.put_i64(at),
             Op::Configure { config } => config.encode(head),
             Op::Append { batch } => bodies.push(batch.bytes),
+            Op::Appends { batches } => encode_batches(batches, head, bodies),
             Op::Attach { incarnation, start } => {
                 head.put_u64(incarnation.0);
                 encode_start(start, head);
@@ -258,11 +265,7 @@ impl Op {
                 head.put_u32(version);
                 head.put_i64(first);
                 head.put_i64(next);
-                put_count(head, outputs.len());
-                for (to, body) in outputs {
-                    put_partition(head, to);
-                    bodies.push(body.bytes);
-                }
+                encode_batches(outputs, head, bodies);
             }
             Op::OutboxArrived { ticket } => head.put_u64(ticket),
             Op::Deliver {
@@ -294,6 +297,7 @@ impl Op {
             Op::DropOutboxFor => 10,
             Op::RegisterSender { .. } => 11,
             Op::RetireSender { .. } => 12,
+            Op::Appends { .. } => 13,
             Op::Seal { .. } => 64,
             Op::AdvanceStart { .. } => 65,
             Op::DeleteRecords { .. } => 66,
@@ -330,6 +334,9 @@ impl Op {
             12 => Op::RetireSender {
                 incarnation: r.incarnation()?,
             },
+            13 => Op::Appends {
+                batches: decode_batches(r, bodies)?,
+            },
             64 => Op::Seal {
                 base_offset: r.i64()?,
             },
@@ -341,17 +348,12 @@ impl Op {
 
     fn decode_outcome(r: &mut Reader<'_>, bodies: &mut Bodies<'_>) -> Result<Op, DecodeError> {
         let (incarnation, version) = (r.incarnation()?, r.u32()?);
-        let (first, next) = (r.i64()?, r.i64()?);
-        let mut outputs = Vec::new();
-        for _ in 0..r.count(20)? {
-            outputs.push((r.partition()?, bodies.take()?));
-        }
         Ok(Op::Outcome {
             incarnation,
             version,
-            first,
-            next,
-            outputs,
+            first: r.i64()?,
+            next: r.i64()?,
+            outputs: decode_batches(r, bodies)?,
         })
     }
 
@@ -369,6 +371,25 @@ impl Op {
             batches,
         })
     }
+}
+
+fn encode_batches(batches: Vec<(PartitionId, Body)>, head: &mut Vec<u8>, bodies: &mut Vec<Bytes>) {
+    put_count(head, batches.len());
+    for (to, body) in batches {
+        put_partition(head, to);
+        bodies.push(body.bytes);
+    }
+}
+
+fn decode_batches(
+    r: &mut Reader<'_>,
+    bodies: &mut Bodies<'_>,
+) -> Result<Vec<(PartitionId, Body)>, DecodeError> {
+    let mut batches = Vec::new();
+    for _ in 0..r.count(20)? {
+        batches.push((r.partition()?, bodies.take()?));
+    }
+    Ok(batches)
 }
 
 fn encode_start(start: StartAt, head: &mut Vec<u8>) {

@@ -153,9 +153,11 @@ impl StateMachine for Machine {
         let loose = (command.encoded_len() as u64).saturating_sub(held);
         self.memory.charge(loose);
         self.loose_bytes += loose;
-        if answer.is_err() {
-            self.refused_total.set(self.refused_total.get() + 1);
-        }
+        let refused = match &answer {
+            Ok(done) => done.iter().map(Done::refused).sum(),
+            Err(_) => 1,
+        };
+        self.refused_total.set(self.refused_total.get() + refused);
         self.applied_index = at.index;
         // Whatever an entry came to, it takes memory and log until the next checkpoint.
         self.fresh_bytes += command.encoded_len() as u64;

@@ -1,6 +1,7 @@
 //! The handle on a ring: opening, writing, reading.
 
 mod bulk;
+mod gather;
 mod open;
 mod transforms;
 mod view;
@@ -32,6 +33,7 @@ use crate::state::{Done, Refused};
 use crate::sweep::{self, Sweeper};
 use crate::{flush, retention};
 
+use gather::Gathering;
 pub use transforms::{Delivered, Delivery, Outcome, OutcomeApplied};
 pub use view::PartitionView;
 
@@ -185,14 +187,20 @@ pub(crate) struct Shared {
     leadership: watch::Receiver<Leadership>,
     space: Space,
     waiting: RefCell<VecDeque<Waiting>>,
+    gathering: RefCell<Gathering>,
     flusher: RefCell<Option<JoinHandle<()>>>,
     /// Retention and the sweeper.
     helpers: RefCell<Vec<JoinHandle<()>>>,
 }
 
 impl Shared {
-    /// Proposes a command that holds its memory until it is applied or given up.
-    pub(crate) fn propose(&self, command: Command, reservation: Option<Reservation>) -> Proposal {
+    /// Proposes a command that holds its memory until it is applied or given up; what was gathered goes first.
+    pub(crate) fn propose(
+        self: &Rc<Self>,
+        command: Command,
+        reservation: Option<Reservation>,
+    ) -> Proposal {
+        gather::propose_gathered(self);
         let held = reservation.map(|r| Box::new(r) as Box<dyn Any>);
         self.group.propose_holding(command, held)
     }
@@ -296,12 +304,10 @@ impl Ring {
     ) -> impl Future<Output = Result<Appended, AppendError>> + use<> {
         let submitted = self.admit(id, &header, batch.len(), now_ms).map(|()| {
             let bytes = compact(batch);
-            let cost = bytes.len() as u64 + BATCH_OVERHEAD_BYTES;
-            let batch = Body { header, bytes };
-            self.submit(Entry::one(now_ms, id, Op::Append { batch }), cost)
+            self.submit_append(id, Body { header, bytes }, now_ms)
         });
         async move {
-            match only(submitted?.await?) {
+            match submitted?.await? {
                 Done::Appended {
                     base_offset,
                     log_append_time_ms,
@@ -314,6 +320,31 @@ impl Ring {
                     duplicate,
                 }),
                 _ => Err(AppendError::UnknownPartition),
+            }
+        }
+    }
+
+    /// Gathers a small batch with others, and proposes any other by itself.
+    fn submit_append(
+        &self,
+        id: PartitionId,
+        batch: Body,
+        now_ms: i64,
+    ) -> impl Future<Output = Result<Done, ChangeError>> + use<> {
+        let cost = batch.bytes.len() as u64 + BATCH_OVERHEAD_BYTES;
+        let gathers = gather::is_small(&batch) && self.0.waiting.borrow().is_empty();
+        let free = match gathers {
+            true => self.0.config.memory.try_reserve(cost),
+            false => None,
+        };
+        let submitted = match free {
+            Some(held) => Ok(gather::append(&self.0, (id, batch), now_ms, held)),
+            None => Err(self.submit(Entry::one(now_ms, id, Op::Append { batch }), cost)),
+        };
+        async move {
+            match submitted {
+                Ok(gathered) => gathered.await.unwrap_or(Err(ProposeError::Stopped.into())),
+                Err(alone) => alone.await.map(only),
             }
         }
     }

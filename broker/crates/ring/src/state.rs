@@ -1,5 +1,5 @@
 //! The state machine of a ring: a pure function of its log. Every operation of an entry is validated before the first one
-//! is applied, so that an entry takes effect whole or not at all (rule R3).
+//! is applied, so that an entry takes effect whole or not at all (rule R3); appends gathered into one operation stand each for itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -37,6 +37,8 @@ pub enum Done {
         /// Whether it was there before.
         duplicate: bool,
     },
+    /// What each of many appends came to, in their order.
+    Each(Vec<Result<Done, Refused>>),
     /// The transform is attached and stands here.
     Attached(Offset),
     /// The outcome took effect.
@@ -55,6 +57,16 @@ pub enum Done {
     Dropped(u64),
     /// The log of the partition starts here now.
     Starts(Offset),
+}
+
+impl Done {
+    /// How many appends of it were refused, of those that stand for themselves.
+    pub(crate) fn refused(&self) -> u64 {
+        match self {
+            Done::Each(results) => results.iter().filter(|result| result.is_err()).count() as u64,
+            _ => 0,
+        }
+    }
 }
 
 /// Why an entry is refused.
@@ -189,6 +201,7 @@ impl RingState {
             | Op::DropOutboxFor
             | Op::Seal { .. }
             | Op::AdvanceStart { .. }
+            | Op::Appends { .. }
             | Op::Detach { .. } => Ok(()),
             Op::DeleteRecords { before } => {
                 self.open(id)?.check_delete(*before)?;
@@ -269,6 +282,10 @@ impl RingState {
                 to.map_or(Done::Ok, |to| self.advance_start(id, to, cx))
             }
             Op::Append { batch } => self.append(id, batch, cx),
+            Op::Appends { batches } => {
+                let each = |(id, batch)| self.append_for_itself(id, batch, cx);
+                Done::Each(batches.into_iter().map(each).collect())
+            }
             Op::Attach { incarnation, start } => self.attach(id, incarnation, start),
             Op::Detach { incarnation } => self.with(id, |p| {
                 p.detach(incarnation);
@@ -379,6 +396,18 @@ impl RingState {
             log_start_offset,
             duplicate: false,
         }
+    }
+
+    /// Checks and appends a batch that came with others in one operation.
+    fn append_for_itself(
+        &mut self,
+        id: PartitionId,
+        batch: Body,
+        cx: &mut Context<'_>,
+    ) -> Result<Done, Refused> {
+        let partition = self.open(id)?;
+        partition.check_append(&batch.header, batch.bytes.len(), cx.now_ms)?;
+        Ok(self.append(id, batch, cx))
     }
 
     fn attach(&mut self, id: PartitionId, incarnation: Incarnation, start: StartAt) -> Done {

@@ -134,6 +134,53 @@ fn ready() -> Driven {
 }
 
 #[test]
+fn appends_gathered_into_one_operation_are_taken_or_refused_each_for_itself() {
+    let mut ring = Driven::default();
+    ring.open(id(1));
+    ring.open(id(2));
+    let producer = |base_sequence| {
+        Some(Producer {
+            id: 7,
+            epoch: 0,
+            base_sequence,
+        })
+    };
+    let batches = vec![
+        (id(1), body(2, None)),
+        (id(9), body(1, None)),
+        (id(1), body(1, producer(0))),
+        (id(2), body(1, None)),
+        (id(1), body(1, producer(5))),
+        (id(1), body(1, producer(0))),
+        (id(1), body(3, producer(1))),
+    ];
+    let done = ring.one(WHOLE_RING, Op::Appends { batches });
+    let Ok(Done::Each(results)) = done else {
+        panic!("{done:?}");
+    };
+    let places: Vec<_> = results
+        .iter()
+        .map(|result| match result {
+            Ok(Done::Appended {
+                base_offset,
+                duplicate,
+                ..
+            }) => Ok((*base_offset, *duplicate)),
+            Ok(other) => panic!("{other:?}"),
+            Err(refused) => Err(*refused),
+        })
+        .collect();
+    assert_eq!(places[0], Ok((0, false)));
+    assert_eq!(places[1], Err(Refused::UnknownPartition));
+    assert_eq!(places[2], Ok((2, false)));
+    assert_eq!(places[3], Ok((0, false)));
+    assert!(matches!(places[4], Err(Refused::Append(_))), "a gap");
+    assert_eq!(places[5], Ok((2, true)), "a repetition within the entry");
+    assert_eq!(places[6], Ok((3, false)));
+    assert_eq!((ring.end(id(1)), ring.end(id(2))), (6, 1));
+}
+
+#[test]
 fn r3_entry_is_applied_whole_or_not_at_all() {
     let mut ring = ready();
     let before = ring.encoded();

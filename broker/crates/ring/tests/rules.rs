@@ -243,3 +243,55 @@ fn errors_of_segments_name_the_file() {
     });
     assert!(error.to_string().contains("/data/x"), "{error}");
 }
+
+#[test]
+fn small_appends_share_entries_and_keep_their_order_among_large_ones() {
+    let sim = Sim::new(1);
+    sim.block_on(async {
+        let ring = start(Rc::new(|e: &RingError| panic!("{e}"))).await;
+        let before = ring.stats().group.last_index;
+        let large = |i: usize| i % 50 == 49;
+        let appends: Vec<_> = (0..200)
+            .map(|i| {
+                let bytes = batch(if large(i) { 40_000 } else { 100 });
+                let header = BatchHeader::parse(&bytes).expect("a batch");
+                ring.append(PARTITION, header, bytes, 1)
+            })
+            .collect();
+        for (i, append) in appends.into_iter().enumerate() {
+            assert_eq!(append.await.expect("it is taken").base_offset, i as i64);
+        }
+        let entries = ring
+            .stats()
+            .group
+            .last_index
+            .zip(before)
+            .map(|(a, b)| a - b);
+        // Two go at once; what gathers is proposed with each of the four large ones.
+        assert!(entries.is_some_and(|n| n <= 10), "{entries:?}");
+    })
+    .expect("ends");
+}
+
+#[test]
+fn gathered_appends_of_a_ring_that_stops_are_answered() {
+    let sim = Sim::new(1);
+    sim.block_on(async {
+        let ring = start(Rc::new(|e: &RingError| panic!("{e}"))).await;
+        let appends: Vec<_> = (0..20)
+            .map(|_| {
+                let bytes = batch(100);
+                let header = BatchHeader::parse(&bytes).expect("a batch");
+                ring.append(PARTITION, header, bytes, 1)
+            })
+            .collect();
+        ring.shutdown().await;
+        let mut taken = 0;
+        for append in appends {
+            taken += usize::from(append.await.is_ok());
+        }
+        let end = ring.view(PARTITION).map(|v| v.high_watermark);
+        assert!(end >= Some(taken as i64), "{end:?}, {taken} acknowledged");
+    })
+    .expect("ends");
+}

@@ -66,6 +66,7 @@ impl Ring {
             sweeper: Sweeper::new(),
             stopped: Cell::new(false),
             waiting: RefCell::new(VecDeque::new()),
+            gathering: RefCell::default(),
             flusher: RefCell::new(None),
             helpers: RefCell::default(),
         }));
