@@ -331,6 +331,12 @@ impl Broker {
         resident_bytes(self.pid())
     }
 
+    /// The most resident memory it ever had, in bytes.
+    #[must_use]
+    pub fn peak_resident_bytes(&self) -> u64 {
+        status_bytes(self.pid(), "VmHWM:")
+    }
+
     /// All it has logged, over all its lives.
     #[must_use]
     pub fn log(&self) -> String {
@@ -421,16 +427,18 @@ fn terminate(child: &Child) {
 /// When the process is gone.
 #[must_use]
 pub fn resident_bytes(pid: u32) -> u64 {
+    status_bytes(pid, "VmRSS:")
+}
+
+fn status_bytes(pid: u32, name: &str) -> u64 {
     let status =
         std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is alive");
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .expect("a live process has VmRSS");
+    let line = status.lines().find(|line| line.starts_with(name));
     let kib: u64 = line
+        .expect("a live process has it")
         .split_whitespace()
         .nth(1)
         .and_then(|word| word.parse().ok())
-        .expect("VmRSS is a number of KiB");
+        .expect("it is a number of KiB");
     kib * 1024
 }

@@ -14,14 +14,16 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures_util::stream::{FuturesOrdered, Stream};
 use tidemill_rt::chan::mpsc;
-use tidemill_rt::chan::semaphore::{Permit, Semaphore};
+use tidemill_rt::chan::semaphore::Permit;
 use tidemill_rt::net::WriteHalf;
 use tidemill_rt::time::Instant;
 use tidemill_wire::bounded::Flexible;
 use tidemill_wire::header;
 
-use super::connection::Client;
+use super::client::Client;
+use super::memory::AnswerRoom;
 use crate::metrics::ApiCounters;
+use crate::shard::Shard;
 
 /// Bytes of small parts that are gathered into one write.
 const GATHER_BYTES: usize = 64 << 10;
@@ -45,11 +47,11 @@ pub(crate) enum Answer {
 #[derive(Debug)]
 pub(crate) struct Body {
     parts: Vec<Bytes>,
-    room: Option<Permit>,
+    room: Option<AnswerRoom>,
 }
 
 impl Body {
-    /// A body for which nothing was reserved: in proportion to its request, or small.
+    /// A small body, for which nothing was reserved.
     pub(crate) fn unreserved(part: Bytes) -> Body {
         Body {
             parts: vec![part],
@@ -58,7 +60,7 @@ impl Body {
     }
 
     /// A body that was made within `room`.
-    pub(crate) fn within(room: Permit, parts: Vec<Bytes>) -> Body {
+    pub(crate) fn within(room: AnswerRoom, parts: Vec<Bytes>) -> Body {
         Body {
             parts,
             room: Some(room),
@@ -74,9 +76,17 @@ pub(crate) struct Running {
     pending: Pending,
     correlation_id: i32,
     header: Flexible,
-    budget: Semaphore,
+    whose: Whose,
     counted: Counted,
     in_flight: Option<Permit>,
+}
+
+/// Whose answer it is.
+pub(crate) struct Whose {
+    /// The shard of the connection, whose budget for answers it is charged to.
+    pub(crate) shard: Rc<Shard>,
+    /// Who asked.
+    pub(crate) client: Rc<Client>,
 }
 
 /// What a request is counted in, and when it was complete.
@@ -88,19 +98,19 @@ pub(crate) struct Counted {
 }
 
 impl Running {
-    /// A started request, whose answer is charged to `budget`.
+    /// A started request.
     pub(crate) fn new(
         pending: Pending,
         correlation_id: i32,
         header: Flexible,
-        budget: Semaphore,
+        whose: Whose,
         counted: Counted,
     ) -> Running {
         Running {
             pending,
             correlation_id,
             header,
-            budget,
+            whose,
             counted,
             in_flight: None,
         }
@@ -123,21 +133,30 @@ impl Future for Running {
             match answer {
                 Answer::Body(Body { parts, room }) => {
                     let bytes = parts.iter().map(Bytes::len).sum();
+                    let Some(head) = header::response(self.correlation_id, self.header, bytes)
+                    else {
+                        return Reply::Close(format!(
+                            "an answer would have {bytes} bytes, more than any client reads"
+                        ));
+                    };
                     counters.answer_bytes.add(bytes as u64);
-                    let head = header::response(self.correlation_id, self.header, bytes);
+                    let Whose { shard, client } = &self.whose;
                     let room = match room {
                         Some(mut room) => {
                             room.settle(bytes as u64);
                             room
                         }
-                        None => self.budget.charge(bytes as u64),
+                        None => shard.kafka_memory.small_answer(bytes as u64),
                     };
-                    Reply::Send {
+                    let bytes = (head.len() + bytes) as u64;
+                    client.makes(bytes);
+                    Reply::Send(Made {
                         head,
                         body: parts,
-                        _room: room,
+                        bytes,
+                        room,
                         _in_flight: in_flight,
-                    }
+                    })
                 }
                 Answer::Nothing => Reply::Nothing,
                 Answer::Close(reason) => Reply::Close(reason),
@@ -149,16 +168,30 @@ impl Future for Running {
 /// An answer ready to be written.
 pub(crate) enum Reply {
     /// Bytes to write.
-    Send {
-        head: Vec<u8>,
-        body: Vec<Bytes>,
-        _room: Permit,
-        _in_flight: Option<Permit>,
-    },
+    Send(Made),
     /// Nothing to write.
     Nothing,
     /// The connection is to be closed.
     Close(String),
+}
+
+/// An answer, and what it holds until it is written.
+pub(crate) struct Made {
+    head: Vec<u8>,
+    body: Vec<Bytes>,
+    /// Those of head and body.
+    bytes: u64,
+    room: AnswerRoom,
+    _in_flight: Option<Permit>,
+}
+
+impl Reply {
+    fn bytes(&self) -> u64 {
+        match self {
+            Reply::Send(made) => made.bytes,
+            Reply::Nothing | Reply::Close(_) => 0,
+        }
+    }
 }
 
 type Writing = Pin<Box<dyn Future<Output = (WriteHalf, io::Result<()>)>>>;
@@ -228,7 +261,7 @@ impl Answers {
                 }
             }
             let mut batch = Vec::new();
-            while let Some(Reply::Send { .. } | Reply::Nothing) = self.ready.front() {
+            while let Some(Reply::Send(_) | Reply::Nothing) = self.ready.front() {
                 batch.extend(self.ready.pop_front());
             }
             if let Some(Reply::Close(reason)) = self.ready.front()
@@ -259,6 +292,7 @@ impl Future for Answers {
             this.take_started(cx);
             let mut moved = false;
             while let Poll::Ready(Some(reply)) = Pin::new(&mut this.running).poll_next(cx) {
+                this.client.lines_up(reply.bytes());
                 this.ready.push_back(reply);
                 moved = true;
             }
@@ -281,58 +315,75 @@ impl Future for Answers {
     }
 }
 
-/// Writes replies, small parts gathered. Memory held for them is given back as this ends.
+/// Writes replies, small parts gathered. Memory held for them is given back as they are written.
 async fn write_all(
     socket: WriteHalf,
     batch: Vec<Reply>,
     client: Rc<Client>,
 ) -> (WriteHalf, io::Result<()>) {
-    let bytes = |reply: &Reply| match reply {
-        Reply::Send { body, .. } => body.iter().map(|part| part.len() as u64).sum(),
-        Reply::Nothing | Reply::Close(_) => 0,
+    let mut writing = Progress {
+        socket,
+        client,
+        gathered: Vec::new(),
+        gathered_of: Vec::new(),
     };
-    client.answers(batch.iter().map(bytes).sum());
-    let mut writing = Progress { socket, client };
-    let result = writing.replies(&batch).await;
+    let result = writing.replies(batch).await;
     writing.client.answered();
     (writing.socket, result)
 }
 
-/// A socket of which it is noted when something was last written.
+/// A socket of which it is noted when something was last written, and what is to be written next.
 struct Progress {
     socket: WriteHalf,
     client: Rc<Client>,
+    /// Small parts.
+    gathered: Vec<u8>,
+    /// What is held for answers that end in them.
+    gathered_of: Vec<Made>,
 }
 
 impl Progress {
-    async fn replies(&mut self, batch: &[Reply]) -> io::Result<()> {
-        let mut gathered = Vec::new();
+    async fn replies(&mut self, batch: Vec<Reply>) -> io::Result<()> {
         for reply in batch {
-            let Reply::Send { head, body, .. } = reply else {
+            let Reply::Send(mut made) = reply else {
                 continue;
             };
-            gathered.extend_from_slice(head);
-            for part in body {
+            self.gathered.extend_from_slice(&made.head);
+            for part in std::mem::take(&mut made.body) {
                 if part.len() >= OWN_WRITE_BYTES {
-                    self.bytes(&gathered).await?;
-                    gathered.clear();
-                    self.bytes(part).await?;
+                    self.flush().await?;
+                    self.bytes(&part, Some(&mut made.room)).await?;
                 } else {
-                    gathered.extend_from_slice(part);
+                    self.gathered.extend_from_slice(&part);
                 }
-                if gathered.len() >= GATHER_BYTES {
-                    self.bytes(&gathered).await?;
-                    gathered.clear();
+                if self.gathered.len() >= GATHER_BYTES {
+                    self.flush().await?;
                 }
             }
+            self.gathered_of.push(made);
         }
-        self.bytes(&gathered).await
+        self.flush().await
     }
 
-    async fn bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// Writes what was gathered.
+    async fn flush(&mut self) -> io::Result<()> {
+        let gathered = std::mem::take(&mut self.gathered);
+        self.bytes(&gathered, None).await?;
+        self.gathered = gathered;
+        self.gathered.clear();
+        self.gathered_of.clear();
+        Ok(())
+    }
+
+    /// Writes `bytes`, and gives back what they hold of `room`.
+    async fn bytes(&mut self, bytes: &[u8], mut room: Option<&mut AnswerRoom>) -> io::Result<()> {
         for piece in bytes.chunks(WRITE_BYTES) {
             self.client.writes();
             self.socket.write_all(piece).await?;
+            self.client.takes(piece.len() as u64);
+            if let Some(room) = &mut room {
+                room.shrink(piece.len() as u64);
+            }
         }
         Ok(())
     }

@@ -1,8 +1,6 @@
 //! One client connection: reads requests and starts them in order; `answers` drives them and writes the answers in
 //! order.
 
-use std::cell::Cell;
-use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
 use std::rc::Rc;
@@ -11,21 +9,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use tidemill_rt::chan::mpsc;
-use tidemill_rt::chan::notify::Notify;
 use tidemill_rt::chan::semaphore::{Permit, Semaphore};
 use tidemill_rt::net::{ReadHalf, Stream, WriteHalf};
 use tidemill_rt::time::{self, Instant};
 use tidemill_wire::frame;
 
 use super::answers::{Answers, Running};
+use super::client::{Client, Pace, Verdict};
 use super::dispatch::{self, Received};
 use super::limits;
 use super::memory::FrameRoom;
 use crate::config::table::Kafka;
 use crate::shard::Shard;
 
-/// The least rate at which answers must be taken while others wait for the memory they hold, in bytes per second.
-const ANSWER_BYTES_PER_SECOND_MIN: u64 = 256 << 10;
 /// Bytes read at once; smaller requests are copied out of this buffer, larger ones read into their own.
 const READ_BUFFER_BYTES: usize = 64 << 10;
 /// Bytes of that buffer while a connection has sent no larger request lately: most do nothing most of the time.
@@ -41,110 +37,6 @@ const FAST_GROWTH_BELOW: usize = 1 << 20;
 /// ... and at most so many times beyond.
 const GROWTH: usize = 2;
 
-/// What reader, handlers and writer of one connection share.
-#[derive(Debug)]
-pub(crate) struct Client {
-    peer: SocketAddr,
-    /// When it last did something: began a request, or took the last answer that was ready.
-    active: Cell<Instant>,
-    /// Whether it has begun a request ever.
-    known: Cell<bool>,
-    /// Whether requests are under way, or answers being written.
-    busy: Cell<bool>,
-    /// When the write under way began.
-    writing_since: Cell<Option<Instant>>,
-    /// When the answers being written began to be, and how many bytes they are.
-    answering: Cell<Option<(Instant, u64)>>,
-    gone: Cell<bool>,
-    left: Notify,
-}
-
-impl Client {
-    fn new(peer: SocketAddr) -> Client {
-        Client {
-            peer,
-            active: Cell::new(Instant::now()),
-            known: Cell::new(false),
-            busy: Cell::new(false),
-            writing_since: Cell::new(None),
-            answering: Cell::new(None),
-            gone: Cell::new(false),
-            left: Notify::new(),
-        }
-    }
-
-    /// Where it is, as Kafka writes it.
-    pub(super) fn host(&self) -> String {
-        format!("/{}", self.peer.ip().to_canonical())
-    }
-
-    /// Notes that a piece is about to be written.
-    pub(super) fn writes(&self) {
-        self.writing_since.set(Some(Instant::now()));
-    }
-
-    /// Notes that answers of `bytes` bytes are about to be written.
-    pub(super) fn answers(&self, bytes: u64) {
-        self.answering.set(Some((Instant::now(), bytes)));
-    }
-
-    /// Notes that they were written, or never will be.
-    pub(super) fn answered(&self) {
-        self.writing_since.set(None);
-        self.answering.set(None);
-        self.active.set(Instant::now());
-    }
-
-    /// Notes whether anything is under way.
-    pub(super) fn set_busy(&self, busy: bool) {
-        self.busy.set(busy);
-    }
-
-    fn begins_request(&self) {
-        self.active.set(Instant::now());
-        self.known.set(true);
-    }
-
-    /// Why it should be closed, if so. `crowded`: others wait for the memory of answers.
-    fn verdict(&self, limits: &Kafka, crowded: bool) -> Option<Verdict> {
-        let stalled = |since: Instant| since.elapsed() > limits.write_timeout;
-        let slow = |(since, bytes): (Instant, u64)| {
-            let time = Duration::from_millis(bytes * 1000 / ANSWER_BYTES_PER_SECOND_MIN);
-            since.elapsed() > limits.write_timeout + time
-        };
-        if self.writing_since.get().is_some_and(stalled)
-            || crowded && self.answering.get().is_some_and(slow)
-        {
-            return Some(Verdict::Stalled);
-        }
-        let silent = self.active.get().elapsed();
-        if !self.known.get() && silent > limits.first_request_timeout {
-            return Some(Verdict::Silent);
-        }
-        (!self.busy.get() && silent > limits.idle_timeout).then_some(Verdict::Idle)
-    }
-
-    /// Whether it sends no more requests: nobody is there to wait for what is still to come.
-    pub(super) fn is_gone(&self) -> bool {
-        self.gone.get()
-    }
-
-    /// Ready when it is gone.
-    pub(super) fn left(&self) -> impl Future<Output = ()> + use<> {
-        let (gone, left) = (self.gone.get(), self.left.notified());
-        async move {
-            if !gone {
-                left.await;
-            }
-        }
-    }
-
-    fn leave(&self) {
-        self.gone.set(true);
-        self.left.notify_all();
-    }
-}
-
 /// Why a connection is closed by the broker.
 #[derive(Debug, thiserror::Error)]
 enum Closed {
@@ -158,17 +50,6 @@ enum Closed {
     Answers,
     #[error("a request came too slowly")]
     Slow,
-}
-
-/// Why a connection is closed that says nothing or takes nothing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
-    /// It takes nothing of its answers, or too little while others wait for their memory.
-    Stalled,
-    /// It has never sent a request.
-    Silent,
-    /// Nothing was asked or answered for long.
-    Idle,
 }
 
 /// Serves a connection to its end. Runs on the shard that owns it.
@@ -193,8 +74,9 @@ pub(crate) async fn serve(shard: Rc<Shard>, stream: TcpStream, peer: SocketAddr)
 }
 
 async fn run(shard: &Rc<Shard>, read: ReadHalf, write: WriteHalf, peer: SocketAddr) {
-    let client = Rc::new(Client::new(peer));
-    let limits = &shard.info.settings.kafka;
+    let settings = &shard.info.settings;
+    let client = Rc::new(Client::new(peer, settings.memory.answers));
+    let limits = &settings.kafka;
     let (started, to_drive) = mpsc::channel(limits.pipeline_max);
     let watch = Box::pin(watch(shard.clone(), client.clone(), peer));
     let answers = Answers::new(write, to_drive, watch, client.clone(), limits.pipeline_max);
@@ -206,6 +88,7 @@ async fn run(shard: &Rc<Shard>, read: ReadHalf, write: WriteHalf, peer: SocketAd
         long_requests: false,
         in_flight: Semaphore::new(limits.in_flight_max),
         client: client.clone(),
+        begun: 0,
         started,
     };
     // Both in one task: glommio keeps some memory of every task that made and joined others.
@@ -235,10 +118,14 @@ async fn run(shard: &Rc<Shard>, read: ReadHalf, write: WriteHalf, peer: SocketAd
 /// Ends when the connection should: it says nothing, or does not take its answers.
 async fn watch(shard: Rc<Shard>, client: Rc<Client>, peer: SocketAddr) {
     let limits = &shard.info.settings.kafka;
+    let (mut pace, mut waits) = (Pace::default(), 0);
     loop {
         time::sleep(limits::watch_every(limits)).await;
-        let crowded = shard.kafka_memory.answers_are_crowded();
-        let Some(verdict) = client.verdict(limits, crowded) else {
+        let memory = &shard.kafka_memory;
+        let waits_before = std::mem::replace(&mut waits, memory.answer_waits());
+        let crowded = memory.answers_are_crowded() || waits != waits_before;
+        let slow = pace.is_slow(&client, Instant::now(), limits.write_timeout);
+        let Some(verdict) = client.verdict(limits, slow && crowded) else {
             continue;
         };
         match verdict {
@@ -275,6 +162,8 @@ struct Reader {
     long_requests: bool,
     in_flight: Semaphore,
     client: Rc<Client>,
+    /// Requests that were begun.
+    begun: u64,
     started: mpsc::Sender<Running>,
 }
 
@@ -288,8 +177,10 @@ impl Reader {
                     frame,
                     memory,
                     client: self.client.clone(),
+                    number: self.begun,
                     at: Instant::now(),
                 };
+                self.begun += 1;
                 let running = dispatch::start(&self.shard, received).await;
                 Ok::<_, Closed>(running.map_err(Closed::Request)?.holding(in_flight))
             };
@@ -320,10 +211,8 @@ impl Reader {
         self.fill_up(2, due).await?;
         let at = self.filled.start;
         let api_key = i16::from_be_bytes([self.buffer[at], self.buffer[at + 1]]);
-        let weight =
-            dispatch::answer_weight(api_key, &self.shard.info.settings.kafka) + size as u64;
         let waits = Instant::now();
-        let in_flight = self.in_flight.acquire(weight).await;
+        let in_flight = self.in_flight.acquire(self.weight(api_key, size)).await;
         due = due + waits.elapsed();
         let mut memory = FrameRoom::default();
         let factor = dispatch::memory_factor(api_key);
@@ -345,6 +234,16 @@ impl Reader {
         self.filled.start += size;
         let body = Bytes::copy_from_slice(&self.buffer[at..at + size]);
         Ok((body, memory, in_flight))
+    }
+
+    /// The part of what the connection may have under way that a request takes: all of it where small answers have used up
+    /// their memory and it holds some of that.
+    fn weight(&self, api_key: i16, size: usize) -> u64 {
+        let limits = &self.shard.info.settings.kafka;
+        if self.client.is_behind() && self.shard.kafka_memory.answers_are_over() {
+            return limits.in_flight_max;
+        }
+        dispatch::answer_weight(api_key, limits) + size as u64
     }
 
     /// Waits for the first bytes of a request. While they do not come, the buffer is a small one.

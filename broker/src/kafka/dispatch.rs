@@ -3,22 +3,26 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use tidemill_rt::chan::semaphore::Permit;
+use kafka_protocol::protocol::Encodable;
 use tidemill_rt::time::Instant;
 use tidemill_wire::api::{self, Api};
 use tidemill_wire::{WireError, header, message};
 
-use super::answers::{Answer, Body, Counted, Pending, Running};
-use super::connection::Client;
+use super::answers::{Answer, Body, Counted, Pending, Running, Whose};
+use super::client::Client;
 use super::error_map::code;
 use super::handlers;
-use super::memory::FrameRoom;
+use super::memory::{AnswerRoom, FrameRoom, SMALL_ANSWER_BYTES_MAX};
 use crate::config::table::Kafka;
 use crate::shard::Shard;
 
 /// What decoding makes of a request, for each byte of it: a text of 20 bytes stays in the frame and takes 40 more, a number
 /// of four stays four; only elements of a byte or two, which no honest request is made of, become more.
 const DECODED_FACTOR: usize = 4;
+
+/// A larger request is started when those ahead of it are answered, see [`in_turn`]: it holds its frame, and what was made of
+/// that, until it is answered itself.
+const UNORDERED_FRAME_BYTES_MAX: usize = 16 << 10;
 
 /// A request as it came in.
 pub(crate) struct Received {
@@ -28,6 +32,8 @@ pub(crate) struct Received {
     pub(crate) memory: FrameRoom,
     /// Who sent it.
     pub(crate) client: Rc<Client>,
+    /// Which of its requests it is, from 0.
+    pub(crate) number: u64,
     /// When it was complete.
     pub(crate) at: Instant,
 }
@@ -46,6 +52,8 @@ pub(crate) struct Request {
     memory: FrameRoom,
     /// Who sent it.
     pub(crate) client: Rc<Client>,
+    /// Which of its requests it is.
+    number: u64,
     /// Where in it the body begins.
     pub(crate) body_at: usize,
     /// When it was complete.
@@ -79,34 +87,63 @@ impl Request {
         self.memory = FrameRoom::default();
     }
 
-    /// Waits for room for an answer of about `bytes` bytes.
-    pub(crate) async fn room(&self, bytes: usize) -> Permit {
-        self.shard
-            .kafka_memory
-            .answers()
-            .acquire(bytes as u64)
-            .await
+    /// Reserves memory for what decoding made of it, beyond its frame.
+    pub(crate) async fn grow(&mut self, bytes: usize) {
+        let budgets = &self.shard.kafka_memory;
+        budgets
+            .grow(&mut self.memory, self.frame.len(), bytes)
+            .await;
     }
 
-    /// `response` as an answer in the request's version, for which nothing was reserved.
-    pub(crate) fn answer<M: kafka_protocol::protocol::Encodable>(&self, response: &M) -> Answer {
-        self.encoded(response, Body::unreserved)
+    /// Waits until all requests ahead of it are answered, before it is started: so that one of many elements holds what it
+    /// needs for no longer than it takes. Says that it came too late when they take too long.
+    pub(crate) async fn turn_to_start(&self) -> Result<(), Answer> {
+        let limit = self.shard.info.settings.kafka.write_timeout;
+        match self.client.turn_to_start(self.number, limit).await {
+            true => Ok(()),
+            false => Err(Answer::Close(format!(
+                "a large {} waited for requests ahead of it for longer than kafka.write_timeout; send it on a connection of \
+                 its own",
+                self.api.name
+            ))),
+        }
+    }
+
+    /// Waits until it is the first of its connection that is not answered.
+    pub(crate) async fn turn(&self) {
+        self.client.turn(self.number).await;
+    }
+
+    /// Waits for room for an answer of about `bytes` bytes, and for its turn.
+    pub(crate) async fn room(&self, bytes: usize) -> AnswerRoom {
+        let (bytes, budgets) = (bytes as u64, &self.shard.kafka_memory);
+        if bytes <= SMALL_ANSWER_BYTES_MAX {
+            return budgets.small_answer(bytes);
+        }
+        self.turn().await;
+        budgets.whole_answer(bytes).await
+    }
+
+    /// Waits for room for an answer of up to `bytes` bytes, or for some less where there is not so much. To be asked for in
+    /// its turn.
+    pub(crate) async fn some_room(&self, bytes: usize) -> AnswerRoom {
+        self.shard.kafka_memory.answer(bytes as u64).await
+    }
+
+    /// `response` as an answer in the request's version. A large one waits for its turn and for room.
+    pub(crate) async fn answer<M: Encodable>(&self, response: &M) -> Answer {
+        let version = message::crate_version(self.api.key, self.version);
+        let bytes = message::encoded_bytes(response, version).unwrap_or(0);
+        let room = self.room(bytes).await;
+        self.answer_within(room, response)
     }
 
     /// `response` as an answer in the request's version, made within `room`.
-    pub(crate) fn answer_within<M: kafka_protocol::protocol::Encodable>(
-        &self,
-        room: Permit,
-        response: &M,
-    ) -> Answer {
+    pub(crate) fn answer_within<M: Encodable>(&self, room: AnswerRoom, response: &M) -> Answer {
         self.encoded(response, |body| Body::within(room, vec![body]))
     }
 
-    fn encoded<M: kafka_protocol::protocol::Encodable>(
-        &self,
-        response: &M,
-        body: impl FnOnce(Bytes) -> Body,
-    ) -> Answer {
+    fn encoded<M: Encodable>(&self, response: &M, body: impl FnOnce(Bytes) -> Body) -> Answer {
         let version = message::crate_version(self.api.key, self.version);
         match message::encode(response, version) {
             Ok(bytes) => Answer::Body(body(bytes)),
@@ -141,6 +178,20 @@ pub(crate) fn memory_factor(api_key: i16) -> usize {
     }
 }
 
+/// Whether large requests of this API are started in their turn. Produce looks at what is in a request; a Fetch and what
+/// members of groups say may wait for long, and give their frame back before.
+fn in_turn(api_key: i16) -> bool {
+    !matches!(
+        api_key,
+        api::PRODUCE
+            | api::FETCH
+            | api::JOIN_GROUP
+            | api::SYNC_GROUP
+            | api::HEARTBEAT
+            | api::LEAVE_GROUP
+    )
+}
+
 /// Starts a request: everything whose order matters has happened, or is queued in order, when this returns. What it
 /// returns may be driven in any order.
 ///
@@ -157,6 +208,10 @@ pub(crate) async fn start(shard: &Rc<Shard>, received: Received) -> Result<Runni
         counters,
         at: received.at,
     };
+    let whose = Whose {
+        shard: shard.clone(),
+        client: received.client.clone(),
+    };
     let version = preamble.api_version;
     let response_header = api.response_header_flexible(version);
     if !api.serves(version) {
@@ -168,7 +223,7 @@ pub(crate) async fn start(shard: &Rc<Shard>, received: Received) -> Result<Runni
                 Box::pin(answer),
                 preamble.correlation_id,
                 response_header,
-                shard.kafka_memory.answers().clone(),
+                whose,
                 counted,
             ));
         }
@@ -186,15 +241,22 @@ pub(crate) async fn start(shard: &Rc<Shard>, received: Received) -> Result<Runni
         frame: received.frame,
         memory: received.memory,
         client: received.client,
+        number: received.number,
         body_at,
         at: received.at,
     };
-    let pending = handler(request).await.map_err(malformed)?;
+    let pending = match in_turn(api.key) && request.frame.len() > UNORDERED_FRAME_BYTES_MAX {
+        true => match request.turn_to_start().await {
+            Ok(()) => handler(request).await.map_err(malformed)?,
+            Err(late) => Box::pin(std::future::ready(late)),
+        },
+        false => handler(request).await.map_err(malformed)?,
+    };
     Ok(Running::new(
         pending,
         preamble.correlation_id,
         response_header,
-        shard.kafka_memory.answers().clone(),
+        whose,
         counted,
     ))
 }

@@ -17,23 +17,25 @@ use crate::metrics::Sample;
 pub(super) const SMALL_FRAME_BYTES_MAX: usize = (1 << 20) + (64 << 10);
 /// What an answer makes do with when there is not room for all it could have, in bytes.
 const CROWDED_ANSWER_BYTES: u64 = 1 << 20;
+/// Largest answer that is made whenever it is ready and charged; a larger one waits for its turn and for room. A Produce of
+/// 600 partitions is answered with less.
+pub(super) const SMALL_ANSWER_BYTES_MAX: u64 = 32 << 10;
 
 /// The budgets of one shard.
 #[derive(Debug)]
 pub(crate) struct Budgets {
     small: Pool,
     large: Pool,
-    answers: Semaphore,
+    answers: Pool,
     waiting_fetches: Semaphore,
     hurried_fetches: Cell<u64>,
 }
 
-/// Room for requests of one kind.
+/// Room for requests of one kind, or for answers.
 #[derive(Debug)]
 struct Pool {
     bytes: Semaphore,
-    /// Held by the one request that needs no more room: were all requests to wait for room that the others hold, none
-    /// would ever be whole.
+    /// Held by the one that needs no more room: were all to wait for room that the others hold, none would ever be whole.
     finisher: Semaphore,
 }
 
@@ -45,13 +47,37 @@ pub(crate) struct FrameRoom {
     finisher: Option<Permit>,
 }
 
+/// What an answer holds until it is written: a part of the budget, or the one place beyond it.
+#[derive(Debug)]
+pub(crate) struct AnswerRoom {
+    bytes: Permit,
+    _beyond: Option<Permit>,
+}
+
+impl AnswerRoom {
+    /// Bytes the answer may have.
+    pub(super) fn amount(&self) -> u64 {
+        self.bytes.amount()
+    }
+
+    /// Makes it the room of an answer of `bytes` bytes, however many were reserved.
+    pub(super) fn settle(&mut self, bytes: u64) {
+        self.bytes.settle(bytes);
+    }
+
+    /// Gives back what `bytes` bytes held that were written.
+    pub(super) fn shrink(&mut self, bytes: u64) {
+        self.settle(self.amount().saturating_sub(bytes));
+    }
+}
+
 impl Budgets {
     /// Nothing is used yet.
     pub(crate) fn new(limits: &Memory) -> Budgets {
         Budgets {
             small: Pool::new(limits.small_requests),
             large: Pool::new(limits.large_requests),
-            answers: Semaphore::new(limits.answers),
+            answers: Pool::new(limits.answers),
             waiting_fetches: Semaphore::new(limits.waiting_fetches),
             hurried_fetches: Cell::new(0),
         }
@@ -66,22 +92,56 @@ impl Budgets {
         pool.grow(room, bytes as u64).await;
     }
 
-    /// Room for an answer of up to `bytes`, or for less when there is not so much: [`Permit::amount`] says.
-    pub(super) async fn answer(&self, bytes: u64) -> Permit {
-        match self.answers.try_acquire(bytes) {
-            Some(permit) => permit,
-            None => self.answers.acquire(bytes.min(CROWDED_ANSWER_BYTES)).await,
+    /// Room for an answer of up to `bytes`, or for less when there is not so much: [`AnswerRoom::amount`] says. To be asked
+    /// for in the answer's turn: who waits holds nothing, and nothing behind it in its line does.
+    pub(super) async fn answer(&self, bytes: u64) -> AnswerRoom {
+        match self.answers.bytes.try_acquire(bytes) {
+            Some(bytes) => AnswerRoom {
+                bytes,
+                _beyond: None,
+            },
+            None => self.whole_answer(bytes.min(CROWDED_ANSWER_BYTES)).await,
         }
     }
 
-    /// The budget for answers, for those that are there already.
-    pub(super) fn answers(&self) -> &Semaphore {
-        &self.answers
+    /// Room for an answer of `bytes` bytes. Whoever waits for it may become the one whose answer is made beyond the budget,
+    /// so that some answer is always written next. To be asked for in the answer's turn.
+    pub(super) async fn whole_answer(&self, bytes: u64) -> AnswerRoom {
+        let room = pin!(self.answers.bytes.acquire(bytes));
+        let beyond = pin!(self.answers.finisher.acquire(1));
+        match select(room, beyond).await {
+            Either::Left((bytes, _)) => AnswerRoom {
+                bytes,
+                _beyond: None,
+            },
+            Either::Right((beyond, _)) => AnswerRoom {
+                bytes: self.answers.bytes.charge(bytes),
+                _beyond: Some(beyond),
+            },
+        }
+    }
+
+    /// Room for a small answer, whether there is any or not.
+    pub(super) fn small_answer(&self, bytes: u64) -> AnswerRoom {
+        AnswerRoom {
+            bytes: self.answers.bytes.charge(bytes),
+            _beyond: None,
+        }
     }
 
     /// Whether answers have to wait for room: those who hold it must hurry.
     pub(super) fn answers_are_crowded(&self) -> bool {
-        self.answers.available() < CROWDED_ANSWER_BYTES
+        self.answers.bytes.available() < CROWDED_ANSWER_BYTES
+    }
+
+    /// Whether small answers have taken more than there is: those who have many of them are read no further.
+    pub(super) fn answers_are_over(&self) -> bool {
+        self.answers.bytes.used() > self.answers.bytes.total()
+    }
+
+    /// How often an answer had to wait for room.
+    pub(super) fn answer_waits(&self) -> u64 {
+        self.answers.bytes.waits_total()
     }
 
     /// Room for a Fetch of `bytes` bytes to wait for records; nothing, and counted, when there is none.
@@ -104,13 +164,19 @@ impl Budgets {
             "tidemill_request_memory_waits_total",
             sum(Semaphore::waits_total),
         );
-        plain("tidemill_answer_memory_bytes", self.answers.used());
-        plain(
-            "tidemill_answer_memory_waits_total",
-            self.answers.waits_total(),
-        );
+        plain("tidemill_answer_memory_bytes", self.answers.bytes.used());
+        plain("tidemill_answer_memory_waits_total", self.answer_waits());
         plain("tidemill_waiting_fetch_bytes", self.waiting_fetches.used());
         plain("tidemill_hurried_fetches_total", self.hurried_fetches.get());
+    }
+}
+
+impl FrameRoom {
+    fn add(&mut self, more: Permit) {
+        match &mut self.bytes {
+            Some(held) => held.absorb(more),
+            None => self.bytes = Some(more),
+        }
     }
 }
 
@@ -126,15 +192,15 @@ impl Pool {
         if room.finisher.is_some() {
             return;
         }
+        if let Some(more) = self.bytes.try_acquire(bytes) {
+            return room.add(more);
+        }
         let (more, finisher) = (
             pin!(self.bytes.acquire(bytes)),
             pin!(self.finisher.acquire(1)),
         );
         match select(more, finisher).await {
-            Either::Left((more, _)) => match &mut room.bytes {
-                Some(held) => held.absorb(more),
-                None => room.bytes = Some(more),
-            },
+            Either::Left((more, _)) => room.add(more),
             Either::Right((finisher, _)) => room.finisher = Some(finisher),
         }
     }
@@ -178,12 +244,27 @@ mod tests {
     #[test]
     fn an_answer_without_room_for_all_of_it_gets_a_small_one() {
         let budgets = Budgets::new(&Settings::default().memory);
-        let first =
-            now(budgets.answer(budgets.answers.available() - (2 << 20))).expect("there is room");
+        let answers = &budgets.answers.bytes;
+        let first = now(budgets.answer(answers.available() - (2 << 20))).expect("there is room");
         let second = now(budgets.answer(32 << 20)).expect("there is a little room");
         assert_eq!(second.amount(), CROWDED_ANSWER_BYTES);
         assert!(now(budgets.answer(1 << 20)).is_some());
         drop((first, second));
-        assert_eq!(budgets.answers.used(), 0);
+        assert_eq!(answers.used(), 0);
+    }
+
+    #[test]
+    fn one_answer_at_a_time_is_made_when_there_is_no_room() {
+        let budgets = Budgets::new(&Settings::default().memory);
+        let full = budgets.small_answer(budgets.answers.bytes.total());
+        let beyond = now(budgets.answer(32 << 20)).expect("one is made beyond the budget");
+        assert_eq!(beyond.amount(), CROWDED_ANSWER_BYTES);
+        assert!(budgets.answers_are_over());
+        assert!(now(budgets.answer(1)).is_none());
+        assert!(now(budgets.whole_answer(1)).is_none());
+        drop(beyond);
+        assert!(now(budgets.whole_answer(5 << 20)).is_some());
+        drop(full);
+        assert_eq!(budgets.answers.bytes.used(), 0);
     }
 }

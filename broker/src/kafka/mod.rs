@@ -2,6 +2,7 @@
 
 mod admission;
 mod answers;
+mod client;
 mod connection;
 mod dispatch;
 mod error_map;

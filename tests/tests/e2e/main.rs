@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod answers;
 mod bad_input;
 mod bad_modules;
 mod clients;

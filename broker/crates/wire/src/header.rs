@@ -63,16 +63,17 @@ pub fn parse(frame: &[u8]) -> Result<RequestHeader<'_>, WireError> {
 }
 
 /// Size, correlation id and, for flexible versions, the tagged fields: what goes in front of a response body of
-/// `body_bytes` bytes.
-pub fn response(correlation_id: i32, flexible: Flexible, body_bytes: usize) -> Vec<u8> {
+/// `body_bytes` bytes. `None` when the size is more than the number of 31 bits that says it.
+pub fn response(correlation_id: i32, flexible: Flexible, body_bytes: usize) -> Option<Vec<u8>> {
     let header_bytes = if flexible == Flexible::Yes { 5 } else { 4 };
+    let size = i32::try_from(body_bytes.checked_add(header_bytes)?).ok()?;
     let mut out = Vec::with_capacity(4 + header_bytes);
-    out.extend_from_slice(&((header_bytes + body_bytes) as u32).to_be_bytes());
+    out.extend_from_slice(&size.to_be_bytes());
     out.extend_from_slice(&correlation_id.to_be_bytes());
     if flexible == Flexible::Yes {
         out.push(0);
     }
-    out
+    Some(out)
 }
 
 #[cfg(test)]
@@ -112,7 +113,7 @@ mod tests {
     #[test]
     fn response_headers_are_read_by_the_message_crate() {
         for (flexible, version) in [(Flexible::No, 0), (Flexible::Yes, 1)] {
-            let mut out = Bytes::from(response(9, flexible, 3));
+            let mut out = Bytes::from(response(9, flexible, 3).unwrap());
             assert_eq!(bytes::Buf::get_i32(&mut out) as usize, out.len() + 3);
             assert_eq!(
                 ResponseHeader::decode(&mut out, version)
@@ -122,6 +123,14 @@ mod tests {
             );
             assert!(out.is_empty());
         }
+    }
+
+    #[test]
+    fn size_that_no_header_can_say_has_no_header() {
+        let most = i32::MAX as usize - 5;
+        assert!(response(9, Flexible::Yes, most).is_some());
+        assert!(response(9, Flexible::Yes, most + 1).is_none());
+        assert!(response(9, Flexible::No, usize::MAX).is_none());
     }
 
     proptest! {

@@ -33,13 +33,22 @@ pub fn decode<M: Decodable>(
         .map_err(|e| WireError::Codec(e.to_string()))
 }
 
+/// Bytes of a response body.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encoded_bytes<M: Encodable>(message: &M, version: i16) -> Result<usize, WireError> {
+    let bytes = message.compute_size(version);
+    bytes.map_err(|e| WireError::Codec(e.to_string()))
+}
+
 /// Encodes a response body.
 ///
 /// # Errors
 /// [`WireError::Codec`] when a field is set that `version` does not have: a mistake of the handler.
 pub fn encode<M: Encodable>(message: &M, version: i16) -> Result<Bytes, WireError> {
     let failed = |e: &dyn std::fmt::Display| WireError::Codec(e.to_string());
-    let mut out = BytesMut::with_capacity(message.compute_size(version).map_err(|e| failed(&e))?);
+    let mut out = BytesMut::with_capacity(encoded_bytes(message, version)?);
     message.encode(&mut out, version).map_err(|e| failed(&e))?;
     Ok(out.freeze())
 }

@@ -74,7 +74,9 @@ pub(in super::super) fn start(request: Request) -> Result<Pending, WireError> {
                 .with_resource_name(a.name)
         };
         let responses = altered.into_iter().map(response).collect();
-        request.answer(&AlterConfigsResponse::default().with_responses(responses))
+        request
+            .answer(&AlterConfigsResponse::default().with_responses(responses))
+            .await
     }))
 }
 
@@ -97,7 +99,9 @@ pub(in super::super) fn start_incremental(request: Request) -> Result<Pending, W
                 .with_resource_name(a.name)
         };
         let responses = altered.into_iter().map(response).collect();
-        request.answer(&IncrementalAlterConfigsResponse::default().with_responses(responses))
+        request
+            .answer(&IncrementalAlterConfigsResponse::default().with_responses(responses))
+            .await
     }))
 }
 

@@ -43,7 +43,9 @@ async fn answer(request: &Request, body: CreatePartitionsRequest) -> Answer {
                 .with_error_message(Some(text(message))),
         });
     }
-    request.answer(&CreatePartitionsResponse::default().with_results(results))
+    request
+        .answer(&CreatePartitionsResponse::default().with_results(results))
+        .await
 }
 
 async fn grow(

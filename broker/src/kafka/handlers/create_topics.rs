@@ -59,7 +59,9 @@ async fn answer(request: Request, body: CreateTopicsRequest) -> Answer {
                 .with_replication_factor(-1),
         });
     }
-    request.answer(&CreateTopicsResponse::default().with_topics(results))
+    request
+        .answer(&CreateTopicsResponse::default().with_topics(results))
+        .await
 }
 
 async fn create(

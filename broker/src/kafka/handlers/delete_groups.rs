@@ -26,6 +26,8 @@ pub(in super::super) fn start(request: Request) -> Result<Pending, WireError> {
                     .with_error_code(code),
             );
         }
-        request.answer(&DeleteGroupsResponse::default().with_results(results))
+        request
+            .answer(&DeleteGroupsResponse::default().with_results(results))
+            .await
     }))
 }

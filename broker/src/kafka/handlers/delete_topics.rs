@@ -27,7 +27,9 @@ pub(in super::super) fn start(request: Request) -> Result<Pending, WireError> {
         for topic in topics {
             responses.push(delete(&request.shard, topic).await);
         }
-        request.answer(&DeleteTopicsResponse::default().with_responses(responses))
+        request
+            .answer(&DeleteTopicsResponse::default().with_responses(responses))
+            .await
     }))
 }
 

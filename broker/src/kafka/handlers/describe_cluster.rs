@@ -15,12 +15,12 @@ const CONTROLLERS: i8 = 2;
 
 pub(in super::super) fn start(request: Request) -> Result<Pending, WireError> {
     let body: DescribeClusterRequest = request.decode()?;
-    Ok(Box::pin(
-        async move { answer(&request, body.endpoint_type) },
-    ))
+    Ok(Box::pin(async move {
+        answer(&request, body.endpoint_type).await
+    }))
 }
 
-fn answer(request: &Request, endpoint_type: i8) -> Answer {
+async fn answer(request: &Request, endpoint_type: i8) -> Answer {
     let info = &request.shard.info;
     let node = BrokerId(info.node.0);
     let broker = DescribeClusterBroker::default()
@@ -41,7 +41,7 @@ fn answer(request: &Request, endpoint_type: i8) -> Answer {
             .with_error_code(code)
             .with_error_message(Some(text(message)))
     };
-    request.answer(&match endpoint_type {
+    let response = match endpoint_type {
         BROKERS => response.clone().with_brokers(vec![broker]),
         // Controllers have no listener of their own here.
         CONTROLLERS => refused(
@@ -52,5 +52,6 @@ fn answer(request: &Request, endpoint_type: i8) -> Answer {
             code::UNSUPPORTED_ENDPOINT_TYPE,
             "endpoints are of type 1 (brokers) or 2 (controllers)",
         ),
-    })
+    };
+    request.answer(&response).await
 }

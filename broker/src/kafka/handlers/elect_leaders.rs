@@ -69,6 +69,8 @@ fn elect(request: &Request, asked: TopicPartitions) -> ReplicaElectionResult {
 pub(in super::super) fn start_reassignments(request: Request) -> Result<Pending, WireError> {
     let _: ListPartitionReassignmentsRequest = request.decode()?;
     Ok(Box::pin(async move {
-        request.answer(&ListPartitionReassignmentsResponse::default())
+        request
+            .answer(&ListPartitionReassignmentsResponse::default())
+            .await
     }))
 }

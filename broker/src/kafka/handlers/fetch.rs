@@ -27,6 +27,7 @@ use tidemill_wire::{TopicRef, WireError};
 use super::super::answers::{Answer, Body, Pending};
 use super::super::dispatch::Request;
 use super::super::error_map::{self, code};
+use super::super::memory::AnswerRoom;
 use super::super::sessions::{Partitions, Plan, Seen};
 use super::{find_topic, text};
 use crate::shard::Shard;
@@ -175,7 +176,7 @@ async fn answer(
     mut topics: Vec<FetchedTopic>,
     queries: Queries,
     wanted: Wanted,
-) -> (Permit, Vec<FetchedTopic>) {
+) -> (AnswerRoom, Vec<FetchedTopic>) {
     let known_error = topics
         .iter()
         .flat_map(|t| &t.partitions)
@@ -184,13 +185,13 @@ async fn answer(
     let partitions: usize = topics.iter().map(|t| t.partitions.len()).sum();
     let beside = partitions * PARTITION_ANSWER_BYTES;
     let mut woken: Option<Instant> = None;
+    request.turn().await;
     loop {
         let enough = known_error
             || queries.is_empty()
-            || request.client.is_gone()
+            || request.client.hurries()
             || Instant::now() >= wanted.deadline;
-        let room = (wanted.bytes_max + beside) as u64;
-        let room: Permit = request.shard.kafka_memory.answer(room).await;
+        let room = request.some_room(wanted.bytes_max + beside).await;
         let mut budget = Budget {
             left: wanted
                 .bytes_max
@@ -208,8 +209,8 @@ async fn answer(
         }
         let watch = Watch::new(&request.shard, &queries, &found, wanted.deadline);
         drop((room, found));
-        let left = request.client.left();
-        select(Box::pin(watch.changed()), Box::pin(left)).await;
+        let hurried = request.client.hurried();
+        select(Box::pin(watch.changed()), Box::pin(hurried)).await;
         // Each commit wakes; what is there is not read anew for each when it takes many to make enough.
         if let Some(before) = woken.replace(Instant::now()) {
             let due = (before + READ_AGAIN_EVERY).min(wanted.deadline);
@@ -242,7 +243,12 @@ fn count(request: &Request, fetched: &Fetched) {
 }
 
 /// `topics` as the answer, made within `room`.
-fn within(request: &Request, room: Permit, session_id: i32, topics: Vec<FetchedTopic>) -> Answer {
+fn within(
+    request: &Request,
+    room: AnswerRoom,
+    session_id: i32,
+    topics: Vec<FetchedTopic>,
+) -> Answer {
     let response = FetchResponse {
         session_id,
         topics,

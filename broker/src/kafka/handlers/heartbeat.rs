@@ -25,6 +25,8 @@ pub(in super::super) async fn start(request: Request) -> Result<Pending, WireErr
             .await
             .and_then(|beat| beat)
             .map_or_else(error_map::group, |()| code::NONE);
-        request.answer(&HeartbeatResponse::default().with_error_code(code))
+        request
+            .answer(&HeartbeatResponse::default().with_error_code(code))
+            .await
     }))
 }

@@ -33,7 +33,7 @@ pub(in super::super) fn start(request: Request) -> Result<Pending, WireError> {
                 .with_producer_id(ProducerId(-1))
                 .with_producer_epoch(-1),
         };
-        request.answer(&response)
+        request.answer(&response).await
     }))
 }
 

@@ -35,11 +35,11 @@ pub(in super::super) async fn start(request: Request) -> Result<Pending, WireErr
         .await;
     Ok(Box::pin(async move {
         let left = left.await.and_then(|left| left);
-        answer(&request, &body.members, left)
+        answer(&request, &body.members, left).await
     }))
 }
 
-fn answer(
+async fn answer(
     request: &Request,
     members: &[MemberIdentity],
     left: Result<Vec<Result<(), GroupError>>, GroupError>,
@@ -62,5 +62,5 @@ fn answer(
             response.with_members(each.collect())
         }
     };
-    request.answer(&response)
+    request.answer(&response).await
 }

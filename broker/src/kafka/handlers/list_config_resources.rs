@@ -31,7 +31,9 @@ async fn answer(request: &Request, body: ListConfigResourcesRequest) -> Answer {
     let asked = body.resource_types;
     if asked.iter().any(|t| !TYPES.contains(t)) {
         let error = code::UNSUPPORTED_VERSION;
-        return request.answer(&ListConfigResourcesResponse::default().with_error_code(error));
+        return request
+            .answer(&ListConfigResourcesResponse::default().with_error_code(error))
+            .await;
     }
     let wants = |kind| {
         let named = asked.is_empty() || asked.contains(&kind);

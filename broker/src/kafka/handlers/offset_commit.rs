@@ -53,9 +53,11 @@ pub(in super::super) async fn start(mut request: Request) -> Result<Pending, Wir
     Ok(Box::pin(async move {
         let committed = committed.await.and_then(|each| each);
         fill(&mut topics, &slots, committed);
-        let answer = Body::unreserved(Bytes::from(encode(&topics, request.version)));
+        // No more than the request, which is started in its turn where that is large.
+        let answer = encode(&topics, request.version);
+        let room = request.room(answer.len()).await;
         request.release();
-        Answer::Body(answer)
+        Answer::Body(Body::within(room, vec![Bytes::from(answer)]))
     }))
 }
 

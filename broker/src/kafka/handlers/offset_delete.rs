@@ -54,13 +54,17 @@ pub(in super::super) async fn start(request: Request) -> Result<Pending, WireErr
     Ok(Box::pin(async move {
         let response = OffsetDeleteResponse::default();
         match deleted.await.and_then(|deleted| deleted) {
-            Err(error) => request.answer(&response.with_error_code(error_map::group(error))),
+            Err(error) => {
+                request
+                    .answer(&response.with_error_code(error_map::group(error)))
+                    .await
+            }
             Ok(each) => {
                 for ((t, p), result) in slots.into_iter().zip(each) {
                     topics[t].partitions[p].error_code =
                         result.map_or_else(error_map::group, |()| code::NONE);
                 }
-                request.answer(&response.with_topics(topics))
+                request.answer(&response.with_topics(topics)).await
             }
         }
     }))

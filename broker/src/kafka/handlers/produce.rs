@@ -4,6 +4,7 @@
 //! the order of requests; the answers are awaited afterwards, many requests at a time.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::ready;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use tidemill_wire::{TopicRef, WireError};
 use super::super::answers::{Answer, Body, Pending};
 use super::super::dispatch::Request;
 use super::super::error_map::{self, code};
+use super::super::memory::SMALL_ANSWER_BYTES_MAX;
 use super::find_topic;
 use crate::shard::Shard;
 use crate::topics::now_ms;
@@ -33,6 +35,14 @@ const RECORD_BATCHES_FROM: i16 = 3;
 const ZSTD_FROM: i16 = 7;
 /// Longest a request waits for its answer, whatever the client says.
 const TIMEOUT_MAX: Duration = Duration::from_secs(600);
+
+/// Bytes of an answer for a partition, and for a topic beside its name, at most.
+const PARTITION_ANSWER_BYTES: usize = 48;
+const TOPIC_ANSWER_BYTES: usize = 24;
+/// Memory for a partition while its request is under way: as it was asked, and its place in the answer ...
+const PARTITION_BYTES: usize = 256;
+/// ... and for its batch, beside the bytes of that, on the way through the ring and the log.
+const BATCH_BYTES: usize = 1280;
 
 /// A place in the response: topic and partition, by index.
 type Slot = (usize, usize);
@@ -52,8 +62,17 @@ struct Job {
     batch: Bytes,
 }
 
-pub(in super::super) async fn start(request: Request) -> Result<Pending, WireError> {
+pub(in super::super) async fn start(mut request: Request) -> Result<Pending, WireError> {
     let body = decode(&request.frame, request.body_at, request.version)?;
+    let cost = Cost::of(&body);
+    if cost.answer > SMALL_ANSWER_BYTES_MAX as usize
+        && let Err(late) = request.turn_to_start().await
+    {
+        return Ok(Box::pin(ready(late)));
+    }
+    if cost.memory > 0 {
+        request.grow(cost.memory).await;
+    }
     let mut response = ProduceResponse::default();
     let mut said = Said::default();
     let mut jobs: BTreeMap<ShardId, Vec<Job>> = BTreeMap::new();
@@ -77,8 +96,40 @@ pub(in super::super) async fn start(request: Request) -> Result<Pending, WireErr
         for topic in &mut response.topics {
             said.once(&mut topic.partitions);
         }
-        answer(&request, response, body.acks)
+        answer(&request, response, body.acks, cost.answer).await
     }))
+}
+
+/// What a request takes, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Cost {
+    /// Of memory, beside its frame and one batch.
+    memory: usize,
+    /// Of its answer, at most.
+    answer: usize,
+}
+
+impl Cost {
+    fn of(body: &ProduceRequest) -> Cost {
+        let (mut partitions, mut batches, mut answer) = (0, 0, 0);
+        for topic in &body.topics {
+            partitions += topic.partitions.len();
+            batches += topic
+                .partitions
+                .iter()
+                .filter(|p| p.records.is_some())
+                .count();
+            answer += TOPIC_ANSWER_BYTES;
+            if let TopicRef::Name(name) = &topic.topic {
+                answer += name.len();
+            }
+        }
+        Cost {
+            memory: partitions.saturating_sub(1) * PARTITION_BYTES
+                + usize::saturating_sub(batches, 1) * BATCH_BYTES,
+            answer: answer + partitions * PARTITION_ANSWER_BYTES,
+        }
+    }
 }
 
 /// Which errors an answer has explained: the sentence stands where an error comes first. Repeated for each of very many
@@ -235,7 +286,7 @@ async fn queue(shard: &Rc<Shard>, target: ShardId, jobs: Vec<Job>) -> Group {
         .await
     {
         Ok(results) => Box::pin(async move { results.await.ok() }),
-        Err(_) => Box::pin(std::future::ready(None)),
+        Err(_) => Box::pin(ready(None)),
     }
 }
 
@@ -251,7 +302,7 @@ fn append_all(
         let (records, bytes) = (job.header.record_count as u64, job.batch.len() as u64);
         let append = match shard.ring(job.ring) {
             Some(ring) => Either::Left(ring.append(job.partition, job.header, job.batch, now)),
-            None => Either::Right(std::future::ready(Err(AppendError::UnknownPartition))),
+            None => Either::Right(ready(Err(AppendError::UnknownPartition))),
         };
         let counters = shard.metrics.topic(&job.topic);
         appends.push(async move {
@@ -298,10 +349,11 @@ async fn fill(response: &mut ProduceResponse, groups: Vec<Group>, sent: Vec<Slot
     }
 }
 
-fn answer(request: &Request, response: ProduceResponse, acks: i16) -> Answer {
+async fn answer(request: &Request, response: ProduceResponse, acks: i16, bytes: usize) -> Answer {
     if acks != 0 {
+        let room = request.room(bytes).await;
         let body = Bytes::from(response.encode(request.version));
-        return Answer::Body(Body::unreserved(body));
+        return Answer::Body(Body::within(room, vec![body]));
     }
     // Nobody reads an answer: closing is the only way to say that something went wrong.
     let failed = |t: &TopicProduced| {

@@ -45,7 +45,11 @@ pub(in super::super) async fn start(mut request: Request) -> Result<Pending, Wir
     Ok(Box::pin(async move {
         let response = SyncGroupResponse::default();
         match synced.await.and_then(|synced| synced) {
-            Err(error) => request.answer(&response.with_error_code(error_map::group(error))),
+            Err(error) => {
+                request
+                    .answer(&response.with_error_code(error_map::group(error)))
+                    .await
+            }
             Ok(synced) => {
                 let room = request.room(ANSWER_BYTES + synced.assignment.len()).await;
                 let mut response = response.with_assignment(synced.assignment);

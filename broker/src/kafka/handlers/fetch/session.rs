@@ -88,15 +88,15 @@ pub(super) async fn answer(
     let waiting = waiting_room(&request, queued);
     let wanted = wanted.within(&waiting);
     let mut read_at: Option<Instant> = None;
+    request.turn().await;
     loop {
         // Asked for before the queue is looked at, so that nothing is missed.
         let woken = session.woken.notified();
-        let enough = request.client.is_gone() || Instant::now() >= wanted.deadline;
+        let enough = request.client.hurries() || Instant::now() >= wanted.deadline;
         let (queries, unknown) = queries(&request.shard, &session, wanted.committed);
         let asked: usize = queries.iter().map(|(_, q)| q.len()).sum();
         let beside = (asked + unknown.len()) * PARTITION_ANSWER_BYTES;
-        let room = (wanted.bytes_max + beside) as u64;
-        let room = request.shard.kafka_memory.answer(room).await;
+        let room = request.some_room(wanted.bytes_max + beside).await;
         let mut budget = Budget {
             left: wanted
                 .bytes_max
@@ -118,8 +118,8 @@ pub(super) async fn answer(
         watch_queue(&request.shard, &session, &found).await;
         drop(found);
         let deadline = Box::pin(time::sleep_until(wanted.deadline));
-        let left = Box::pin(request.client.left());
-        select(select(Box::pin(woken), deadline), left).await;
+        let hurried = Box::pin(request.client.hurried());
+        select(select(Box::pin(woken), deadline), hurried).await;
         // Each commit wakes; what is there is not read anew for each when it takes many to make enough.
         if let Some(before) = read_at.replace(Instant::now()) {
             let due = (before + READ_AGAIN_EVERY).min(wanted.deadline);
