@@ -289,9 +289,18 @@ impl Run {
         let header = &batch.header;
         let mut offset = header.base_offset;
         let section = plain_section(batch).map_err(|e| (offset, e))?;
+        let mut last = -1;
         for record in Records::new(&section, header.record_count) {
             let record = record.map_err(|e| (offset, e.to_string()))?;
-            offset = header.base_offset + i64::from(record.offset_delta);
+            let delta = record.offset_delta;
+            // One that points elsewhere would lead a reader back, or past records of other batches.
+            if delta <= last || delta > header.last_offset_delta {
+                let message = format!("offset delta {delta} of a record is out of order");
+                let at = (last + 1).min(header.last_offset_delta);
+                return Err((header.base_offset + i64::from(at), message));
+            }
+            last = delta;
+            offset = header.base_offset + i64::from(delta);
             if offset < self.from {
                 continue;
             }
@@ -527,6 +536,27 @@ mod tests {
         let read: Vec<Offset> = run.records.iter().map(|r| r.offset).collect();
         assert_eq!((read, run.next), (vec![3, 5], 6));
         assert_eq!(run.unreadable[0].offset, 4);
+    }
+
+    #[test]
+    fn offsets_that_do_not_ascend_within_their_batch_lead_no_reader_astray() {
+        let good = batch(5, &[record(&[]), record(&[])]);
+        // A record begins with its length (one zigzag byte), attributes and timestamp; its offset delta follows.
+        let first = tidemill_model::batch::HEADER_BYTES;
+        let second = first + 1 + usize::from(good.bytes[first] / 2);
+        for (deltas, read) in [([1, 0], vec![6]), ([0, 0], vec![5]), ([0, 5], vec![5]), ([9, 9], vec![])] {
+            let mut bytes = good.bytes.to_vec();
+            (bytes[first + 3], bytes[second + 3]) = (2 * deltas[0], 2 * deltas[1]);
+            let bad = Batch {
+                bytes: Bytes::from(bytes),
+                ..good.clone()
+            };
+            let mut run = Run::at(5);
+            run.unpack(0, &bad, 1 << 20);
+            let offsets: Vec<Offset> = run.records.iter().map(|r| r.offset).collect();
+            assert_eq!((offsets, run.next), (read, 7), "{deltas:?}");
+            assert!((5..7).contains(&run.unreadable[0].offset));
+        }
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! The routes of the admin API: each checks its input, asks the service, renders the answer.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Bytes;
@@ -14,6 +15,7 @@ use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
+use futures_util::stream::{StreamExt, try_unfold};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -40,6 +42,9 @@ pub(super) const WAITING_MAX: usize = 32;
 const WATCHED_PATHS: [&str; 2] = ["/health", "/metrics"];
 /// Requests with a large body under way at once; more wait their turn, so that bodies cannot fill the memory.
 const LARGE_REQUESTS_MAX: usize = 3;
+/// Such a body must arrive within this time and what its bytes take at the least rate, as requests of Kafka's clients must.
+const LARGE_BODY_TIME: Duration = Duration::from_secs(10);
+const LARGE_BODY_BYTES_PER_SECOND_MIN: u64 = 256 << 10;
 /// A request that takes longer is given up.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
 /// The longest wait a client may ask for, milliseconds.
@@ -342,8 +347,29 @@ async fn large_body<R>(
         .acquire()
         .await
         .expect("the semaphore is never closed");
+    let request = request.map(|body| paced(body, LARGE_BODY_TIME));
     let bytes = <Bytes as axum::extract::FromRequest<()>>::from_request(request, &()).await;
     Ok(then(body(bytes)?).await)
+}
+
+/// `body`, which ends with an error when it has not arrived within `time` and what its bytes take at the least rate: others
+/// wait for their turn.
+pub(super) fn paced(body: axum::body::Body, time: Duration) -> axum::body::Body {
+    let began = Instant::now();
+    let paced = try_unfold((body.into_data_stream(), 0), move |(mut body, came)| async move {
+        let of_bytes = Duration::from_millis(came * 1000 / LARGE_BODY_BYTES_PER_SECOND_MIN);
+        let due = (began + time + of_bytes).into();
+        match tokio::time::timeout_at(due, body.next()).await {
+            Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut)),
+            Ok(None) => Ok(None),
+            Ok(Some(Err(error))) => Err(io::Error::other(error)),
+            Ok(Some(Ok(bytes))) => {
+                let came = came + bytes.len() as u64;
+                Ok(Some((bytes, (body, came))))
+            }
+        }
+    });
+    axum::body::Body::from_stream(paced)
 }
 
 async fn produce(State(app): App, Path(name): Path<String>, request: Request) -> Reply {

@@ -1,8 +1,10 @@
 //! One client connection: reads requests and starts them in order; `answers` drives them and writes the answers in
 //! order.
 
+use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpStream};
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -36,6 +38,10 @@ const FAST_GROWTH: usize = 4;
 const FAST_GROWTH_BELOW: usize = 1 << 20;
 /// ... and at most so many times beyond.
 const GROWTH: usize = 2;
+/// Where requests hold half of their memory, so much beyond what has arrived, and a quarter of that.
+const SPARING_BYTES: usize = 64 << 10;
+/// While others wait for memory, it is looked at so often whether a request arrives as fast as it must.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Why a connection is closed by the broker.
 #[derive(Debug, thiserror::Error)]
@@ -142,14 +148,70 @@ fn time_of(bytes: usize, limits: &Kafka) -> Duration {
     Duration::from_millis(bytes as u64 * 1000 / limits.request_rate_min)
 }
 
-/// Memory for a request of `size` bytes of which `there` have arrived, in bytes.
-fn capacity(size: usize, there: usize) -> usize {
-    let growth = if there < FAST_GROWTH_BELOW {
-        FAST_GROWTH
-    } else {
-        GROWTH
+/// Memory for a request of `size` bytes of which `there` have arrived, in bytes; little more than that where it must be
+/// `sparing`.
+fn capacity(size: usize, there: usize, sparing: bool) -> usize {
+    let room = match sparing {
+        true => there.saturating_add(SPARING_BYTES + there / 4),
+        false if there < FAST_GROWTH_BELOW => there.saturating_mul(FAST_GROWTH),
+        false => there.saturating_mul(GROWTH),
     };
-    size.min(there.saturating_mul(growth))
+    size.min(room)
+}
+
+/// How a request arrives.
+#[derive(Debug, Clone, Copy)]
+struct Arrival {
+    /// Bytes that were announced.
+    size: usize,
+    /// When all of them must be there.
+    due: Instant,
+    /// When it was last looked at how fast they come, and how many were there.
+    seen: (Instant, usize),
+}
+
+impl Arrival {
+    /// Whether it came too slowly since it was last looked at, which is not done all the time.
+    fn is_slow(&mut self, now: Instant, there: usize, rate_min: u64) -> bool {
+        let (at, before) = self.seen;
+        let time = now.since(at);
+        if time < LOOK_EVERY {
+            return false;
+        }
+        self.seen = (now, there);
+        ((there - before) as u128) * 1000 < u128::from(rate_min) * time.as_millis()
+    }
+
+    /// Leaves out a time in which it was not read.
+    fn pause(&mut self, time: Duration) {
+        self.due = self.due + time;
+        self.seen.0 = self.seen.0 + time;
+    }
+}
+
+/// What `read` brings a request of which `there` bytes have arrived. While others wait for memory, bytes must keep coming
+/// at the least rate; else all of them must have come when they are due.
+async fn arrives(
+    shard: &Shard,
+    arrival: &mut Arrival,
+    there: usize,
+    read: impl Future<Output = io::Result<usize>>,
+) -> Result<usize, Closed> {
+    let mut read = pin!(read);
+    let rate_min = shard.info.settings.kafka.request_rate_min;
+    loop {
+        // Bytes that came long ago must not excuse that none come now.
+        let slow = arrival.is_slow(Instant::now(), there, rate_min);
+        if slow && shard.kafka_memory.is_waited_for(arrival.size) {
+            return Err(Closed::Slow);
+        }
+        let look = (Instant::now() + LOOK_EVERY).min(arrival.due);
+        match time::timeout_at(look, read.as_mut()).await {
+            Ok(read) => return Ok(read?),
+            Err(_) if look == arrival.due => return Err(Closed::Slow),
+            Err(_) => {}
+        }
+    }
 }
 
 struct Reader {
@@ -217,7 +279,13 @@ impl Reader {
         let mut memory = FrameRoom::default();
         let factor = dispatch::memory_factor(api_key);
         if size > READ_BUFFER_BYTES {
-            let body = self.long_body((size, factor), due, &mut memory).await?;
+            let now = Instant::now();
+            let seen = (now, self.filled.len());
+            let arrival = Arrival { size, due, seen };
+            let body = self.long_body(arrival, &mut memory).await?;
+            let decoded = size * (factor - 1);
+            let budgets = &self.shard.kafka_memory;
+            budgets.grow(&mut memory, size, decoded).await;
             return Ok((body, memory, in_flight));
         }
         self.long_requests = false;
@@ -260,25 +328,27 @@ impl Reader {
         Ok(())
     }
 
-    /// The body, of so many bytes, of a long request, read straight into its own memory; for each byte so many are reserved. Memory is
-    /// reserved for what has arrived and some times as much, not for what was announced. Waiting for memory does not count
-    /// as the client's time.
+    /// The body of a long request, read straight into its own memory. Memory is reserved for what has arrived and some times
+    /// as much, not for what was announced, nor for what decoding will make of it. Waiting for memory does not count as the
+    /// client's time.
     async fn long_body(
         &mut self,
-        (size, factor): (usize, usize),
-        mut due: Instant,
+        mut arrival: Arrival,
         memory: &mut FrameRoom,
     ) -> Result<Bytes, Closed> {
         self.long_requests = true;
+        let (size, shard) = (arrival.size, self.shard.clone());
+        let budgets = &shard.kafka_memory;
         let mut body = Vec::new();
         let mut there = self.filled.len();
         while there < size {
-            let room = capacity(size, there + self.read.arrived());
-            if room > body.capacity() {
+            let sparing = budgets.is_half_full(size);
+            let room = capacity(size, there + self.read.arrived(), sparing);
+            // What is there is filled first.
+            if room > body.capacity() && (there == body.capacity() || !sparing || body.is_empty()) {
                 let waits = Instant::now();
-                let more = (room - body.capacity()) * factor;
-                self.shard.kafka_memory.grow(memory, size, more).await;
-                due = due + waits.elapsed();
+                budgets.grow(memory, size, room - body.capacity()).await;
+                arrival.pause(waits.elapsed());
                 body.reserve_exact(room - body.len());
             }
             if body.is_empty() {
@@ -286,8 +356,7 @@ impl Reader {
                 self.filled = 0..0;
             }
             let more = self.read.read_more(&mut body, size - there);
-            let read = time::timeout_at(due, more).await;
-            if read.map_err(|_| Closed::Slow)?? == 0 {
+            if arrives(&shard, &mut arrival, there, more).await? == 0 {
                 return Err(Closed::Io(io::ErrorKind::UnexpectedEof.into()));
             }
             there = body.len();
@@ -341,14 +410,32 @@ mod tests {
         let size = frame::FRAME_BYTES_MAX;
         let (mut there, mut steps) = (READ_BUFFER_BYTES, 0);
         while there < size {
-            let next = capacity(size, there);
+            let next = capacity(size, there, false);
             assert!(next > there && next <= there * FAST_GROWTH);
+            let sparing = capacity(size, there, true);
+            assert!(sparing > there && sparing <= next && sparing <= there + SPARING_BYTES + there / 4);
             (there, steps) = (next, steps + 1);
         }
         assert!(steps < 12);
-        assert_eq!(
-            capacity(READ_BUFFER_BYTES + 1, READ_BUFFER_BYTES),
-            READ_BUFFER_BYTES + 1
-        );
+        let last = READ_BUFFER_BYTES + 1;
+        assert_eq!(capacity(last, READ_BUFFER_BYTES, false), last);
+        assert_eq!(capacity(last, READ_BUFFER_BYTES, true), last);
+    }
+
+    #[test]
+    fn request_is_slow_whose_bytes_do_not_keep_coming_and_not_one_that_was_not_read() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut arrival = Arrival {
+            size: 1 << 20,
+            due: at(14_000),
+            seen: (start, 65_536),
+        };
+        assert!(!arrival.is_slow(at(900), 65_536, 256 << 10), "too early to say");
+        assert!(!arrival.is_slow(at(1_000), 65_536 + (256 << 10), 256 << 10));
+        arrival.pause(Duration::from_secs(5));
+        assert!(!arrival.is_slow(at(6_500), 65_536 + (256 << 10), 256 << 10));
+        assert!(arrival.is_slow(at(7_000), 65_537 + (256 << 10), 256 << 10));
+        assert_eq!(arrival.due, at(19_000));
     }
 }

@@ -85,11 +85,25 @@ impl Budgets {
 
     /// Makes `room` of a request that was announced with `frame_bytes` larger by `bytes`, waiting for them.
     pub(super) async fn grow(&self, room: &mut FrameRoom, frame_bytes: usize, bytes: usize) {
-        let pool = match frame_bytes <= SMALL_FRAME_BYTES_MAX {
+        self.pool(frame_bytes).grow(room, bytes as u64).await;
+    }
+
+    fn pool(&self, frame_bytes: usize) -> &Pool {
+        match frame_bytes <= SMALL_FRAME_BYTES_MAX {
             true => &self.small,
             false => &self.large,
-        };
-        pool.grow(room, bytes as u64).await;
+        }
+    }
+
+    /// Whether requests like one of `frame_bytes` bytes hold more than half of their memory.
+    pub(super) fn is_half_full(&self, frame_bytes: usize) -> bool {
+        let bytes = &self.pool(frame_bytes).bytes;
+        bytes.used() > bytes.total() / 2
+    }
+
+    /// Whether one of them waits for memory that others hold.
+    pub(super) fn is_waited_for(&self, frame_bytes: usize) -> bool {
+        self.pool(frame_bytes).bytes.is_waited_for()
     }
 
     /// Room for an answer of up to `bytes`, or for less when there is not so much: [`AnswerRoom::amount`] says. To be asked

@@ -11,6 +11,9 @@ on_both_engines!(
     unknown_version_of_api_versions_is_answered_with_error_35,
     unknown_version_of_another_api_closes_the_connection,
     array_that_claims_two_billion_elements_moves_no_memory,
+    attributes_that_are_the_brokers_to_set_are_refused,
+    batch_that_is_sent_again_is_counted_once,
+    name_too_long_to_repeat_is_answered_with_its_error,
 );
 
 /// How much resident memory may move by chance while a connection is refused, in bytes.
@@ -18,6 +21,9 @@ const NOISE_BYTES: u64 = 4 << 20;
 const TWO_BILLION: i32 = 2_000_000_000;
 const CORRUPT_MESSAGE: i16 = 2;
 const UNSUPPORTED_VERSION: i16 = 35;
+const INVALID_TOPIC_EXCEPTION: i16 = 17;
+const INVALID_TIMESTAMP: i16 = 32;
+const INVALID_RECORD: i16 = 87;
 
 fn connect(broker: &Broker) -> Connection {
     Connection::open(&broker.kafka()).expect("the broker listens")
@@ -182,4 +188,69 @@ fn huge_arrays() -> Vec<(&'static str, Vec<u8>)> {
             raw::frame(api::PRODUCE, 9, Header::Flexible, &produce),
         ),
     ]
+}
+
+/// `batch` with other bytes at `at`, and the checksum of that.
+fn changed(mut batch: Vec<u8>, at: usize, bytes: &[u8]) -> Vec<u8> {
+    batch[at..at + bytes.len()].copy_from_slice(bytes);
+    let sum = crc32c::crc32c(&batch[21..]);
+    batch[17..21].copy_from_slice(&sum.to_be_bytes());
+    batch
+}
+
+fn attributes_that_are_the_brokers_to_set_are_refused(engine: Engine) {
+    let mut broker = broker_with_topic(engine);
+    let mut connection = connect(&broker);
+    // Append time, delete horizon, and bits that mean nothing.
+    for (attributes, error) in [
+        (0x08i16, INVALID_TIMESTAMP),
+        (0x40, INVALID_RECORD),
+        (0x80, INVALID_RECORD),
+        (i16::MIN, INVALID_RECORD),
+    ] {
+        let batch = raw::batch(&[(b"k", b"v")], raw::now_ms());
+        let batch = changed(batch, 21, &attributes.to_be_bytes());
+        let answer = connection.call(&raw::produce("t", 0, &batch));
+        let answer = answer.expect("produce is answered");
+        let produced = raw::produced(&answer, "t").map(|(error, _)| error);
+        assert_eq!(produced, Some(error), "{attributes:x}");
+    }
+    assert_unmoved(&mut broker);
+}
+
+fn batch_that_is_sent_again_is_counted_once(engine: Engine) {
+    let broker = broker_with_topic(engine);
+    let mut connection = connect(&broker);
+    let batch = raw::batch(&[(b"k", b"v")], raw::now_ms());
+    // Producer 7 of epoch 0, sequence 0.
+    let producer = [0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0];
+    let batch = changed(batch, 43, &producer);
+    for _ in 0..3 {
+        let answer = connection.call(&raw::produce("t", 0, &batch));
+        let answer = answer.expect("produce is answered");
+        assert_eq!(raw::produced(&answer, "t"), Some((0, 0)));
+    }
+    let counted = broker.metric("tidemill_topic_records_in_total", "topic=\"t\"");
+    assert_eq!(counted, 1.0);
+}
+
+fn name_too_long_to_repeat_is_answered_with_its_error(engine: Engine) {
+    let mut broker = broker_with_topic(engine);
+    // CreateTopics v4: a topic of one partition.
+    let name = [b'n'; 32_700];
+    let mut body = 1i32.to_be_bytes().to_vec();
+    body.extend((name.len() as i16).to_be_bytes());
+    body.extend(name);
+    body.extend(1i32.to_be_bytes());
+    body.extend(1i16.to_be_bytes());
+    body.extend([0; 8]);
+    body.extend(1_000i32.to_be_bytes());
+    body.push(0);
+    let frame = raw::frame(api::CREATE_TOPICS, 4, Header::Plain, &body);
+    let answer = connect(&broker).call(&frame).expect("it is answered");
+    // Correlation id, throttle time, one result, the name.
+    let at = 4 + 4 + 4 + 2 + name.len();
+    let error = i16::from_be_bytes([answer[at], answer[at + 1]]);
+    assert_eq!(error, INVALID_TOPIC_EXCEPTION);
+    assert_unmoved(&mut broker);
 }

@@ -4,10 +4,11 @@
 use std::time::{Duration, Instant};
 use tidemill_tests::cli::Cli;
 use tidemill_tests::raw::{self, Connection, Header, api};
-use tidemill_tests::{Broker, Engine, on_both_engines};
+use tidemill_tests::{Broker, Engine, Options, on_both_engines, wait};
 
 on_both_engines!(
     requests_that_are_only_announced_delay_nobody,
+    uploads_that_stall_are_cut_off_while_others_wait,
     fetch_that_waits_ends_when_its_client_leaves,
     partition_asked_for_first_is_served_first,
     one_metadata_request_makes_a_bounded_number_of_topics,
@@ -64,6 +65,32 @@ fn requests_that_are_only_announced_delay_nobody(engine: Engine) {
         }
     }
     assert!(began.elapsed() < AT_ONCE, "it took {:?}", began.elapsed());
+}
+
+fn uploads_that_stall_are_cut_off_while_others_wait(engine: Engine) {
+    let broker = Options::new(engine)
+        .shards(1)
+        .settings("[memory]\nsmall_requests = \"2 MiB\"\n[kafka]\nrequest_timeout = \"1 h\"")
+        .start();
+    Cli::new(&broker).create_topic("t", 1);
+    // Together they have sent what there is memory for.
+    let stalled = (0..6).map(|_| {
+        let mut connection = connect(&broker);
+        let whole = padded_metadata(1 << 20);
+        connection
+            .send(&whole[..700 << 10])
+            .expect("the broker reads");
+        connection
+    });
+    let stalled: Vec<Connection> = stalled.collect();
+    let held = || broker.metric("tidemill_request_memory_bytes", "") > f64::from(1 << 20);
+    assert!(wait::until(AT_ONCE, held), "they hold what there is");
+    let mut honest = connect(&broker);
+    let batch = raw::batch(&[(b"k", b"v")], raw::now_ms());
+    let answer = honest.call(&raw::produce("t", 0, &batch));
+    let answer = answer.expect("produce is answered");
+    assert_eq!(raw::produced(&answer, "t").map(|(error, _)| error), Some(0));
+    drop(stalled);
 }
 
 fn fetch_that_waits_ends_when_its_client_leaves(engine: Engine) {

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use bytes::Bytes;
 
 use super::super::records::{NewRecord, ReadQuery, ReadRecord, ReadRecords};
-use super::super::routes::{MODULE_BYTES_MAX, REQUESTS_MAX, WAITING_MAX};
+use super::super::routes::{MODULE_BYTES_MAX, REQUESTS_MAX, WAITING_MAX, paced};
 use super::super::service::{Answer, ApiError, BoxFuture};
 use super::super::types::*;
 use super::*;
@@ -578,4 +578,26 @@ fn stop_lets_a_request_under_way_end() {
     assert_eq!(answer(waiting).0, 200);
     stopping.join().expect("no panic");
     assert!(TcpStream::connect(f.address).is_err());
+}
+
+#[test]
+fn large_body_that_stops_coming_ends_and_one_that_comes_is_passed_on() {
+    use std::time::Duration;
+
+    use axum::body::{Body, to_bytes};
+    use futures_util::stream::{StreamExt, iter, pending};
+
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .expect("a runtime");
+    runtime.block_on(async {
+        let pieces = || iter([Ok::<_, std::io::Error>(Bytes::from("ab")), Ok("cd".into())]);
+        let whole = paced(Body::from_stream(pieces()), Duration::from_secs(60));
+        let whole = to_bytes(whole, 10).await.expect("it is whole");
+        assert_eq!(whole, "abcd");
+        let stalled = Body::from_stream(pieces().chain(pending()));
+        let ended = to_bytes(paced(stalled, Duration::from_millis(20)), 10).await;
+        assert!(ended.is_err());
+    });
 }

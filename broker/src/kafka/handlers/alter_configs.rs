@@ -17,7 +17,7 @@ use tidemill_wire::WireError;
 use super::super::answers::Pending;
 use super::super::dispatch::Request;
 use super::super::error_map::{self, code};
-use super::{named_twice, resource, text};
+use super::{named_twice, resource};
 use crate::topic_changes::Mode;
 
 /// Operations of IncrementalAlterConfigs.
@@ -51,7 +51,7 @@ impl Altered {
     fn message(&self) -> Option<StrBytes> {
         self.error
             .as_ref()
-            .map(|(_, message)| text(message.clone()))
+            .map(|(_, message)| super::message(message.as_str()))
     }
 }
 

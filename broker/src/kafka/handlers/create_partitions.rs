@@ -11,7 +11,7 @@ use tidemill_wire::WireError;
 use super::super::answers::{Answer, Pending};
 use super::super::dispatch::Request;
 use super::super::error_map::{self, code};
-use super::{named_twice, text};
+use super::named_twice;
 use crate::shard::Shard;
 use crate::topic_changes::Mode;
 
@@ -40,7 +40,7 @@ async fn answer(request: &Request, body: CreatePartitionsRequest) -> Answer {
             Ok(()) => result,
             Err((code, message)) => result
                 .with_error_code(code)
-                .with_error_message(Some(text(message))),
+                .with_error_message(Some(super::message(message))),
         });
     }
     request

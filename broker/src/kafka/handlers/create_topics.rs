@@ -9,8 +9,9 @@ use kafka_protocol::messages::create_topics_response::{
     CreatableTopicConfigs, CreatableTopicResult,
 };
 use kafka_protocol::messages::{CreateTopicsRequest, CreateTopicsResponse};
-use tidemill_controller::{Topic, configs};
+use tidemill_controller::{Image, Topic, configs};
 use tidemill_model::topic_name;
+use tidemill_rt::task;
 use tidemill_wire::WireError;
 use uuid::Uuid;
 
@@ -21,6 +22,9 @@ use super::describe_configs::source_of;
 use super::text;
 use crate::shard::Shard;
 use crate::topics::{self, NewTopic};
+
+/// Topics looked at before other tasks have their turn.
+const TOPICS_PER_TURN: usize = 256;
 
 /// An error code and what it means.
 type Refused = (i16, String);
@@ -39,22 +43,29 @@ async fn answer(request: Request, body: CreateTopicsRequest) -> Answer {
         }
     }
     let mut results = Vec::new();
-    for topic in body.topics {
+    let mut taken = None;
+    for (i, topic) in body.topics.into_iter().enumerate() {
+        if i % TOPICS_PER_TURN == TOPICS_PER_TURN - 1 {
+            task::yield_now().await;
+        }
         let name = topic.name.clone();
         let made = if twice.contains(name.as_str()) {
             Err((
                 code::INVALID_REQUEST,
                 "the topic is named twice in this request".to_owned(),
             ))
+        } else if body.validate_only {
+            let taken = taken.get_or_insert_with(|| Taken::by(&request.shard.image()));
+            validate(&request.shard, topic, taken)
         } else {
-            create(&request.shard, topic, body.validate_only).await
+            create(&request.shard, topic).await
         };
         let result = CreatableTopicResult::default().with_name(name);
         results.push(match made {
             Ok(topic) => success(result, &topic),
             Err((code, message)) => result
                 .with_error_code(code)
-                .with_error_message(Some(text(message)))
+                .with_error_message(Some(super::message(message)))
                 .with_num_partitions(-1)
                 .with_replication_factor(-1),
         });
@@ -64,42 +75,55 @@ async fn answer(request: Request, body: CreateTopicsRequest) -> Answer {
         .await
 }
 
-async fn create(
+async fn create(shard: &Rc<Shard>, topic: CreatableTopic) -> Result<Arc<Topic>, Refused> {
+    let new = convert(topic, shard.info.node.0)?;
+    shard.create_topic(new).await.map_err(|e| refused(&e))
+}
+
+/// The topic as it would be made.
+fn validate(
     shard: &Rc<Shard>,
     topic: CreatableTopic,
-    validate_only: bool,
+    taken: &Taken,
 ) -> Result<Arc<Topic>, Refused> {
     let new = convert(topic, shard.info.node.0)?;
-    let refused = |e: &topics::TopicError| (error_map::topic(e), e.to_string());
-    if !validate_only {
-        return shard.create_topic(new).await.map_err(|e| refused(&e));
-    }
     topics::check(&new).map_err(|e| refused(&e))?;
-    let image = shard.image();
-    let key = topic_name::collision_key(&new.name);
-    if let Some(other) = image
-        .topics()
-        .find(|t| topic_name::collision_key(&t.name) == key)
-    {
-        let exists = other.name == new.name;
-        let code = if exists {
-            code::TOPIC_ALREADY_EXISTS
-        } else {
-            code::INVALID_TOPIC_EXCEPTION
-        };
-        return Err((code, format!("topic '{}' already exists", other.name)));
-    }
+    taken.check(&new.name)?;
+    let partitions = new
+        .partitions
+        .unwrap_or(shard.info.settings.topics.partitions);
     Ok(Arc::new(Topic {
         name: new.name,
         id: tidemill_model::TopicId::NONE,
-        rings: vec![
-            0;
-            new.partitions
-                .unwrap_or(shard.info.settings.topics.partitions) as usize
-        ],
+        rings: vec![0; partitions as usize],
         replicas: new.replicas.unwrap_or(topics::REPLICAS_DEFAULT),
         configs: new.configs,
     }))
+}
+
+fn refused(e: &topics::TopicError) -> Refused {
+    (error_map::topic(e), e.to_string())
+}
+
+/// Names that are taken, and those too like them: made once for a request, which may name very many.
+struct Taken(BTreeMap<String, Arc<Topic>>);
+
+impl Taken {
+    fn by(image: &Image) -> Taken {
+        let key = |t: &Arc<Topic>| (topic_name::collision_key(&t.name), t.clone());
+        Taken(image.topics().map(key).collect())
+    }
+
+    fn check(&self, name: &str) -> Result<(), Refused> {
+        let Some(other) = self.0.get(&topic_name::collision_key(name)) else {
+            return Ok(());
+        };
+        let code = match other.name == name {
+            true => code::TOPIC_ALREADY_EXISTS,
+            false => code::INVALID_TOPIC_EXCEPTION,
+        };
+        Err((code, format!("topic '{}' already exists", other.name)))
+    }
 }
 
 fn convert(topic: CreatableTopic, node: i32) -> Result<NewTopic, Refused> {

@@ -43,7 +43,7 @@ async fn delete(shard: &Rc<Shard>, state: DeleteTopicState) -> DeletableTopicRes
             let message = "name a topic by name or by id, not by both";
             return result
                 .with_error_code(code::INVALID_REQUEST)
-                .with_error_message(Some(text(message)));
+                .with_error_message(Some(super::message(message)));
         }
         Some(name) => image.topic(name).ok_or(code::UNKNOWN_TOPIC_OR_PARTITION),
         None => image
@@ -63,6 +63,6 @@ async fn delete(shard: &Rc<Shard>, state: DeleteTopicState) -> DeletableTopicRes
         Ok(()) => result,
         Err(e) => result
             .with_error_code(error_map::topic(&e))
-            .with_error_message(Some(text(e.to_string()))),
+            .with_error_message(Some(super::message(e.to_string()))),
     }
 }

@@ -102,7 +102,7 @@ fn describe(
     match settings {
         Err((code, message)) => result
             .with_error_code(code)
-            .with_error_message(Some(text(message))),
+            .with_error_message(Some(super::message(message))),
         Ok(settings) => {
             let keys = resource.configuration_keys.as_deref();
             let keys: Option<Vec<&str>> = keys.map(|keys| keys.iter().map(|k| &**k).collect());

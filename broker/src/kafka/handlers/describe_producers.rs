@@ -15,7 +15,7 @@ use super::super::answers::{Answer, Pending};
 use super::super::dispatch::Request;
 use super::super::error_map::code;
 use super::ask::{Question, ask};
-use super::{named_twice, text};
+use super::named_twice;
 
 /// Bytes of an answer for a partition or a producer, about.
 const ENTRY_BYTES: usize = 64;
@@ -79,7 +79,7 @@ async fn answer(request: &Request, body: DescribeProducersRequest) -> Answer {
                 let message = format!(
                     "an answer has at most {PRODUCERS_MAX} producers; ask for fewer partitions"
                 );
-                partition.error_message = Some(text(message));
+                partition.error_message = Some(super::message(message));
                 continue;
             }
             left -= producers.len();

@@ -13,7 +13,6 @@ use tidemill_wire::WireError;
 use super::super::answers::Pending;
 use super::super::dispatch::Request;
 use super::super::error_map::code;
-use super::text;
 
 /// Bytes of an answer for a partition, about.
 const PARTITION_BYTES: usize = 96;
@@ -57,7 +56,7 @@ fn elect(request: &Request, asked: TopicPartitions) -> ReplicaElectionResult {
         let result = PartitionResult::default()
             .with_partition_id(index)
             .with_error_code(code)
-            .with_error_message(Some(text(message)));
+            .with_error_message(Some(super::message(message)));
         results.push(result);
     }
     ReplicaElectionResult::default()

@@ -304,7 +304,9 @@ fn sort(request: &Request, body: &FetchRequest) -> (Vec<FetchedTopic>, Queries) 
     let mut queries = Vec::new();
     let mut seen = BTreeSet::new();
     let mut topics = Vec::with_capacity(body.topics.len());
-    for (t, asked) in body.topics.iter().enumerate() {
+    // A topic of which no partition is asked has no place in the answer.
+    let asked = body.topics.iter().filter(|t| !t.partitions.is_empty());
+    for (t, asked) in asked.enumerate() {
         let found = find_topic(&image, &asked.topic);
         let name: Option<Arc<str>> = found.ok().map(|topic| Arc::from(topic.name.as_str()));
         let mut partitions = Vec::with_capacity(asked.partitions.len());

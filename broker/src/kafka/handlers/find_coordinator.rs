@@ -62,7 +62,7 @@ async fn coordinator(request: &Request, key: StrBytes, key_type: i8) -> Coordina
             .with_node_id(BrokerId(-1))
             .with_port(-1)
             .with_error_code(code)
-            .with_error_message(Some(text(message))),
+            .with_error_message(Some(super::message(message))),
     }
 }
 

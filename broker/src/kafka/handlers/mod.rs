@@ -43,6 +43,9 @@ use tidemill_wire::TopicRef;
 use super::error_map::code;
 use crate::topic_changes::Mode;
 
+/// Bytes of what an error means, at most.
+const MESSAGE_BYTES_MAX: usize = 1024;
+
 /// Kafka's types of resources that have settings (`ConfigResource.Type`).
 mod resource {
     pub(super) const TOPIC: i8 = 2;
@@ -63,6 +66,14 @@ fn who(member: &str, instance: Option<&StrBytes>) -> Who {
 /// A text for the message crate.
 fn text(s: impl Into<String>) -> StrBytes {
     StrBytes::from_string(s.into())
+}
+
+/// What an error means, for the message crate. It may say what the client said: without a limit it could be longer than any
+/// answer can say.
+fn message(s: impl Into<String>) -> StrBytes {
+    let mut s = s.into();
+    s.truncate(s.floor_char_boundary(MESSAGE_BYTES_MAX));
+    text(s)
 }
 
 /// The topic a request means, or the error code for it.

@@ -33,6 +33,9 @@ use crate::topics::now_ms;
 const RECORD_BATCHES_FROM: i16 = 3;
 /// First version that may carry zstd (KIP-110).
 const ZSTD_FROM: i16 = 7;
+/// Attributes of a batch that producers set: compression, timestamp type, transactional, control (KIP-98). The broker alone
+/// marks delete horizons (KIP-534); what the other bits are to mean is not known yet.
+const PRODUCER_ATTRIBUTES: i16 = 0x3f;
 /// Longest a request waits for its answer, whatever the client says.
 const TIMEOUT_MAX: Duration = Duration::from_secs(600);
 
@@ -258,6 +261,18 @@ fn check(
             "clients cannot write control batches",
         ));
     }
+    if header.is_log_append_time() {
+        return Err(said(
+            code::INVALID_TIMESTAMP,
+            "producers cannot say that the broker gave the timestamps",
+        ));
+    }
+    if header.attributes & !PRODUCER_ATTRIBUTES != 0 {
+        return Err(said(
+            code::INVALID_RECORD,
+            "the batch has attributes that no producer sets",
+        ));
+    }
     if version < ZSTD_FROM && header.compression() == Ok(Compression::Zstd) {
         return Err(said(
             code::UNSUPPORTED_COMPRESSION_TYPE,
@@ -308,6 +323,8 @@ fn append_all(
         appends.push(async move {
             let result = append.await;
             match &result {
+                // It was counted when it came first.
+                Ok(appended) if appended.duplicate => {}
                 Ok(_) => {
                     counters.records_in.add(records);
                     counters.bytes_in.add(bytes);

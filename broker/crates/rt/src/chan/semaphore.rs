@@ -91,6 +91,12 @@ impl Semaphore {
         self.0.borrow().total
     }
 
+    /// Whether somebody waits now.
+    pub fn is_waited_for(&self) -> bool {
+        let state = self.0.borrow();
+        state.waiting.iter().any(|(_, tx)| !tx.is_closed())
+    }
+
     /// How often somebody had to wait: the metric for "full".
     pub fn waits_total(&self) -> u64 {
         self.0.borrow().waits_total
@@ -174,13 +180,14 @@ mod tests {
         let mut first = budget.charge(25);
         assert_eq!((budget.available(), budget.used()), (0, 25));
         let mut waiting = Box::pin(budget.acquire(4));
-        assert!(waiting.as_mut().poll(&mut cx).is_pending());
+        assert!(waiting.as_mut().poll(&mut cx).is_pending() && budget.is_waited_for());
         first.settle(8);
         assert!(waiting.as_mut().poll(&mut cx).is_pending());
         first.settle(6);
         let Poll::Ready(mut second) = waiting.as_mut().poll(&mut cx) else {
             panic!("four units are free");
         };
+        assert!(!budget.is_waited_for());
         second.absorb(first);
         assert_eq!((second.amount(), budget.used()), (10, 10));
         drop(second);
