@@ -544,7 +544,12 @@ mod tests {
         // A record begins with its length (one zigzag byte), attributes and timestamp; its offset delta follows.
         let first = tidemill_model::batch::HEADER_BYTES;
         let second = first + 1 + usize::from(good.bytes[first] / 2);
-        for (deltas, read) in [([1, 0], vec![6]), ([0, 0], vec![5]), ([0, 5], vec![5]), ([9, 9], vec![])] {
+        for (deltas, read) in [
+            ([1, 0], vec![6]),
+            ([0, 0], vec![5]),
+            ([0, 5], vec![5]),
+            ([9, 9], vec![]),
+        ] {
             let mut bytes = good.bytes.to_vec();
             (bytes[first + 3], bytes[second + 3]) = (2 * deltas[0], 2 * deltas[1]);
             let bad = Batch {

@@ -356,19 +356,22 @@ async fn large_body<R>(
 /// wait for their turn.
 pub(super) fn paced(body: axum::body::Body, time: Duration) -> axum::body::Body {
     let began = Instant::now();
-    let paced = try_unfold((body.into_data_stream(), 0), move |(mut body, came)| async move {
-        let of_bytes = Duration::from_millis(came * 1000 / LARGE_BODY_BYTES_PER_SECOND_MIN);
-        let due = (began + time + of_bytes).into();
-        match tokio::time::timeout_at(due, body.next()).await {
-            Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut)),
-            Ok(None) => Ok(None),
-            Ok(Some(Err(error))) => Err(io::Error::other(error)),
-            Ok(Some(Ok(bytes))) => {
-                let came = came + bytes.len() as u64;
-                Ok(Some((bytes, (body, came))))
+    let paced = try_unfold(
+        (body.into_data_stream(), 0),
+        move |(mut body, came)| async move {
+            let of_bytes = Duration::from_millis(came * 1000 / LARGE_BODY_BYTES_PER_SECOND_MIN);
+            let due = (began + time + of_bytes).into();
+            match tokio::time::timeout_at(due, body.next()).await {
+                Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut)),
+                Ok(None) => Ok(None),
+                Ok(Some(Err(error))) => Err(io::Error::other(error)),
+                Ok(Some(Ok(bytes))) => {
+                    let came = came + bytes.len() as u64;
+                    Ok(Some((bytes, (body, came))))
+                }
             }
-        }
-    });
+        },
+    );
     axum::body::Body::from_stream(paced)
 }
 

@@ -413,7 +413,9 @@ mod tests {
             let next = capacity(size, there, false);
             assert!(next > there && next <= there * FAST_GROWTH);
             let sparing = capacity(size, there, true);
-            assert!(sparing > there && sparing <= next && sparing <= there + SPARING_BYTES + there / 4);
+            assert!(
+                sparing > there && sparing <= next && sparing <= there + SPARING_BYTES + there / 4
+            );
             (there, steps) = (next, steps + 1);
         }
         assert!(steps < 12);
@@ -431,7 +433,10 @@ mod tests {
             due: at(14_000),
             seen: (start, 65_536),
         };
-        assert!(!arrival.is_slow(at(900), 65_536, 256 << 10), "too early to say");
+        assert!(
+            !arrival.is_slow(at(900), 65_536, 256 << 10),
+            "too early to say"
+        );
         assert!(!arrival.is_slow(at(1_000), 65_536 + (256 << 10), 256 << 10));
         arrival.pause(Duration::from_secs(5));
         assert!(!arrival.is_slow(at(6_500), 65_536 + (256 << 10), 256 << 10));

@@ -72,7 +72,10 @@ fn convert(
                 false => group,
                 true => group
                     .with_error_code(code::GROUP_ID_NOT_FOUND)
-                    .with_error_message(Some(super::message(format!("Group {} not found.", &*id.0)))),
+                    .with_error_message(Some(super::message(format!(
+                        "Group {} not found.",
+                        &*id.0
+                    )))),
             }
         }
         Ok(Some(described)) => group
