@@ -15,6 +15,9 @@ use crate::context::{self, EngineKind};
 /// Pending connections the kernel keeps for us.
 pub const LISTEN_BACKLOG: i32 = 1024;
 
+/// How long to wait with what needs a descriptor when there is none.
+pub(crate) const RETRY: Duration = Duration::from_millis(100);
+
 /// Descriptors of the process that are kept for files and what else is no connection; at most half of all.
 const DESCRIPTORS_RESERVED: usize = 512;
 

@@ -338,6 +338,57 @@ fn one_connection_is_read_and_written_by_two_tasks() {
     });
 }
 
+/// More connections than become ready at once, in rounds that take over one another's places; each sends pieces, some with its end right
+/// behind them, and everything is read to that end.
+#[test]
+fn many_connections_are_each_read_to_their_end() {
+    const CONNECTIONS: usize = 300;
+    on_each_engine(|| async {
+        let (listener, addr) = listen();
+        for round in 0..3_u8 {
+            let peers = std::thread::spawn(move || {
+                use std::io::Write;
+                let connect = |_| std::net::TcpStream::connect(addr).unwrap();
+                let peers: Vec<_> = (0..CONNECTIONS).map(connect).collect();
+                for piece in 0..3 {
+                    for (number, mut peer) in peers.iter().enumerate() {
+                        peer.write_all(&[number as u8; 100][..100 - piece]).unwrap();
+                    }
+                }
+                for (number, mut peer) in peers.into_iter().enumerate() {
+                    peer.write_all(&[number as u8; 10][..number % 10]).unwrap();
+                }
+            });
+            let mut readers = Vec::new();
+            for _ in 0..CONNECTIONS {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (mut read, write) = Stream::from_std(stream).unwrap().split();
+                readers.push(spawn(Queue::Kafka, async move {
+                    let mut buf = [0; 4096];
+                    let (mut bytes, mut all) = (Vec::new(), 1);
+                    while all > 0 {
+                        all = read.read(&mut buf).await.unwrap();
+                        bytes.extend_from_slice(&buf[..all]);
+                    }
+                    drop(write);
+                    bytes
+                }));
+            }
+            let mut lens = Vec::new();
+            for reader in readers {
+                let bytes = reader.await.unwrap();
+                assert!(bytes.iter().all(|b| *b == bytes[0]), "round {round}");
+                lens.push(bytes.len());
+            }
+            lens.sort_unstable();
+            let mut expected: Vec<_> = (0..CONNECTIONS).map(|n| 297 + n % 10).collect();
+            expected.sort_unstable();
+            assert_eq!(lens, expected, "round {round}");
+            peers.join().unwrap();
+        }
+    });
+}
+
 #[test]
 fn read_given_up_does_not_harm_the_next() {
     on_each_engine(|| async {
