@@ -18,7 +18,7 @@ use tidemill_rt::task::{self, Queue};
 use super::{now, writer};
 use crate::shard::Shard;
 
-/// Bytes of records that may wait to be written; what would be more is refused.
+/// Bytes of records that may wait to be written, or be on their way; whoever would add to more is told to come again.
 const WAITING_BYTES_MAX: usize = 64 << 20;
 
 /// Bytes of records that may wait while old commits are searched for.
@@ -45,6 +45,8 @@ pub(crate) struct Coordination {
     syncs: RefCell<BTreeMap<Ticket, oneshot::Sender<Result<Synced, GroupError>>>>,
     pub(super) queue: RefCell<VecDeque<Queued>>,
     waiting_bytes: Cell<usize>,
+    /// Bytes of records that are being appended.
+    appending_bytes: Cell<usize>,
     /// There is something to write, or to look at.
     pub(super) work: Notify,
     pub(super) sweep: Cell<bool>,
@@ -72,6 +74,7 @@ impl Coordination {
             syncs: RefCell::default(),
             queue: RefCell::default(),
             waiting_bytes: Cell::new(0),
+            appending_bytes: Cell::new(0),
             work: Notify::new(),
             sweep: Cell::new(false),
         });
@@ -108,6 +111,7 @@ impl Coordination {
             }
         }
         self.waiting_bytes.set(0);
+        self.appending_bytes.set(0);
         self.joins.borrow_mut().clear();
         self.syncs.borrow_mut().clear();
         let (settings, budget) = self.made_of.clone();
@@ -159,11 +163,19 @@ impl Coordination {
         self.work.notify_all();
     }
 
-    /// Takes the next write out of the queue.
+    /// A write that was dequeued has landed, or failed.
+    pub(super) fn settled(&self, bytes: usize) {
+        self.appending_bytes
+            .set(self.appending_bytes.get().saturating_sub(bytes));
+    }
+
+    /// Takes the next write out of the queue, to be appended.
     pub(super) fn dequeue(&self) -> Option<Queued> {
         let queued = self.queue.borrow_mut().pop_front()?;
         self.waiting_bytes
             .set(self.waiting_bytes.get().saturating_sub(queued.bytes));
+        self.appending_bytes
+            .set(self.appending_bytes.get() + queued.bytes);
         Some(queued)
     }
 
@@ -173,7 +185,7 @@ impl Coordination {
     }
 
     fn has_room(&self) -> Result<(), GroupError> {
-        if self.waiting_bytes.get() <= WAITING_BYTES_MAX {
+        if self.waiting_bytes.get() + self.appending_bytes.get() <= WAITING_BYTES_MAX {
             return Ok(());
         }
         if let Some(shard) = self.shard.upgrade() {
@@ -210,9 +222,18 @@ impl Coordination {
     ) -> impl Future<Output = Result<Joined, NotJoined>> + use<> {
         let (tx, rx) = oneshot::channel();
         let (ticket, member) = (self.ticket(), join.member.clone());
-        self.joins.borrow_mut().insert(ticket, tx);
-        let effects = self.machine.borrow_mut().join(join, ticket, now());
-        self.act(effects);
+        match self.has_room() {
+            Ok(()) => {
+                self.joins.borrow_mut().insert(ticket, tx);
+                let effects = self.machine.borrow_mut().join(join, ticket, now());
+                self.act(effects);
+            }
+            // A static member that comes back has its whole group written.
+            Err(error) => {
+                let member = member.clone();
+                let _ = tx.send(Err(NotJoined { error, member }));
+            }
+        }
         async move {
             let error = GroupError::NotCoordinator;
             rx.await.unwrap_or(Err(NotJoined { error, member }))
@@ -226,9 +247,14 @@ impl Coordination {
     ) -> impl Future<Output = Result<Synced, GroupError>> + use<> {
         let (tx, rx) = oneshot::channel();
         let ticket = self.ticket();
-        self.syncs.borrow_mut().insert(ticket, tx);
-        let effects = self.machine.borrow_mut().sync(sync, ticket, now());
-        self.act(effects);
+        match self.has_room() {
+            Ok(()) => {
+                self.syncs.borrow_mut().insert(ticket, tx);
+                let effects = self.machine.borrow_mut().sync(sync, ticket, now());
+                self.act(effects);
+            }
+            Err(error) => drop(tx.send(Err(error))),
+        }
         async move { rx.await.unwrap_or(Err(GroupError::NotCoordinator)) }
     }
 
@@ -303,9 +329,19 @@ impl Coordination {
         &self,
         group: &str,
     ) -> impl Future<Output = Result<(), GroupError>> + use<> {
-        let decided = self.machine.borrow_mut().delete(group, now());
-        let waiting = decided.map(|write| self.write(Some(write)));
-        async move { waiting?.await }
+        let decided = self
+            .has_room()
+            .and_then(|()| self.machine.borrow_mut().delete(group, now()));
+        let waiting = decided.map(|writes| {
+            let each = writes.into_iter().map(|write| self.write(Some(write)));
+            each.collect::<Vec<_>>()
+        });
+        async move {
+            for written in waiting? {
+                written.await?;
+            }
+            Ok(())
+        }
     }
 
     /// What a group has committed of `places`, or of everything: topic, its id when it was committed, partition, offset,

@@ -107,6 +107,10 @@ impl Writer {
             if behind_piece || !drains || self.appends.is_empty() {
                 self.append_queued();
             }
+            if self.is_overdue() {
+                // Others have their turn before what is due next.
+                task::yield_now().await;
+            }
             match self.wait(work).await {
                 Event::Other => {}
                 Event::Landed(landed) => {
@@ -143,6 +147,12 @@ impl Writer {
             Either::Left((landed, _)) => Event::Landed(landed),
             Either::Right(_) => Event::Other,
         }
+    }
+
+    /// Whether something is due already, so that waiting would end at once.
+    fn is_overdue(&self) -> bool {
+        let due = self.coordination.machine.borrow().next_due();
+        due.is_some_and(|due| due <= now().mono_ms)
     }
 
     fn fire(&self) {
@@ -229,10 +239,13 @@ impl Writer {
             }
         }
         let mut next = landed.appended.as_ref().ok().map(|a| a.base_offset);
-        if next.is_some() {
+        let copied = landed.writes.iter().any(|q| q.write.then == Then::Copied);
+        // A copy is no reason for the next one.
+        if next.is_some() && !copied {
             self.grown += landed.bytes;
         }
-        for Queued { write, done, .. } in landed.writes {
+        for Queued { write, bytes, done } in landed.writes {
+            self.coordination.settled(bytes);
             let records = write.records.len() as Offset;
             let effects = self
                 .coordination
@@ -282,7 +295,7 @@ impl Writer {
 
     /// Whether the log has grown so much that it is time for a copy.
     fn copy_due(&self) -> bool {
-        let alive = self.coordination.machine.borrow().store().bytes() as u64;
+        let alive = self.coordination.machine.borrow().store().log_bytes() as u64;
         let enough = self.grown > COPY_BYTES_MIN.max(alive.saturating_mul(COPY_FACTOR));
         enough && Instant::now() >= self.copy_not_before
     }

@@ -36,6 +36,7 @@ pub(super) mod code {
     pub(in super::super) const UNKNOWN_MEMBER_ID: i16 = 25;
     pub(in super::super) const INVALID_SESSION_TIMEOUT: i16 = 26;
     pub(in super::super) const REBALANCE_IN_PROGRESS: i16 = 27;
+    pub(in super::super) const INVALID_COMMIT_OFFSET_SIZE: i16 = 28;
     pub(in super::super) const CLUSTER_AUTHORIZATION_FAILED: i16 = 31;
     pub(in super::super) const INVALID_TIMESTAMP: i16 = 32;
     pub(in super::super) const UNSUPPORTED_VERSION: i16 = 35;
@@ -173,6 +174,7 @@ pub(super) fn group(error: GroupError) -> i16 {
         GroupError::GroupIdNotFound => code::GROUP_ID_NOT_FOUND,
         GroupError::GroupSubscribedToTopic => code::GROUP_SUBSCRIBED_TO_TOPIC,
         GroupError::OffsetMetadataTooLarge => code::OFFSET_METADATA_TOO_LARGE,
+        GroupError::CommitTooLarge => code::INVALID_COMMIT_OFFSET_SIZE,
         GroupError::NoRoom => code::POLICY_VIOLATION,
     }
 }

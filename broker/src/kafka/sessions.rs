@@ -15,6 +15,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tidemill_model::topic_name::NAME_CHARS_MAX;
 use tidemill_model::{PartitionId, RingId, ShardId};
 use tidemill_rt::chan::notify::Notify;
 use tidemill_rt::mailbox;
@@ -27,7 +28,8 @@ use crate::metrics::{Counter, Sample};
 
 /// Most partitions of a session; who fetches more names all of them each time.
 const PARTITIONS_MAX: usize = 50_000;
-/// Most partitions of all sessions of a shard; each takes about 400 bytes, so 80 MB.
+/// Most partitions of all sessions of a shard; each takes about 400 bytes, and at most 650 with a
+/// topic's name of its own, so 80 to 130 MB.
 const CACHE_PARTITIONS_MAX: usize = 200_000;
 /// A session that was not used for so long makes room for a new one, and one that is so old for a larger one (Kafka's
 /// `MIN_INCREMENTAL_FETCH_SESSION_EVICTION_MS`).
@@ -92,6 +94,10 @@ impl Partitions {
     /// Takes in what a request adds, changes and takes out.
     pub(crate) fn update(&mut self, body: &FetchRequest) -> Result<(), TooMany> {
         for topic in &body.topics {
+            // There is no such topic: whoever asks for it is told so each time, but not remembered.
+            if matches!(&topic.topic, TopicRef::Name(name) if name.len() > NAME_CHARS_MAX) {
+                return Err(TooMany);
+            }
             // A copy: a name as it came keeps the request's frame.
             let name = owned(&topic.topic);
             for asked in &topic.partitions {

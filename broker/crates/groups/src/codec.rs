@@ -118,6 +118,15 @@ pub fn encode_commit(commit: &Commit) -> Vec<u8> {
     out
 }
 
+/// Bytes of [`encode_commit`].
+pub(crate) fn commit_bytes(commit: &Commit) -> usize {
+    let fixed = match commit.expire_ms {
+        None => 2 + 8 + 4 + 2 + 8,
+        Some(_) => 2 + 8 + 2 + 8 + 8,
+    };
+    fixed + commit.metadata.len()
+}
+
 /// Reads the value of a commit. The topic's id comes from the record's headers, if it is not in the value.
 ///
 /// # Errors

@@ -14,7 +14,7 @@ use crate::copy::Copy;
 use crate::error::GroupError;
 use crate::group::{Context, Group, State};
 use crate::limits::{
-    Budget, PROTOCOLS_MAX, REBALANCE_MS_MAX, SESSION_MS, Settings, TIMERS_AT_ONCE,
+    Budget, GROUP_BYTES, GROUP_ID_BYTES_MAX, PROTOCOLS_MAX, REBALANCE_MS_MAX, SESSION_MS, Settings, TIMERS_AT_ONCE,
 };
 use crate::request::{Effect, Join, NotJoined, Now, Sync, Then, Ticket, Who, Write};
 use crate::store::{Record, Store};
@@ -106,7 +106,11 @@ impl Coordinator {
         let (mut ctx, groups) = self.context(now, effects);
         let group = match record {
             Some(record) => Group::load(id.clone(), record, &mut ctx),
-            None => Group::new(id.clone(), now),
+            None => {
+                let mut group = Group::new(id.clone(), now);
+                group.recharge(&ctx);
+                group
+            }
         };
         groups.insert(id, group);
         self.budget.change(1, 0);
@@ -174,7 +178,7 @@ impl Coordinator {
     }
 
     fn check_join(&self, join: &Join) -> Result<(), GroupError> {
-        if join.group.is_empty() {
+        if !is_group_id(&join.group) {
             return Err(GroupError::InvalidGroupId);
         }
         if !SESSION_MS.contains(&join.session_ms) {
@@ -190,7 +194,7 @@ impl Coordinator {
         if !join.member.is_empty() {
             return Err(GroupError::UnknownMemberId);
         }
-        match self.budget.admits(1, 0) {
+        match self.budget.admits(1, GROUP_BYTES + join.group.len()) {
             true => Ok(()),
             false => Err(GroupError::NoRoom),
         }
@@ -453,6 +457,11 @@ impl Drop for Coordinator {
         ids.iter().for_each(|id| self.forget(id));
         self.budget.change(0, -(self.charged as i64));
     }
+}
+
+/// Whether a group may have this name.
+fn is_group_id(id: &str) -> bool {
+    (1..=GROUP_ID_BYTES_MAX).contains(&id.len())
 }
 
 /// What whoever speaks of a group that is not there is told.

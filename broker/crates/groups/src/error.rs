@@ -12,8 +12,8 @@ pub enum GroupError {
     /// Another node or partition looks after the group.
     #[error("another coordinator looks after the group; ask who does")]
     NotCoordinator,
-    /// The group has no name.
-    #[error("the name of the group is empty")]
+    /// The group has no name, or too long a one.
+    #[error("the name of the group is empty, or longer than {} bytes", super::limits::GROUP_ID_BYTES_MAX)]
     InvalidGroupId,
     /// The member speaks of another generation.
     #[error("the generation is not the group's; join again")]
@@ -54,6 +54,9 @@ pub enum GroupError {
         super::limits::COMMIT_METADATA_BYTES_MAX
     )]
     OffsetMetadataTooLarge,
+    /// A request commits too much, or takes back too much, at once.
+    #[error("the offsets of one request may take {} bytes; name fewer partitions in each", super::limits::COMMIT_BYTES_MAX)]
+    CommitTooLarge,
     /// The shard has no room for more.
     #[error(
         "the shard keeps as many groups and offsets as it may; delete groups that are not needed"

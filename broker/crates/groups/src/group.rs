@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::error::GroupError;
-use crate::limits::{Budget, MEMBERS_MAX, Settings};
+use crate::limits::{Budget, GROUP_BYTES, MEMBERS_MAX, Settings};
 use crate::request::{Effect, JoinedMember, NotJoined, Now, Ticket, Who};
 use crate::store::{GroupRecord, MemberRecord};
 use crate::timers::{Timer, Timers};
@@ -74,6 +74,8 @@ pub(crate) struct Group {
     generation: i32,
     /// The last generation whose assignments were written: somebody may have been told of them.
     assigned: Option<i32>,
+    /// The generation whose assignments are being written: what its leader says again changes nothing.
+    assigning: Option<i32>,
     protocol_type: Option<Arc<str>>,
     protocol: Option<Arc<str>>,
     leader: Option<Arc<str>>,
@@ -88,7 +90,7 @@ pub(crate) struct Group {
     /// Members whose JoinGroup waits for an answer.
     joining: usize,
     next_seq: u64,
-    /// Bytes that its members brought.
+    /// Bytes that it takes, with what its members brought.
     bytes: usize,
     /// What of it is charged to the budget.
     charged: usize,
@@ -97,12 +99,14 @@ pub(crate) struct Group {
 impl Group {
     /// A group without members.
     pub(crate) fn new(id: Arc<str>, now: Now) -> Group {
+        let bytes = GROUP_BYTES + id.len();
         Group {
             id,
             state: State::Empty,
             since_ms: now.unix_ms,
             generation: 0,
             assigned: None,
+            assigning: None,
             protocol_type: None,
             protocol: None,
             leader: None,
@@ -113,7 +117,7 @@ impl Group {
             waiting: Waiting::All,
             joining: 0,
             next_seq: 0,
-            bytes: 0,
+            bytes,
             charged: 0,
         }
     }
@@ -213,6 +217,8 @@ impl Group {
     /// Gives back what it takes.
     pub(crate) fn discharge(&mut self, budget: &Budget) {
         budget.change(0, -(self.charged as i64));
+        budget.change_pending(-(self.pending.len() as i64));
+        self.pending.clear();
         self.charged = 0;
     }
 
@@ -392,7 +398,7 @@ impl Group {
 
     /// A member leaves; a static one may be named by its instance alone. Returns who left.
     pub(crate) fn leave(&mut self, who: &Who, ctx: &mut Context<'_>) -> Result<Who, GroupError> {
-        if self.pending.remove(&who.member) {
+        if self.remove_pending(&who.member, ctx) {
             ctx.timers
                 .clear(&Timer::Session(self.id.clone(), who.member.clone()));
             self.complete_join_if_all(ctx);
@@ -428,7 +434,7 @@ impl Group {
 
     /// A member's time is over, unless it waits for an answer.
     pub(crate) fn silent(&mut self, id: &Arc<str>, ctx: &mut Context<'_>) {
-        if self.pending.remove(id) {
+        if self.remove_pending(id, ctx) {
             return self.complete_join_if_all(ctx);
         }
         let waits = |m: &Member| !m.is_new && m.joining.is_some() || m.syncing.is_some();
@@ -446,7 +452,8 @@ impl Group {
         for id in ids {
             self.take_out(&id, error, ctx);
         }
-        for id in std::mem::take(&mut self.pending) {
+        for id in self.pending.clone() {
+            self.remove_pending(&id, ctx);
             ctx.timers.clear(&Timer::Session(self.id.clone(), id));
         }
         ctx.timers.clear(&Timer::Rebalance(self.id.clone()));

@@ -21,6 +21,20 @@ pub const SESSION_MS: std::ops::RangeInclusive<i32> = 6_000..=1_800_000;
 pub const REBALANCE_MS_MAX: i32 = 86_400_000;
 /// How long a member that waits for its first rebalance may be silent, in ms, as in Kafka.
 pub const NEWCOMER_MS: u64 = 300_000;
+/// Shortest time for which a group waits in one go for static members that do not come, in ms, whatever time they ask for.
+pub const STATIC_WAIT_MS_MIN: u64 = 1_000;
+/// Ids of members that are about to join a group (KIP-394); clients come back with them at once.
+pub const PENDING_OF_GROUP_MAX: usize = 1_000;
+/// Those of all groups of a shard.
+pub const PENDING_MAX: u64 = 20_000;
+/// Bytes that such an id takes beside its text, about.
+pub(crate) const PENDING_BYTES: usize = 256;
+/// Bytes that a group takes beside its name and what its members brought, about.
+pub(crate) const GROUP_BYTES: usize = 512;
+/// Bytes of the name of a group. Kafka has no limit; each record of a group repeats it.
+pub const GROUP_ID_BYTES_MAX: usize = 1_024;
+/// Bytes of records that a request which commits offsets, or takes them back, may ask for: they are one batch.
+pub const COMMIT_BYTES_MAX: usize = 8 << 20;
 /// Groups that a shard looks after.
 pub const GROUPS_MAX: u64 = 100_000;
 /// Bytes of groups and offsets that a shard keeps in memory.
@@ -55,13 +69,21 @@ impl Default for Settings {
 }
 
 /// What the groups of a shard use together. A cheap handle.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Budget(Rc<Used>);
 
-#[derive(Debug, Default)]
+impl Default for Budget {
+    fn default() -> Budget {
+        Budget::of(BYTES_MAX)
+    }
+}
+
+#[derive(Debug)]
 struct Used {
+    bytes_max: u64,
     groups: Cell<u64>,
     bytes: Cell<u64>,
+    pending: Cell<u64>,
     refused: Cell<u64>,
 }
 
@@ -69,6 +91,17 @@ impl Budget {
     /// Nothing is used yet.
     pub fn new() -> Budget {
         Budget::default()
+    }
+
+    /// Nothing of `bytes_max` bytes is used yet.
+    pub fn of(bytes_max: u64) -> Budget {
+        Budget(Rc::new(Used {
+            bytes_max,
+            groups: Cell::default(),
+            bytes: Cell::default(),
+            pending: Cell::default(),
+            refused: Cell::default(),
+        }))
     }
 
     /// Groups there are.
@@ -86,13 +119,27 @@ impl Budget {
         self.0.refused.get()
     }
 
-    /// Whether `bytes` more bytes and `groups` more groups fit; if not, that is counted.
+    /// Whether `bytes` more bytes and `groups` more groups fit; if not, that is counted. What takes no more always fits: a full
+    /// budget stops nobody who is there.
     pub(crate) fn admits(&self, groups: u64, bytes: usize) -> bool {
-        let fits = self.groups() + groups <= GROUPS_MAX && self.bytes() + bytes as u64 <= BYTES_MAX;
+        let groups_fit = groups == 0 || self.groups() + groups <= GROUPS_MAX;
+        let bytes_fit = bytes == 0 || self.bytes() + bytes as u64 <= self.0.bytes_max;
+        let fits = groups_fit && bytes_fit;
         if !fits {
             self.count_refused();
         }
         fits
+    }
+
+    /// Whether one more may be about to join.
+    pub(crate) fn admits_pending(&self) -> bool {
+        self.0.pending.get() < PENDING_MAX
+    }
+
+    /// Notes a change of how many are about to join.
+    pub(crate) fn change_pending(&self, change: i64) {
+        let pending = &self.0.pending;
+        pending.set(pending.get().saturating_add_signed(change));
     }
 
     /// Notes that something was refused because a limit was reached.

@@ -13,6 +13,9 @@ use crate::codec::{self, CodecError, Key};
 /// Bytes that an entry takes in memory beside its texts, about.
 const ENTRY_BYTES: usize = 128;
 
+/// Bytes that a record takes in a batch beside its key's texts, its value and its header, about.
+const RECORD_BYTES: usize = 32;
+
 /// What a group has committed of a partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Commit {
@@ -82,12 +85,11 @@ pub struct Record {
 impl Record {
     /// Bytes it takes in a batch, about.
     pub fn bytes(&self) -> usize {
-        let (Key::Offset { group, .. } | Key::Group { group }) = &self.key;
-        let topic = match &self.key {
-            Key::Offset { topic, .. } => topic.len() + codec::TOPIC_ID_HEADER.len() + 24,
-            Key::Group { .. } => 0,
+        let key = match &self.key {
+            Key::Offset { group, topic, .. } => offset_key_bytes(group, topic),
+            Key::Group { group } => RECORD_BYTES + group.len(),
         };
-        32 + group.len() + topic + self.value.as_ref().map_or(0, Bytes::len)
+        key + self.value.as_ref().map_or(0, Bytes::len)
     }
 }
 
@@ -121,7 +123,17 @@ impl Stored {
 pub struct Store {
     pub(crate) groups: BTreeMap<Arc<str>, Stored>,
     bytes: usize,
+    log_bytes: usize,
     commits: usize,
+}
+
+/// Bytes that a commit's record takes in a batch, about: those of [`Record::bytes`], without making it.
+pub(crate) fn log_bytes(group: &str, place: &Place, commit: &Commit) -> usize {
+    offset_key_bytes(group, &place.0) + codec::commit_bytes(commit)
+}
+
+fn offset_key_bytes(group: &str, topic: &str) -> usize {
+    RECORD_BYTES + group.len() + topic.len() + codec::TOPIC_ID_HEADER.len() + 24
 }
 
 fn commit_bytes(place: &Place, commit: &Commit) -> usize {
@@ -134,7 +146,23 @@ impl Store {
         Store::default()
     }
 
-    /// Bytes that it takes in memory, about; what a copy of it takes in the log is not more.
+    /// Bytes that a copy of it takes in the log, about.
+    pub fn log_bytes(&self) -> usize {
+        self.log_bytes
+    }
+
+    /// Bytes more that it takes in memory, about, once `commits` of `group` are in it.
+    pub(crate) fn growth(&self, group: &str, commits: &BTreeMap<Place, Commit>) -> usize {
+        let stored = self.groups.get(group);
+        let entry = stored.map_or(ENTRY_BYTES + group.len(), |_| 0);
+        let old = |place| stored.and_then(|s| s.commits.get(place));
+        let added: usize = commits.iter().map(|(p, c)| commit_bytes(p, c)).sum();
+        let there = commits.keys().filter_map(|p| Some((p, old(p)?)));
+        let removed: usize = there.map(|(p, at)| commit_bytes(p, &at.value)).sum();
+        (entry + added).saturating_sub(removed)
+    }
+
+    /// Bytes that it takes in memory, about.
     pub fn bytes(&self) -> usize {
         self.bytes
     }
@@ -206,16 +234,24 @@ impl Store {
     fn put_record(&mut self, group: &str, value: Bytes, offset: Offset) {
         let added = value.len();
         let old = self.entry(group).record.replace(At { value, offset });
-        self.bytes = self.bytes + added - old.map_or(0, |old| old.value.len());
+        let (removed, entry) = match old {
+            Some(old) => (old.value.len(), 0),
+            None => (0, RECORD_BYTES + group.len()),
+        };
+        self.bytes = self.bytes + added - removed;
+        self.log_bytes = self.log_bytes + entry + added - removed;
     }
 
     fn put_commit(&mut self, group: &str, place: Place, commit: At<Commit>) {
         let added = commit_bytes(&place, &commit.value);
+        self.log_bytes += log_bytes(group, &place, &commit.value);
+        let mut log_removed = 0;
         let removed = match self.entry(group).commits.entry(place) {
             Entry::Occupied(mut there) => {
-                let removed = commit_bytes(there.key(), &there.get().value);
-                there.insert(commit);
-                removed
+                let old = there.insert(commit).value;
+                let place = there.key();
+                log_removed = log_bytes(group, place, &old);
+                commit_bytes(place, &old)
             }
             Entry::Vacant(new) => {
                 new.insert(commit);
@@ -224,6 +260,7 @@ impl Store {
             }
         };
         self.bytes = self.bytes + added - removed;
+        self.log_bytes -= log_removed;
     }
 
     fn forget_record(&mut self, group: &str) {
@@ -232,6 +269,7 @@ impl Store {
         };
         if let Some(old) = stored.record.take() {
             self.bytes -= old.value.len();
+            self.log_bytes -= RECORD_BYTES + group.len() + old.value.len();
         }
         self.forget_if_empty(group);
     }
@@ -242,6 +280,7 @@ impl Store {
         };
         if let Some(old) = stored.commits.remove(place) {
             self.bytes -= commit_bytes(place, &old.value);
+            self.log_bytes -= log_bytes(group, place, &old.value);
             self.commits -= 1;
         }
         self.forget_if_empty(group);

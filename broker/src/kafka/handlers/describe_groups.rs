@@ -1,5 +1,6 @@
 //! DescribeGroups: who is in groups and what each reads.
 
+use std::collections::BTreeSet;
 use std::future::ready;
 
 use kafka_protocol::messages::describe_groups_response::{DescribedGroup, DescribedGroupMember};
@@ -11,7 +12,7 @@ use tidemill_wire::WireError;
 use super::super::answers::{Answer, Pending};
 use super::super::dispatch::Request;
 use super::super::error_map::{self, code};
-use super::text;
+use super::{ANSWER_BYTES_MAX, text};
 
 /// First version that tells instances.
 const INSTANCE_FROM: i16 = 4;
@@ -27,26 +28,35 @@ pub(in super::super) fn start(request: Request) -> Result<Pending, WireError> {
 }
 
 async fn answer(request: &Request, body: DescribeGroupsRequest) -> Answer {
-    let mut found = Vec::with_capacity(body.groups.len());
+    // A group that is named many times is described once, so that a small request has no vast answer.
+    let (mut seen, mut groups, mut bytes) = (BTreeSet::new(), Vec::new(), 0);
     for id in body.groups {
-        let name = id.0.to_string();
-        let described = request
-            .shard
-            .at_coordinator(&id.0, move |coordinator| {
-                ready(coordinator.machine.borrow().describe(&name))
-            })
-            .await;
-        found.push((id, described.await));
+        if !seen.insert(id.0.to_string()) {
+            continue;
+        }
+        let described = match bytes < ANSWER_BYTES_MAX {
+            true => describe(request, &id).await,
+            // To be asked for once more, with fewer others.
+            false => Err(GroupError::CoordinatorNotAvailable),
+        };
+        bytes += GROUP_BYTES + id.0.len() + described.as_ref().map_or(0, described_bytes);
+        groups.push(convert(id, described, request.version));
     }
-    let bytes = |(id, d): &(GroupId, Result<Option<Described>, GroupError>)| {
-        GROUP_BYTES + id.0.len() + d.as_ref().map_or(0, described_bytes)
-    };
-    let room = request.room(found.iter().map(bytes).sum()).await;
-    let groups = found
-        .into_iter()
-        .map(|(id, d)| convert(id, d, request.version));
-    let response = DescribeGroupsResponse::default().with_groups(groups.collect());
+    // What is told of members is shared with their groups until the answer is made.
+    let room = request.room(bytes).await;
+    let response = DescribeGroupsResponse::default().with_groups(groups);
     request.answer_within(room, &response)
+}
+
+async fn describe(request: &Request, id: &GroupId) -> Result<Option<Described>, GroupError> {
+    let name = id.0.to_string();
+    let described = request
+        .shard
+        .at_coordinator(&id.0, move |coordinator| {
+            ready(coordinator.machine.borrow().describe(&name))
+        })
+        .await;
+    described.await
 }
 
 fn described_bytes(described: &Option<Described>) -> usize {

@@ -3,6 +3,7 @@
 use std::future::ready;
 
 use kafka_protocol::messages::{HeartbeatRequest, HeartbeatResponse};
+use tidemill_groups::GroupError;
 use tidemill_wire::WireError;
 
 use super::super::answers::Pending;
@@ -21,10 +22,11 @@ pub(in super::super) async fn start(request: Request) -> Result<Pending, WireErr
         })
         .await;
     Ok(Box::pin(async move {
-        let code = beat
-            .await
-            .and_then(|beat| beat)
-            .map_or_else(error_map::group, |()| code::NONE);
+        let code = match beat.await.and_then(|beat| beat) {
+            // As Kafka: a member is not out while its group is being loaded, and some clients give up at any other answer.
+            Ok(()) | Err(GroupError::CoordinatorLoadInProgress) => code::NONE,
+            Err(error) => error_map::group(error),
+        };
         request
             .answer(&HeartbeatResponse::default().with_error_code(code))
             .await

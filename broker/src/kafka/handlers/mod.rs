@@ -45,6 +45,9 @@ use crate::topic_changes::Mode;
 
 /// Bytes of what an error means, at most.
 const MESSAGE_BYTES_MAX: usize = 1024;
+/// Bytes of an answer that tells of many groups, about: no more of them are told once it is so large. Far below what clients
+/// take (librdkafka's `receive.message.max.bytes` is 100 MB).
+const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// Kafka's types of resources that have settings (`ConfigResource.Type`).
 mod resource {

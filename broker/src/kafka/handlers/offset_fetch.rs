@@ -1,6 +1,6 @@
 //! OffsetFetch: how far groups have read.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::ready;
 use std::sync::Arc;
 
@@ -16,8 +16,8 @@ use tidemill_wire::{TopicRef, WireError};
 use super::super::answers::{Answer, Body, Pending};
 use super::super::dispatch::Request;
 use super::super::error_map::{self, code};
-use super::{find_topic, text};
-use crate::groups::Fetched;
+use super::{ANSWER_BYTES_MAX, find_topic, text};
+use crate::groups::{Fetched, FromCoordinator};
 
 /// First version that says what is wrong with a group beside its partitions.
 const GROUP_ERROR_FROM: i16 = 2;
@@ -31,25 +31,32 @@ type Found = Result<Vec<Fetched>, GroupError>;
 pub(in super::super) async fn start(mut request: Request) -> Result<Pending, WireError> {
     let body = decode(&request.frame, request.body_at, request.version)?;
     let image = request.shard.image();
-    let mut asked = Vec::with_capacity(body.groups.len());
-    for group in body.groups {
-        let places = group.topics.as_ref().map(|topics| places(&image, topics));
-        let id = group.group.to_string();
-        let fetched = request
-            .shard
-            .at_coordinator(&group.group, move |coordinator| {
-                ready(coordinator.fetch(&id, places.as_deref()))
-            })
-            .await;
-        asked.push((group, fetched));
-    }
+    let mut asked = once_each(body.groups).into_iter();
+    let mut next = match asked.next() {
+        Some(group) => Some(ask(&request, &image, group).await),
+        None => None,
+    };
     Ok(Box::pin(async move {
-        let (mut groups, mut bytes) = (Vec::with_capacity(asked.len()), 0);
-        for (group, fetched) in asked {
-            let found: Found = fetched.await;
-            let group = fill(&image, group, found, request.version);
+        let (mut groups, mut bytes) = (Vec::new(), 0);
+        if asked.len() > 0 {
+            // Of a connection's requests for many groups one at a time holds what it has found.
+            request.turn().await;
+        }
+        while let Some((group, fetching)) = next {
+            let group = fill(&image, group, fetching.await, request.version);
             bytes += group_bytes(&group);
             groups.push(group);
+            next = match asked.next() {
+                None => None,
+                Some(group) if bytes < ANSWER_BYTES_MAX => {
+                    Some(ask(&request, &image, group).await)
+                }
+                // To be asked for once more, with fewer others.
+                Some(group) => {
+                    let later: Found = Err(GroupError::CoordinatorNotAvailable);
+                    Some((group, Box::pin(ready(later)) as FromCoordinator<_>))
+                }
+            };
         }
         let room = request.room(bytes).await;
         let body = Bytes::from(encode(&groups, request.version));
@@ -58,6 +65,50 @@ pub(in super::super) async fn start(mut request: Request) -> Result<Pending, Wir
         request.release();
         Answer::Body(Body::within(room, vec![body]))
     }))
+}
+
+async fn ask(
+    request: &Request,
+    image: &Image,
+    group: GroupFetch,
+) -> (GroupFetch, FromCoordinator<Vec<Fetched>>) {
+    let places = group.topics.as_ref().map(|topics| places(image, topics));
+    let id = group.group.to_string();
+    let fetching = request
+        .shard
+        .at_coordinator(&group.group, move |coordinator| {
+            ready(coordinator.fetch(&id, places.as_deref()))
+        })
+        .await;
+    (group, fetching)
+}
+
+/// What is asked, with each group once and each partition of it once, so that a small request has no vast answer.
+fn once_each(asked: Vec<GroupFetch>) -> Vec<GroupFetch> {
+    let mut at: BTreeMap<String, usize> = BTreeMap::new();
+    let mut groups: Vec<GroupFetch> = Vec::new();
+    for group in asked {
+        match at.get(&*group.group) {
+            None => {
+                at.insert(group.group.to_string(), groups.len());
+                groups.push(group);
+            }
+            Some(at) => {
+                let topics = &mut groups[*at].topics;
+                *topics = topics.take().zip(group.topics).map(|(mut first, more)| {
+                    first.extend(more);
+                    first
+                });
+            }
+        }
+    }
+    for group in &mut groups {
+        let mut seen = BTreeSet::new();
+        for (topic, partitions) in group.topics.iter_mut().flatten() {
+            partitions.retain(|p| seen.insert((topic.clone(), *p)));
+        }
+    }
+    groups
 }
 
 /// What is asked, by name.
@@ -196,4 +247,31 @@ fn group_bytes(group: &GroupFetched) -> usize {
         TOPIC_BYTES + name + partitions.sum::<usize>()
     };
     GROUP_BYTES + group.group.len() + group.topics.iter().map(topic).sum::<usize>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn group_and_partition_named_many_times_are_looked_up_once() {
+        let asked = |group: &'static str, topics: Option<Vec<(&'static str, Vec<i32>)>>| GroupFetch {
+            group: text(group),
+            member: None,
+            member_epoch: -1,
+            topics: topics.map(|topics| {
+                let named = |(name, partitions)| (TopicRef::Name(text(name)), partitions);
+                topics.into_iter().map(named).collect()
+            }),
+        };
+        let once = once_each(vec![
+            asked("a", Some(vec![("t", vec![0, 1, 0]), ("u", vec![0])])),
+            asked("b", Some(vec![("t", vec![0])])),
+            asked("a", Some(vec![("t", vec![1, 2])])),
+            asked("b", None),
+            asked("b", Some(vec![("t", vec![0])])),
+        ]);
+        let topics = vec![("t", vec![0, 1]), ("u", vec![0]), ("t", vec![2])];
+        assert_eq!(once, [asked("a", Some(topics)), asked("b", None)]);
+    }
 }

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use kafka_protocol::messages::{SyncGroupRequest, SyncGroupResponse};
+use tidemill_groups::GroupError;
 use tidemill_groups::request::Sync;
 use tidemill_wire::WireError;
 
 use super::super::answers::Pending;
 use super::super::dispatch::Request;
-use super::super::error_map;
+use super::super::error_map::{self, code};
 use super::{text, who};
 
 /// First version that tells type and name of the protocol.
@@ -46,9 +47,12 @@ pub(in super::super) async fn start(mut request: Request) -> Result<Pending, Wir
         let response = SyncGroupResponse::default();
         match synced.await.and_then(|synced| synced) {
             Err(error) => {
-                request
-                    .answer(&response.with_error_code(error_map::group(error)))
-                    .await
+                let code = match error {
+                    // As Kafka while the group is being loaded: the member joins again, and waits with that.
+                    GroupError::CoordinatorLoadInProgress => code::REBALANCE_IN_PROGRESS,
+                    error => error_map::group(error),
+                };
+                request.answer(&response.with_error_code(code)).await
             }
             Ok(synced) => {
                 let room = request.room(ANSWER_BYTES + synced.assignment.len()).await;

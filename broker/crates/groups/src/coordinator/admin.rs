@@ -9,6 +9,7 @@ use super::offsets::tombstone;
 use crate::codec::Key;
 use crate::error::GroupError;
 use crate::group::{Member, State};
+use crate::limits::WRITE_BYTES;
 use crate::request::{Now, Then, Write};
 use crate::store::{Place, Record};
 
@@ -93,11 +94,11 @@ impl Coordinator {
         })
     }
 
-    /// Deletes a group that has no members, with everything it has committed, once what is returned is written.
+    /// Deletes a group that has no members, with everything it has committed, once all of what is returned is written.
     ///
     /// # Errors
     /// Why it cannot be deleted.
-    pub fn delete(&mut self, id: &str, now: Now) -> Result<Write, GroupError> {
+    pub fn delete(&mut self, id: &str, now: Now) -> Result<Vec<Write>, GroupError> {
         if id.is_empty() {
             return Err(GroupError::InvalidGroupId);
         }
@@ -106,13 +107,20 @@ impl Coordinator {
             Some(State::Empty) => {}
             Some(_) => return Err(GroupError::NonEmptyGroup),
         }
-        let write = Write {
-            records: self.tombstones(id),
-            then: Then::Removed(vec![Arc::from(id)]),
-        };
+        let records = self.tombstones(id);
+        if records.is_empty() {
+            // What is on its way would bring it back.
+            if self.in_flight.contains_key(id) {
+                return Err(GroupError::CoordinatorNotAvailable);
+            }
+            self.bury(id, now);
+            self.forget(id);
+            return Ok(Vec::new());
+        }
+        let writes = in_batches(records, Then::Removed(vec![Arc::from(id)]));
         self.bury(id, now);
-        self.launch(&write.records);
-        Ok(write)
+        writes.iter().for_each(|write| self.launch(&write.records));
+        Ok(writes)
     }
 
     /// From now on nobody joins the group until its tombstones are written.
@@ -143,4 +151,24 @@ impl Coordinator {
         }
         records
     }
+}
+
+/// Records as writes of one batch each, for a batch may not be as large as all that a group has committed; `then` waits for
+/// the last.
+pub(super) fn in_batches(records: Vec<Record>, then: Then) -> Vec<Write> {
+    let (mut writes, mut part, mut bytes) = (Vec::new(), Vec::new(), 0);
+    for record in records {
+        let more = record.bytes();
+        if !part.is_empty() && bytes + more > WRITE_BYTES {
+            let records = std::mem::take(&mut part);
+            let then = Then::Nothing;
+            writes.push(Write { records, then });
+            bytes = 0;
+        }
+        bytes += more;
+        part.push(record);
+    }
+    let records = part;
+    writes.push(Write { records, then });
+    writes
 }

@@ -1,22 +1,21 @@
 //! Committing offsets, and taking commits back.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tidemill_model::{Offset, TopicId};
 
-use super::Coordinator;
+use super::{Coordinator, is_group_id};
 use crate::codec::{self, Key};
 use crate::copy::commit_record;
 use crate::error::GroupError;
 use crate::group::State;
-use crate::limits::COMMIT_METADATA_BYTES_MAX;
+use crate::limits::{COMMIT_BYTES_MAX, COMMIT_METADATA_BYTES_MAX};
 use crate::request::{Now, Then, Who, Write};
-use crate::store::{Commit, Record};
+use crate::store::{Commit, Place, Record, log_bytes};
 
 /// The protocol type of groups whose members say which topics they read.
 const CONSUMER: &str = "consumer";
-/// Bytes that a commit takes, about, beside its texts.
-const COMMIT_BYTES: usize = 256;
 
 /// An offset to be committed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +52,7 @@ impl Coordinator {
         commits: Vec<NewCommit>,
         now: Now,
     ) -> Result<Each, GroupError> {
-        if group.is_empty() {
+        if !is_group_id(group) {
             return Err(GroupError::InvalidGroupId);
         }
         let mut effects = Vec::new();
@@ -66,33 +65,18 @@ impl Coordinator {
             None if generation >= 0 => return Err(GroupError::IllegalGeneration),
             None => {}
         }
-        let bytes = commits
-            .iter()
-            .map(|c| COMMIT_BYTES + c.topic.len() + c.metadata.len())
-            .sum();
-        let groups = u64::from(allowed.is_none());
-        if !self.budget.admits(groups, bytes) {
+        let (results, last) = sort_out(commits, now);
+        let log_bytes: usize = last.iter().map(|(p, c)| log_bytes(group, p, c)).sum();
+        if log_bytes > COMMIT_BYTES_MAX {
+            self.budget.count_refused();
+            return Err(GroupError::CommitTooLarge);
+        }
+        let bytes = self.store.growth(group, &last);
+        if !self.budget.admits(u64::from(allowed.is_none()), bytes) {
             return Err(GroupError::NoRoom);
         }
-        let mut results = Vec::with_capacity(commits.len());
-        let mut records = Vec::with_capacity(commits.len());
-        for commit in commits {
-            if commit.metadata.len() > COMMIT_METADATA_BYTES_MAX {
-                results.push(Err(GroupError::OffsetMetadataTooLarge));
-                continue;
-            }
-            let place = (commit.topic, commit.partition);
-            let commit = Commit {
-                topic_id: commit.topic_id,
-                offset: commit.offset,
-                leader_epoch: commit.leader_epoch,
-                metadata: commit.metadata,
-                commit_ms: now.unix_ms,
-                expire_ms: commit.expire_ms,
-            };
-            records.push(commit_record(group, &place, &commit));
-            results.push(Ok(()));
-        }
+        let records = last.iter().map(|(p, c)| commit_record(group, p, c));
+        let records = records.collect();
         Ok((results, self.writing(records)))
     }
 
@@ -125,6 +109,7 @@ impl Coordinator {
             Some(g) if g.state() == State::Empty => Vec::new(),
             Some(g) => subscriptions(g).ok_or(GroupError::NonEmptyGroup)?,
         };
+        let (mut seen, mut bytes) = (BTreeSet::new(), 0);
         let mut records = Vec::new();
         let mut results = Vec::with_capacity(places.len());
         for (topic, partition) in places {
@@ -133,12 +118,46 @@ impl Coordinator {
                 continue;
             }
             results.push(Ok(()));
-            if self.store.commit(group, topic, *partition).is_some() {
-                records.push(tombstone(group, topic, *partition));
+            let there = self.store.commit(group, topic, *partition).is_some();
+            if there && seen.insert((topic, partition)) {
+                let record = tombstone(group, topic, *partition);
+                bytes += record.bytes();
+                records.push(record);
+            }
+            if bytes > COMMIT_BYTES_MAX {
+                self.budget.count_refused();
+                return Err(GroupError::CommitTooLarge);
             }
         }
         Ok((results, self.writing(records)))
     }
+}
+
+/// What becomes of each of several offsets, and what is to be written: the last for each partition that may be committed.
+fn sort_out(
+    commits: Vec<NewCommit>,
+    now: Now,
+) -> (Vec<Result<(), GroupError>>, BTreeMap<Place, Commit>) {
+    let mut results = Vec::with_capacity(commits.len());
+    let mut last = BTreeMap::new();
+    for commit in commits {
+        if commit.metadata.len() > COMMIT_METADATA_BYTES_MAX {
+            results.push(Err(GroupError::OffsetMetadataTooLarge));
+            continue;
+        }
+        let place = (commit.topic, commit.partition);
+        let commit = Commit {
+            topic_id: commit.topic_id,
+            offset: commit.offset,
+            leader_epoch: commit.leader_epoch,
+            metadata: commit.metadata,
+            commit_ms: now.unix_ms,
+            expire_ms: commit.expire_ms,
+        };
+        last.insert(place, commit);
+        results.push(Ok(()));
+    }
+    (results, last)
 }
 
 /// The topics that members of a group read, in order; nothing where that cannot be told: it is another kind of group, or a

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use tidemill_model::TopicId;
 
 use super::Coordinator;
+use super::admin::in_batches;
 use super::offsets::{subscriptions, tombstone};
 use crate::group::{Group, State};
 use crate::limits::{SWEEP_AT_ONCE, WRITE_BYTES};
-use crate::request::{Effect, Now, Then, Write};
+use crate::request::{Effect, Now, Then};
 use crate::store::{Commit, Record, Stored};
 use crate::timers::Timer;
 
@@ -77,7 +78,7 @@ impl Coordinator {
         }
         let effects = found
             .into_iter()
-            .filter_map(|found| self.remove(found, now))
+            .flat_map(|found| self.remove(found, now))
             .collect();
         Swept {
             effects,
@@ -139,28 +140,22 @@ impl Coordinator {
         &mut self,
         (id, gone, fate): (Arc<str>, Vec<Record>, Fate),
         now: Now,
-    ) -> Option<Effect> {
+    ) -> Vec<Effect> {
         self.counts.expired += gone.len() as u64;
-        let write = match fate {
-            Fate::Stays => Write {
-                records: gone,
-                then: Then::Nothing,
-            },
+        let writes = match fate {
+            Fate::Stays => in_batches(gone, Then::Nothing),
             Fate::Goes => {
                 let records = self.tombstones(&id);
                 if records.is_empty() {
                     self.forget(&id);
-                    return None;
+                    return Vec::new();
                 }
                 self.bury(&id, now);
-                Write {
-                    records,
-                    then: Then::Removed(vec![id]),
-                }
+                in_batches(records, Then::Removed(vec![id]))
             }
         };
-        self.launch(&write.records);
-        Some(Effect::Write(write))
+        writes.iter().for_each(|write| self.launch(&write.records));
+        writes.into_iter().map(Effect::Write).collect()
     }
 }
 

@@ -6,7 +6,9 @@ use super::member::joining_bytes;
 use super::{Context, Group, Member, State, Waiting};
 use crate::codec;
 use crate::error::GroupError;
-use crate::limits::{MEMBERS_BYTES_MAX, NEWCOMER_MS};
+use crate::limits::{
+    MEMBERS_BYTES_MAX, NEWCOMER_MS, PENDING_BYTES, PENDING_OF_GROUP_MAX, STATIC_WAIT_MS_MIN,
+};
 use crate::request::{Effect, Join, Joined, NotJoined, Protocol, Then, Ticket, Who, Write};
 use crate::store::Record;
 use crate::timers::Timer;
@@ -44,7 +46,12 @@ impl Group {
                 ctx.budget.count_refused();
                 return Err(nobody(GroupError::GroupMaxSizeReached));
             }
-            self.pending.insert(id.clone());
+            // Whoever comes later finds room: those who come back at once hold none for long.
+            if self.pending.len() >= PENDING_OF_GROUP_MAX || !ctx.budget.admits_pending() {
+                ctx.budget.count_refused();
+                return Err(nobody(GroupError::CoordinatorNotAvailable));
+            }
+            self.add_pending(id.clone(), ctx);
             let at = ctx.now.mono_ms + join.session_ms.max(0) as u64;
             ctx.timers
                 .set(Timer::Session(self.id.clone(), id.clone()), at);
@@ -61,7 +68,7 @@ impl Group {
     ) -> Result<(), (GroupError, Arc<str>)> {
         let known = |error| (error, join.member.clone());
         self.admit(join, ctx).map_err(known)?;
-        if join.instance.is_none() && self.pending.remove(&join.member) {
+        if join.instance.is_none() && self.remove_pending(&join.member, ctx) {
             return self
                 .add_member(join.member.clone(), join, ticket, ctx)
                 .map_err(known);
@@ -88,6 +95,22 @@ impl Group {
         .map_err(known)
     }
 
+    fn add_pending(&mut self, id: Arc<str>, ctx: &mut Context<'_>) {
+        self.bytes += PENDING_BYTES + id.len();
+        ctx.budget.change_pending(1);
+        self.pending.insert(id);
+    }
+
+    /// Takes an id out that was given; whether it was.
+    pub(super) fn remove_pending(&mut self, id: &str, ctx: &mut Context<'_>) -> bool {
+        let there = self.pending.remove(id);
+        if there {
+            self.bytes -= PENDING_BYTES + id.len();
+            ctx.budget.change_pending(-1);
+        }
+        there
+    }
+
     /// Whether a member that offers this may be here at all.
     fn admit(&self, join: &Join, ctx: &Context<'_>) -> Result<(), GroupError> {
         if self.state == State::Dead {
@@ -111,7 +134,8 @@ impl Group {
             .get(&join.member)
             .map_or(0, |m| m.bytes(&join.member));
         let bytes = joining_bytes(join);
-        if self.bytes - there + bytes > MEMBERS_BYTES_MAX {
+        // Who brings no more than before is no reason to refuse anybody.
+        if bytes > there && self.bytes - there + bytes > MEMBERS_BYTES_MAX {
             ctx.budget.count_refused();
             return Err(GroupError::GroupMaxSizeReached);
         }
@@ -405,7 +429,7 @@ impl Group {
         }
         if !self.elect_leader() {
             // Only static members are left, and none has come: they may still.
-            let at = ctx.now.mono_ms + self.rebalance_ms();
+            let at = ctx.now.mono_ms + self.rebalance_ms().max(STATIC_WAIT_MS_MIN);
             return ctx.timers.set(Timer::Rebalance(self.id.clone()), at);
         }
         self.begin_generation(ctx);

@@ -57,7 +57,8 @@ impl Group {
             ctx.effects
                 .push(Effect::Sync(before, Err(GroupError::RebalanceInProgress)));
         }
-        if leads {
+        // Were assignments written twice, the first would be told and the second be in the log.
+        if leads && self.assigning != Some(self.generation) {
             self.assign(sync.assignments, ctx);
         }
     }
@@ -69,10 +70,12 @@ impl Group {
             .filter(|(id, _)| self.members.contains_key(id))
             .collect();
         let bytes: usize = known.iter().map(|(_, bytes)| bytes.len()).sum();
-        if bytes > ASSIGNMENTS_BYTES_MAX || !ctx.budget.admits(0, bytes) {
+        let before: usize = self.members.values().map(|m| m.assignment.len()).sum();
+        if bytes > ASSIGNMENTS_BYTES_MAX || !ctx.budget.admits(0, bytes.saturating_sub(before)) {
             ctx.budget.count_refused();
             return self.cancel_syncs(GroupError::GroupMaxSizeReached, ctx);
         }
+        self.assigning = Some(self.generation);
         let record = self.write(Some(&known));
         let then = Then::Assignments {
             group: self.id.clone(),
@@ -93,6 +96,9 @@ impl Group {
         ok: bool,
         ctx: &mut Context<'_>,
     ) {
+        if self.assigning == Some(generation) {
+            self.assigning = None;
+        }
         if self.state != State::CompletingRebalance || generation != self.generation {
             return; // A rebalance began meanwhile.
         }

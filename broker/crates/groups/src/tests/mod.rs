@@ -20,6 +20,7 @@ use crate::{Budget, GroupError, Settings};
 /// A coordinator, its log, its clock.
 pub(super) struct World {
     pub(super) machine: Coordinator,
+    pub(super) budget: Budget,
     pub(super) now: Now,
     pub(super) log: Vec<Record>,
     /// Writes that are not in the log yet.
@@ -39,8 +40,10 @@ impl World {
     }
 
     pub(super) fn with(settings: Settings) -> World {
+        let budget = Budget::new();
         let mut world = World {
-            machine: Coordinator::new(settings, Budget::new()),
+            machine: Coordinator::new(settings, budget.clone()),
+            budget,
             now: Now {
                 mono_ms: 1_000,
                 unix_ms: 1_700_000_000_000,
@@ -59,10 +62,15 @@ impl World {
 
     /// Another coordinator that reads the same log.
     pub(super) fn restarted(&self) -> World {
+        self.restarted_within(Budget::new())
+    }
+
+    pub(super) fn restarted_within(&self, budget: Budget) -> World {
         let mut world = World::new();
         world.now = self.now;
         world.log = self.log.clone();
-        world.machine = Coordinator::new(Settings::default(), Budget::new());
+        world.machine = Coordinator::new(Settings::default(), budget.clone());
+        world.budget = budget;
         for (offset, record) in self.log.iter().enumerate() {
             world.machine.load(record, offset as Offset).unwrap();
         }

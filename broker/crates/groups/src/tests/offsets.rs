@@ -1,7 +1,7 @@
 //! Commits: when they count, when they go, who may make and take them back.
 
 use super::*;
-use crate::limits::COMMIT_METADATA_BYTES_MAX;
+use crate::limits::{COMMIT_BYTES_MAX, COMMIT_METADATA_BYTES_MAX, RECORD_BATCH_BYTES_MAX};
 
 const DAY: u64 = 86_400_000;
 
@@ -65,6 +65,147 @@ fn commit_with_too_long_a_text_is_refused_alone() {
         .unwrap();
     assert_eq!(each, [Err(GroupError::OffsetMetadataTooLarge), Ok(())]);
     assert_eq!(write.unwrap().records.len(), 1);
+}
+
+#[test]
+fn partition_that_is_named_many_times_is_written_once_as_it_was_named_last() {
+    let mut w = World::new();
+    let nobody = Who {
+        member: "".into(),
+        instance: None,
+    };
+    let commits: Vec<_> = (0..1_000).map(|offset| new_commit("t", offset)).collect();
+    let (each, write) = w.machine.commit("g", &nobody, -1, commits, w.now).unwrap();
+    let write = write.unwrap();
+    assert_eq!((each.len(), write.records.len()), (1_000, 1));
+    w.queue.push(write);
+    w.land_all();
+    assert_eq!(w.committed("t"), Some(999));
+    let places = vec![(Arc::from("t"), 0); 1_000];
+    let (each, write) = w.machine.delete_offsets("g", &places).unwrap();
+    assert_eq!((each.len(), write.unwrap().records.len()), (1_000, 1));
+}
+
+#[test]
+fn commit_that_would_be_too_large_a_batch_is_refused_before_it_is_made() {
+    let mut w = World::new();
+    let nobody = Who {
+        member: "".into(),
+        instance: None,
+    };
+    let group = "g".repeat(1_024);
+    let many = |n: i32| -> Vec<_> {
+        let one = |partition| NewCommit {
+            partition,
+            ..new_commit("t", 1)
+        };
+        (0..n).map(one).collect()
+    };
+    let (_, write) = w.machine.commit(&group, &nobody, -1, many(1_000), w.now).unwrap();
+    let bytes: usize = write.unwrap().records.iter().map(Record::bytes).sum();
+    assert!(bytes < COMMIT_BYTES_MAX);
+    let fit = (COMMIT_BYTES_MAX / (bytes / 1_000)) as i32;
+    let refused = w.machine.commit(&group, &nobody, -1, many(fit + 10), w.now);
+    assert_eq!(refused, Err(GroupError::CommitTooLarge));
+    let refused = w.machine.commit(&"g".repeat(1_025), &nobody, -1, many(1), w.now);
+    assert_eq!(refused, Err(GroupError::InvalidGroupId));
+}
+
+/// A group so large that what takes it back is more than a batch may hold.
+fn vast() -> World {
+    let mut w = World::new();
+    let nobody = Who {
+        member: "".into(),
+        instance: None,
+    };
+    let one = |partition| NewCommit {
+        partition,
+        ..new_commit(&"t".repeat(249), 1)
+    };
+    for from in 0..20 {
+        let commits = (from * 5_000..(from + 1) * 5_000).map(one).collect();
+        let (_, write) = w.machine.commit("g", &nobody, -1, commits, w.now).unwrap();
+        w.queue.extend(write);
+        w.land_all();
+    }
+    assert_eq!(w.machine.store().commits(), 100_000);
+    w
+}
+
+#[test]
+fn vast_group_goes_in_several_batches() {
+    let small = |w: &World| {
+        let bytes = |write: &Write| write.records.iter().map(Record::bytes).sum::<usize>();
+        let each: Vec<usize> = w.queue.iter().map(bytes).collect();
+        assert!(each.iter().sum::<usize>() > RECORD_BATCH_BYTES_MAX);
+        each.iter().all(|bytes| *bytes < RECORD_BATCH_BYTES_MAX / 2)
+    };
+    let mut w = vast();
+    let writes = w.machine.delete("g", w.now).unwrap();
+    w.queue.extend(writes);
+    assert!(small(&w));
+    w.land_all();
+    assert_eq!((w.state(), w.machine.store().groups()), ("none", 0));
+    let mut w = vast();
+    w.prompt = false;
+    w.now.unix_ms += 8 * DAY as i64;
+    w.sweep(&|_, _| true);
+    assert!(small(&w));
+    w.land(false);
+    w.land_all();
+    assert_eq!(w.state(), "Empty", "some could not be written");
+    w.sweep(&|_, _| true);
+    w.land_all();
+    assert_eq!((w.state(), w.machine.store().groups()), ("none", 0));
+    assert_eq!(w.budget.bytes(), 0);
+}
+
+#[test]
+fn store_knows_what_its_copy_takes_in_the_log() {
+    let mut w = World::new();
+    w.stable(&["a", "b"]);
+    for offset in 0..3 {
+        let _ = w.commit_of("other", "", -1, "t", offset);
+        let _ = w.commit_of("other", "", -1, "u", offset);
+    }
+    let mut copy = crate::copy::Copy::new(w.log.len() as Offset);
+    let piece = copy.next(w.machine.store(), usize::MAX);
+    let bytes: usize = piece.records.iter().map(Record::bytes).sum();
+    assert_eq!(w.machine.store().log_bytes(), bytes);
+    let writes = w.machine.delete("other", w.now).unwrap();
+    w.queue.extend(writes);
+    w.land_all();
+    let left = piece.records.iter().filter(|r| !matches!(&r.key, crate::codec::Key::Offset { .. }));
+    assert_eq!(w.machine.store().log_bytes(), left.map(Record::bytes).sum::<usize>());
+}
+
+#[test]
+fn group_whose_first_record_is_on_its_way_is_not_deleted_yet() {
+    let mut w = World::new();
+    w.prompt = false;
+    let t = w.join(Join {
+        client: ClientCan {
+            return_with_id: false,
+            skip_assignment: false,
+        },
+        ..member("a")
+    });
+    w.pass(3_000);
+    let a = w.joined(t).member;
+    let who = Who {
+        member: a,
+        instance: None,
+    };
+    let (_, effects) = w.machine.leave("g", &[who], w.now).unwrap();
+    w.act(effects);
+    assert_eq!((w.state(), w.queue.len()), ("Empty", 1));
+    let refused = w.machine.delete("g", w.now);
+    assert_eq!(refused, Err(GroupError::CoordinatorNotAvailable));
+    w.land(true);
+    let writes = w.machine.delete("g", w.now).unwrap();
+    w.queue.extend(writes);
+    w.land_all();
+    assert_eq!((w.state(), w.restarted().state()), ("none", "none"));
 }
 
 #[test]
@@ -139,7 +280,7 @@ fn offsets_of_deleted_topics_go_and_those_of_a_new_topic_of_that_name_stay() {
 fn groups_are_deleted_when_nobody_is_in_them() {
     let mut w = World::new();
     let delete =
-        |w: &mut World, id: &str| w.machine.delete(id, w.now).map(|write| w.queue.push(write));
+        |w: &mut World, id: &str| w.machine.delete(id, w.now).map(|writes| w.queue.extend(writes));
     assert_eq!(delete(&mut w, "g"), Err(GroupError::GroupIdNotFound));
     assert_eq!(delete(&mut w, ""), Err(GroupError::InvalidGroupId));
     let ids = w.stable(&["a"]);
@@ -166,8 +307,8 @@ fn group_whose_deletion_could_not_be_written_is_there_as_before() {
     let mut w = World::new();
     w.commit("", -1, 5).unwrap();
     w.prompt = false;
-    let write = w.machine.delete("g", w.now).unwrap();
-    w.queue.push(write);
+    let writes = w.machine.delete("g", w.now).unwrap();
+    w.queue.extend(writes);
     w.land(false);
     assert_eq!((w.state(), w.committed("t")), ("Empty", Some(5)));
 }

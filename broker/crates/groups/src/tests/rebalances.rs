@@ -1,7 +1,7 @@
 //! Members that come, go, come back and are silent.
 
 use super::*;
-use crate::limits::{MEMBERS_BYTES_MAX, MEMBERS_MAX};
+use crate::limits::{MEMBERS_BYTES_MAX, MEMBERS_MAX, PENDING_OF_GROUP_MAX};
 
 #[test]
 fn first_members_wait_for_others_and_the_leader_alone_is_told_of_all() {
@@ -41,6 +41,25 @@ fn assignments_are_told_only_once_they_are_written() {
     assert_eq!(w.state(), "CompletingRebalance");
     w.land(true);
     assert_eq!(w.synced(t).unwrap(), "x");
+}
+
+#[test]
+fn leader_that_assigns_twice_is_taken_at_its_first_word_also_after_a_restart() {
+    let mut w = World::new();
+    let (a, ta) = w.enter("a");
+    w.pass(3_000);
+    w.joined(ta);
+    w.prompt = false;
+    let first = w.sync(&a, 1, &[(&a, "x")]);
+    let second = w.sync(&a, 1, &[(&a, "y")]);
+    assert_eq!(w.synced(first), Err(GroupError::RebalanceInProgress));
+    w.land_all();
+    assert_eq!(w.synced(second).unwrap(), "x");
+    let t = w.sync(&a, 1, &[]);
+    assert_eq!(w.synced(t).unwrap(), "x");
+    let mut again = w.restarted();
+    let t = again.sync(&a, 1, &[]);
+    assert_eq!(again.synced(t).unwrap(), "x");
 }
 
 #[test]
@@ -501,6 +520,38 @@ fn late_commit_of_a_static_member_that_stayed_away_does_not_override_the_new_own
 }
 
 #[test]
+fn static_member_that_asks_for_no_time_and_stays_away_is_waited_for_without_haste() {
+    let mut w = World::new();
+    let ts = w.join(Join {
+        rebalance_ms: 0,
+        ..fixed("s", "s1", true)
+    });
+    let (b, tb) = w.enter("b");
+    w.pass(3_000);
+    w.joined(ts);
+    w.joined(tb);
+    let tb = w.sync(&b, 1, &[]);
+    let ts = w.sync("s1", 1, &[("s1", "all")]);
+    w.synced(ts).unwrap();
+    w.synced(tb).unwrap();
+    let who = Who {
+        member: b,
+        instance: None,
+    };
+    let (_, effects) = w.machine.leave("g", &[who], w.now).unwrap();
+    w.act(effects);
+    for _ in 0..3 {
+        w.pass(0);
+        let due = w.machine.next_due().unwrap();
+        assert!(due > w.now.mono_ms, "nothing is due at once for ever");
+        w.pass(due - w.now.mono_ms);
+    }
+    assert_eq!(w.state(), "PreparingRebalance");
+    w.pass(10_000);
+    assert_eq!(w.state(), "Empty", "its session is over");
+}
+
+#[test]
 fn static_member_that_took_over_while_joining_fences_the_one_that_waits() {
     let mut w = World::new();
     let first = w.join(fixed("a", "a1", true));
@@ -531,6 +582,52 @@ fn group_takes_no_more_members_than_it_may() {
     assert_eq!(w.refused(t), GroupError::GroupMaxSizeReached);
     let t = w.join(member("polite"));
     assert_eq!(w.refused(t), GroupError::GroupMaxSizeReached);
+}
+
+#[test]
+fn ids_that_are_given_and_not_used_are_few_and_are_charged() {
+    let mut w = World::new();
+    let ghost = |i: usize| Join {
+        fresh_member: format!("m{i}").into(),
+        ..member("m")
+    };
+    for i in 0..PENDING_OF_GROUP_MAX {
+        let t = w.join(ghost(i));
+        assert_eq!(w.refused(t), GroupError::MemberIdRequired);
+    }
+    let t = w.join(ghost(PENDING_OF_GROUP_MAX));
+    assert_eq!(w.refused(t), GroupError::CoordinatorNotAvailable);
+    assert!(w.budget.bytes() > 200 * PENDING_OF_GROUP_MAX as u64);
+    w.pass(10_000);
+    assert_eq!((w.budget.bytes(), w.budget.groups()), (0, 0));
+    let t = w.join(ghost(0));
+    assert_eq!(w.refused(t), GroupError::MemberIdRequired);
+}
+
+#[test]
+fn full_budget_stops_nobody_who_is_there() {
+    let mut w = World::new();
+    let ids = w.stable(&["a", "b"]);
+    w.commit(&ids[0], 1, 5).unwrap();
+    let bytes = w.restarted().budget.bytes();
+    let mut full = w.restarted_within(Budget::of(bytes));
+    assert_eq!(full.commit(&ids[0], 1, 6), Ok(()), "it says the same place");
+    assert_eq!(
+        full.commit_of("g", &ids[0], 1, "another", 6),
+        Err(GroupError::NoRoom)
+    );
+    let t = full.join(member("c"));
+    assert_eq!(full.refused(t), GroupError::GroupMaxSizeReached);
+    let again = |id: &Arc<str>, name| Join {
+        member: id.clone(),
+        protocols: protocols(&["range"]),
+        ..member(name)
+    };
+    let ta = full.join(again(&ids[0], "a"));
+    let tb = full.join(again(&ids[1], "b"));
+    assert_eq!((full.joined(ta).generation, full.joined(tb).generation), (2, 2));
+    let t = full.sync(&ids[0], 2, &[(&ids[0], &ids[1]), (&ids[1], &ids[0])]);
+    assert_eq!(full.synced(t).unwrap(), &*ids[1]);
 }
 
 #[test]
@@ -567,6 +664,13 @@ fn nonsense_is_refused_with_the_error_for_it() {
         (
             Join {
                 group: "".into(),
+                ..member("a")
+            },
+            GroupError::InvalidGroupId,
+        ),
+        (
+            Join {
+                group: "x".repeat(1025).into(),
                 ..member("a")
             },
             GroupError::InvalidGroupId,

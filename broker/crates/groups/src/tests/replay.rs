@@ -59,8 +59,8 @@ impl Watched {
             Step::Land(ok) if !w.queue.is_empty() => w.land(*ok),
             Step::Land(_) => {}
             Step::Delete(group) => {
-                let write = w.machine.delete(&format!("g{group}"), w.now);
-                w.queue.extend(write);
+                let writes = w.machine.delete(&format!("g{group}"), w.now);
+                w.queue.extend(writes.unwrap_or_default());
             }
             Step::Sweep(topic) => w.sweep(&|name, _| *name < *format!("t{topic}")),
             Step::Enter(group) => {
@@ -147,12 +147,12 @@ fn copy_does_not_overtake_what_waits_nor_bring_back_what_is_deleted() {
     };
     watched.copy();
     watched.world.land(true);
-    let write = watched
+    let writes = watched
         .world
         .machine
         .delete("c", watched.world.now)
         .unwrap();
-    watched.world.queue.push(write);
+    watched.world.queue.extend(writes);
     watched.world.land(true);
     while watched.copy.is_some() {
         watched.copy();
