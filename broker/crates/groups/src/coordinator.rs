@@ -14,7 +14,8 @@ use crate::copy::Copy;
 use crate::error::GroupError;
 use crate::group::{Context, Group, State};
 use crate::limits::{
-    Budget, GROUP_BYTES, GROUP_ID_BYTES_MAX, PROTOCOLS_MAX, REBALANCE_MS_MAX, SESSION_MS, Settings, TIMERS_AT_ONCE,
+    Budget, GROUP_BYTES, GROUP_ID_BYTES_MAX, PROTOCOLS_MAX, REBALANCE_MS_MAX, SESSION_MS, Settings,
+    TIMERS_AT_ONCE,
 };
 use crate::request::{Effect, Join, NotJoined, Now, Sync, Then, Ticket, Who, Write};
 use crate::store::{Record, Store};

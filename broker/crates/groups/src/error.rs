@@ -13,7 +13,10 @@ pub enum GroupError {
     #[error("another coordinator looks after the group; ask who does")]
     NotCoordinator,
     /// The group has no name, or too long a one.
-    #[error("the name of the group is empty, or longer than {} bytes", super::limits::GROUP_ID_BYTES_MAX)]
+    #[error(
+        "the name of the group is empty, or longer than {} bytes",
+        super::limits::GROUP_ID_BYTES_MAX
+    )]
     InvalidGroupId,
     /// The member speaks of another generation.
     #[error("the generation is not the group's; join again")]
@@ -55,7 +58,10 @@ pub enum GroupError {
     )]
     OffsetMetadataTooLarge,
     /// A request commits too much, or takes back too much, at once.
-    #[error("the offsets of one request may take {} bytes; name fewer partitions in each", super::limits::COMMIT_BYTES_MAX)]
+    #[error(
+        "the offsets of one request may take {} bytes; name fewer partitions in each",
+        super::limits::COMMIT_BYTES_MAX
+    )]
     CommitTooLarge,
     /// The shard has no room for more.
     #[error(

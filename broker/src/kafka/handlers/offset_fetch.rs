@@ -48,9 +48,7 @@ pub(in super::super) async fn start(mut request: Request) -> Result<Pending, Wir
             groups.push(group);
             next = match asked.next() {
                 None => None,
-                Some(group) if bytes < ANSWER_BYTES_MAX => {
-                    Some(ask(&request, &image, group).await)
-                }
+                Some(group) if bytes < ANSWER_BYTES_MAX => Some(ask(&request, &image, group).await),
                 // To be asked for once more, with fewer others.
                 Some(group) => {
                     let later: Found = Err(GroupError::CoordinatorNotAvailable);
@@ -255,15 +253,16 @@ mod tests {
 
     #[test]
     fn group_and_partition_named_many_times_are_looked_up_once() {
-        let asked = |group: &'static str, topics: Option<Vec<(&'static str, Vec<i32>)>>| GroupFetch {
-            group: text(group),
-            member: None,
-            member_epoch: -1,
-            topics: topics.map(|topics| {
-                let named = |(name, partitions)| (TopicRef::Name(text(name)), partitions);
-                topics.into_iter().map(named).collect()
-            }),
-        };
+        let asked =
+            |group: &'static str, topics: Option<Vec<(&'static str, Vec<i32>)>>| GroupFetch {
+                group: text(group),
+                member: None,
+                member_epoch: -1,
+                topics: topics.map(|topics| {
+                    let named = |(name, partitions)| (TopicRef::Name(text(name)), partitions);
+                    topics.into_iter().map(named).collect()
+                }),
+            };
         let once = once_each(vec![
             asked("a", Some(vec![("t", vec![0, 1, 0]), ("u", vec![0])])),
             asked("b", Some(vec![("t", vec![0])])),

@@ -136,11 +136,7 @@ impl Coordinator {
         now.unix_ms.saturating_sub(since) >= self.settings.offsets_retention_ms
     }
 
-    fn remove(
-        &mut self,
-        (id, gone, fate): (Arc<str>, Vec<Record>, Fate),
-        now: Now,
-    ) -> Vec<Effect> {
+    fn remove(&mut self, (id, gone, fate): (Arc<str>, Vec<Record>, Fate), now: Now) -> Vec<Effect> {
         self.counts.expired += gone.len() as u64;
         let writes = match fate {
             Fate::Stays => in_batches(gone, Then::Nothing),

@@ -101,13 +101,18 @@ fn commit_that_would_be_too_large_a_batch_is_refused_before_it_is_made() {
         };
         (0..n).map(one).collect()
     };
-    let (_, write) = w.machine.commit(&group, &nobody, -1, many(1_000), w.now).unwrap();
+    let (_, write) = w
+        .machine
+        .commit(&group, &nobody, -1, many(1_000), w.now)
+        .unwrap();
     let bytes: usize = write.unwrap().records.iter().map(Record::bytes).sum();
     assert!(bytes < COMMIT_BYTES_MAX);
     let fit = (COMMIT_BYTES_MAX / (bytes / 1_000)) as i32;
     let refused = w.machine.commit(&group, &nobody, -1, many(fit + 10), w.now);
     assert_eq!(refused, Err(GroupError::CommitTooLarge));
-    let refused = w.machine.commit(&"g".repeat(1_025), &nobody, -1, many(1), w.now);
+    let refused = w
+        .machine
+        .commit(&"g".repeat(1_025), &nobody, -1, many(1), w.now);
     assert_eq!(refused, Err(GroupError::InvalidGroupId));
 }
 
@@ -175,8 +180,14 @@ fn store_knows_what_its_copy_takes_in_the_log() {
     let writes = w.machine.delete("other", w.now).unwrap();
     w.queue.extend(writes);
     w.land_all();
-    let left = piece.records.iter().filter(|r| !matches!(&r.key, crate::codec::Key::Offset { .. }));
-    assert_eq!(w.machine.store().log_bytes(), left.map(Record::bytes).sum::<usize>());
+    let left = piece
+        .records
+        .iter()
+        .filter(|r| !matches!(&r.key, crate::codec::Key::Offset { .. }));
+    assert_eq!(
+        w.machine.store().log_bytes(),
+        left.map(Record::bytes).sum::<usize>()
+    );
 }
 
 #[test]
@@ -279,8 +290,11 @@ fn offsets_of_deleted_topics_go_and_those_of_a_new_topic_of_that_name_stay() {
 #[test]
 fn groups_are_deleted_when_nobody_is_in_them() {
     let mut w = World::new();
-    let delete =
-        |w: &mut World, id: &str| w.machine.delete(id, w.now).map(|writes| w.queue.extend(writes));
+    let delete = |w: &mut World, id: &str| {
+        w.machine
+            .delete(id, w.now)
+            .map(|writes| w.queue.extend(writes))
+    };
     assert_eq!(delete(&mut w, "g"), Err(GroupError::GroupIdNotFound));
     assert_eq!(delete(&mut w, ""), Err(GroupError::InvalidGroupId));
     let ids = w.stable(&["a"]);

@@ -625,7 +625,10 @@ fn full_budget_stops_nobody_who_is_there() {
     };
     let ta = full.join(again(&ids[0], "a"));
     let tb = full.join(again(&ids[1], "b"));
-    assert_eq!((full.joined(ta).generation, full.joined(tb).generation), (2, 2));
+    assert_eq!(
+        (full.joined(ta).generation, full.joined(tb).generation),
+        (2, 2)
+    );
     let t = full.sync(&ids[0], 2, &[(&ids[0], &ids[1]), (&ids[1], &ids[0])]);
     assert_eq!(full.synced(t).unwrap(), &*ids[1]);
 }
