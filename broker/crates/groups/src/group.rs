@@ -140,6 +140,10 @@ impl Group {
         }
         for member in record.members {
             let id: Arc<str> = member.id.as_str().into();
+            // No record of ours names a member twice; who writes such a one gets one member of it.
+            if group.members.contains_key(&id) {
+                continue;
+            }
             let mut member = Member::load(member, group.protocol.clone());
             // Whatever of its assignments it has heard, nobody has others of this generation or later ones.
             member.assigned = group.assigned;

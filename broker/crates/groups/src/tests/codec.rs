@@ -129,3 +129,38 @@ fn text_that_could_not_be_written_again_is_refused() {
         }
     }
 }
+
+#[test]
+fn record_that_names_a_member_twice_brings_one_of_it_to_life() {
+    let twice = MemberRecord {
+        id: "a".into(),
+        instance: None,
+        client_id: "c".into(),
+        client_host: "/127.0.0.1".into(),
+        rebalance_ms: 60_000,
+        session_ms: 10_000,
+        subscription: Bytes::from_static(b"s"),
+        assignment: Bytes::new(),
+    };
+    let group = GroupRecord {
+        protocol_type: "consumer".into(),
+        generation: 3,
+        protocol: Some("range".into()),
+        leader: Some("a".into()),
+        since_ms: -1,
+        members: vec![twice.clone(), twice],
+    };
+    let record = Record {
+        key: Key::Group { group: "g".into() },
+        value: Some(encode_group(&group).into()),
+        topic_id: None,
+    };
+    let mut w = World::new();
+    w.machine = Coordinator::new(Settings::default(), Budget::new());
+    w.machine.load(&record, 0).unwrap();
+    w.machine.loaded(w.now);
+    assert_eq!(w.machine.members(), 1);
+    w.pass(10_001);
+    assert_eq!(w.machine.members(), 0);
+    assert_eq!(w.machine.timers(), 1, "that of expiry");
+}
