@@ -7,6 +7,7 @@ import java.util.Map;
 import java.util.Properties;
 import java.util.Random;
 import java.util.Set;
+import java.util.concurrent.ExecutionException;
 import org.apache.kafka.clients.admin.Admin;
 import org.apache.kafka.clients.admin.AlterConfigOp;
 import org.apache.kafka.clients.admin.ConfigEntry;
@@ -18,6 +19,7 @@ import org.apache.kafka.clients.producer.KafkaProducer;
 import org.apache.kafka.clients.producer.ProducerRecord;
 import org.apache.kafka.common.TopicPartition;
 import org.apache.kafka.common.config.ConfigResource;
+import org.apache.kafka.common.errors.InvalidTimestampException;
 import org.apache.kafka.common.serialization.ByteArrayDeserializer;
 import org.apache.kafka.common.serialization.ByteArraySerializer;
 
@@ -38,6 +40,7 @@ public final class Checks {
             produce(kafka, topic, compression);
             consume(kafka, topic);
         }
+        refused(kafka);
         admin(kafka);
         Groups.run(kafka);
         Tools.run(kafka);
@@ -104,6 +107,31 @@ public final class Checks {
             check(ends.sum() == RECORDS, topic + ": end offsets");
             var times = consumer.offsetsForTimes(Map.of(partitions.get(0), FIRST_TIMESTAMP + 300));
             check(times.get(partitions.get(0)).offset() == 100, topic + ": offset for a time");
+        }
+    }
+
+    /** One record of a batch has a timestamp far ahead: it is told so, and the others that they were beside it. */
+    static void refused(String kafka) throws Exception {
+        Properties config = new Properties();
+        config.put("bootstrap.servers", kafka);
+        config.put("linger.ms", "10000");
+        try (var producer =
+                new KafkaProducer<>(config, new ByteArraySerializer(), new ByteArraySerializer())) {
+            var sent = new ArrayList<java.util.concurrent.Future<?>>();
+            for (int i = 0; i < 3; i++) {
+                long ahead = i == 1 ? 7_200_000 : 0;
+                sent.add(producer.send(new ProducerRecord<>("java-none", 0, FIRST_TIMESTAMP + ahead, null, value(i))));
+            }
+            producer.flush();
+            for (int i = 0; i < 3; i++) {
+                try {
+                    sent.get(i).get();
+                    check(false, "record " + i + " was taken");
+                } catch (ExecutionException e) {
+                    boolean late = e.getCause() instanceof InvalidTimestampException;
+                    check(late == (i == 1), "record " + i + ": " + e.getCause());
+                }
+            }
         }
     }
 

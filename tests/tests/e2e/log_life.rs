@@ -5,6 +5,9 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use kafka_protocol::messages::produce_request::{PartitionProduceData, TopicProduceData};
+use kafka_protocol::messages::{ProduceRequest, TopicName};
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
@@ -14,6 +17,8 @@ use tidemill_tests::cli::Cli;
 use tidemill_tests::raw::{self, Connection};
 use tidemill_tests::{Broker, Engine, Options, modules, on_both_engines, wait};
 
+use crate::messages::{Messages, text};
+
 on_both_engines!(
     retention_by_size_removes_segments_while_a_client_reads,
     retention_by_time_removes_all_that_is_old_and_nothing_else,
@@ -21,6 +26,7 @@ on_both_engines!(
     input_that_was_deleted_before_it_was_read_is_counted,
     files_of_a_deleted_topic_go_also_when_the_broker_is_killed_meanwhile,
     timestamps_far_ahead_are_refused,
+    records_with_timestamps_far_ahead_are_named,
 );
 
 /// How long things may take on a loaded machine.
@@ -307,4 +313,39 @@ fn timestamps_far_ahead_are_refused(engine: Engine) {
         (&codes["wide"], &codes["own"]),
         (&vec![Some(0)], &vec![Some(0)])
     );
+}
+
+/// A Produce answer names the records of a batch that are to blame (KIP-467); where they are too many all are told the same.
+fn records_with_timestamps_far_ahead_are_named(engine: Engine) {
+    let broker = Broker::start(engine);
+    create(&Cli::new(&broker), "t", &[]);
+    let mut messages = Messages::open(&broker.kafka());
+    let mut named = |version: i16, count: usize, ahead: fn(usize) -> bool| {
+        let record = |place| {
+            let late = if ahead(place) { 7_200_000 } else { 0 };
+            (raw::now_ms() + late, &b""[..], &b"v"[..])
+        };
+        let records: Vec<_> = (0..count).map(record).collect();
+        let batch = Bytes::from(raw::batch_of_times(&records));
+        let partition = PartitionProduceData::default().with_records(Some(batch));
+        let topic = TopicProduceData::default()
+            .with_name(TopicName(text("t")))
+            .with_partition_data(vec![partition]);
+        let request = ProduceRequest::default()
+            .with_acks(-1)
+            .with_timeout_ms(30_000)
+            .with_topic_data(vec![topic]);
+        let answer = messages.call(version, &request);
+        let told = &answer.responses[0].partition_responses[0];
+        assert_eq!(told.error_code, INVALID_TIMESTAMP);
+        let places = told.record_errors.iter().map(|e| e.batch_index);
+        (places.collect::<Vec<i32>>(), told.error_message.is_some())
+    };
+    let some = |place| place == 1 || place == 4;
+    assert_eq!(named(7, 6, some), (vec![], false));
+    assert_eq!(named(8, 6, some), (vec![1, 4], true));
+    assert_eq!(named(9, 6, some), (vec![1, 4], true));
+    assert_eq!(named(9, 1_000, |_| true).0.len(), 1_000);
+    assert!(named(9, 1_001, |_| true).0.is_empty());
+    assert_eq!(bounds(&Cli::new(&broker), "t"), (0, 0));
 }

@@ -81,6 +81,9 @@ pub enum AppendError {
         timestamp: i64,
         /// How far ahead it may be, in ms.
         after_max_ms: i64,
+        /// The places in the batch of the records that are, if it is known: not of a compressed batch, nor of more than
+        /// [`crate::RECORDS_NAMED_MAX`].
+        records: Vec<i32>,
     },
     /// The batch is refused.
     #[error(transparent)]
@@ -88,6 +91,16 @@ pub enum AppendError {
     /// It was not written, or it is not known whether it was.
     #[error(transparent)]
     Propose(#[from] ProposeError),
+}
+
+impl AppendError {
+    /// The places in the batch of the records that it was refused for, where it is about single ones.
+    pub fn records(&self) -> &[i32] {
+        match self {
+            AppendError::Timestamp { records, .. } => records,
+            _ => &[],
+        }
+    }
 }
 
 /// Why records were not deleted.

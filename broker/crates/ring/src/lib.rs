@@ -23,8 +23,8 @@ pub use error::{
 };
 pub use outbox::OutboxItem;
 pub use ring::{
-    Appended, Delivered, Delivery, Outcome, OutcomeApplied, PartitionView, Ring, RingConfig,
-    RingStats,
+    Appended, Delivered, Delivery, Outcome, OutcomeApplied, PartitionView, RECORDS_NAMED_MAX, Ring,
+    RingConfig, RingStats,
 };
 pub use room::OutboxRoom;
 pub use tidemill_partition::log::AbortedTransaction;

@@ -16,6 +16,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tidemill_consensus::{Group, GroupStats, Leadership, Proposal, ProposeError};
+use tidemill_model::batch::{Compression, HEADER_BYTES};
+use tidemill_model::record::Records;
 use tidemill_model::{BatchHeader, Command, NodeId, Offset, PartitionId, RingId};
 use tidemill_partition::tail::{
     BATCH_OVERHEAD_BYTES, MemoryStats, Reservation, ShardMemory, compact,
@@ -121,6 +123,29 @@ pub struct Appended {
     pub log_start_offset: Offset,
     /// Whether it was there before.
     pub duplicate: bool,
+}
+
+/// Records of a refused batch that are named, at most. Where more are to blame none is: clients take the whole batch's error for
+/// each of its records then.
+pub const RECORDS_NAMED_MAX: usize = 1_000;
+
+/// The places of the records whose timestamps are above `latest`, in ms. Records are looked at because the batch is refused; what
+/// it takes to look into a compressed one is not spent on that.
+fn records_after(header: &BatchHeader, batch: &[u8], latest: i64) -> Vec<i32> {
+    if header.compression() != Ok(Compression::None) {
+        return Vec::new();
+    }
+    let mut places = Vec::new();
+    for (place, record) in (0..).zip(Records::new(&batch[HEADER_BYTES..], header.record_count)) {
+        let Ok(record) = record else { break };
+        if header.base_timestamp.saturating_add(record.timestamp_delta) > latest {
+            if places.len() == RECORDS_NAMED_MAX {
+                return Vec::new();
+            }
+            places.push(place);
+        }
+    }
+    places
 }
 
 /// Numbers for the metrics.
@@ -302,7 +327,7 @@ impl Ring {
         batch: Bytes,
         now_ms: i64,
     ) -> impl Future<Output = Result<Appended, AppendError>> + use<> {
-        let submitted = self.admit(id, &header, batch.len(), now_ms).map(|()| {
+        let submitted = self.admit(id, &header, &batch, now_ms).map(|()| {
             let bytes = compact(batch);
             self.submit_append(id, Body { header, bytes }, now_ms)
         });
@@ -353,7 +378,7 @@ impl Ring {
         &self,
         id: PartitionId,
         header: &BatchHeader,
-        bytes: usize,
+        batch: &Bytes,
         now_ms: i64,
     ) -> Result<(), AppendError> {
         if self.0.space.is_full() {
@@ -363,15 +388,16 @@ impl Ring {
         let machine = self.0.machine.borrow();
         let partition = machine.state.partitions().get(&id);
         let config = partition.ok_or(AppendError::UnknownPartition)?.config();
-        let ahead_ms = header.max_timestamp.saturating_sub(now_ms);
+        let latest = now_ms.saturating_add(config.timestamp_after_max_ms);
         let its_own = config.timestamp_type == TimestampType::CreateTime;
-        if its_own && ahead_ms > config.timestamp_after_max_ms {
+        if its_own && header.max_timestamp > latest {
             return Err(AppendError::Timestamp {
                 timestamp: header.max_timestamp,
                 after_max_ms: config.timestamp_after_max_ms,
+                records: records_after(header, batch, latest),
             });
         }
-        let max_bytes = config.max_message_bytes;
+        let (bytes, max_bytes) = (batch.len(), config.max_message_bytes);
         match bytes <= max_bytes as usize {
             true => Ok(()),
             false => Err(AppendError::TooLarge { bytes, max_bytes }),

@@ -6,10 +6,14 @@ use std::path::PathBuf;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use tidemill_model::batch::Compression;
 use tidemill_model::record::{BatchBuilder, NewRecord, Producer};
 use tidemill_model::{BatchHeader, NodeId, PartitionId, RingId, TopicId};
 use tidemill_partition::segment::SegmentError;
-use tidemill_ring::{MemoryConfig, PartitionConfig, Ring, RingConfig, RingError, ShardMemory};
+use tidemill_ring::{
+    AppendError, MemoryConfig, PartitionConfig, RECORDS_NAMED_MAX, Ring, RingConfig, RingError,
+    ShardMemory,
+};
 use tidemill_rt::sim::{DiskOp, Sim, SimDisk};
 use tidemill_shardlog::{LogConfig, ShardLog};
 
@@ -294,4 +298,43 @@ fn gathered_appends_of_a_ring_that_stops_are_answered() {
         assert!(end >= Some(taken as i64), "{end:?}, {taken} acknowledged");
     })
     .expect("ends");
+}
+
+#[test]
+fn records_far_ahead_of_the_clock_are_named_where_that_costs_nothing() {
+    const NOW: i64 = 1_000_000;
+    let named = |codec: Compression, count: i64, ahead: fn(i64) -> bool| {
+        let mut builder = BatchBuilder::new();
+        for place in 0..count {
+            builder.append(NewRecord {
+                timestamp: if ahead(place) { NOW + 101 } else { NOW + 100 },
+                key: None,
+                value: Some(b"v"),
+                headers: &[],
+            });
+        }
+        let bytes = builder.build_compressed(codec).expect("it compresses");
+        let header = BatchHeader::validate(&bytes).expect("a batch");
+        let appended = Sim::new(1).block_on(async {
+            let ring = start(Rc::new(|e: &RingError| panic!("{e}"))).await;
+            let config = PartitionConfig {
+                timestamp_after_max_ms: 100,
+                ..PartitionConfig::default()
+            };
+            ring.configure(PARTITION, config).await.expect("it is open");
+            ring.append(PARTITION, header, bytes, NOW).await
+        });
+        match appended.expect("ends") {
+            Err(error @ AppendError::Timestamp { .. }) => error.records().to_vec(),
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(named(Compression::None, 5, |place| place > 2), [3, 4]);
+    assert_eq!(named(Compression::Zstd, 5, |place| place > 2), []);
+    let most = RECORDS_NAMED_MAX as i64;
+    assert_eq!(
+        named(Compression::None, most, |_| true).len(),
+        most as usize
+    );
+    assert_eq!(named(Compression::None, most + 1, |_| true), []);
 }

@@ -361,6 +361,9 @@ async fn fill(response: &mut ProduceResponse, groups: Vec<Group>, sent: Vec<Slot
             Err(e) => {
                 produced.error_code = error_map::append(&e);
                 produced.error_message = Some(e.to_string());
+                // Their own messages would repeat the batch's.
+                let records = e.records().iter().map(|place| (*place, None));
+                produced.record_errors = records.collect();
             }
         }
     }
