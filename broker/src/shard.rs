@@ -217,7 +217,7 @@ impl Shard {
         let info = parts.info;
         Rc::new(Shard {
             id: parts.id,
-            groups: Groups::new(&info.settings.groups),
+            groups: Groups::new(&info.settings.groups, info.settings.memory.groups),
             kafka_memory: Budgets::new(&info.settings.memory),
             fetch_sessions: FetchSessions::new(
                 parts.id,

@@ -117,6 +117,7 @@ mod tests {
             small.memory.answers,
             small.memory.unflushed,
             small.memory.deliveries,
+            small.memory.groups,
             small.memory.cache,
             small.memory.outbox,
             small.memory.unpacking,

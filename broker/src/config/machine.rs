@@ -111,6 +111,7 @@ fn most_memory(settings: &Settings, shards: usize) -> u64 {
         m.answers,
         m.unflushed,
         m.deliveries,
+        m.groups,
         m.cache,
         m.outbox,
         m.unpacking,

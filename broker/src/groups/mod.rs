@@ -38,7 +38,7 @@ const OFFSETS_SEGMENT_BYTES: u32 = 16 << 20;
 const LOAD_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// The coordinators of a shard.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Groups {
     settings: Settings,
     budget: Budget,
@@ -70,8 +70,8 @@ pub(crate) fn now() -> Now {
 }
 
 impl Groups {
-    /// No coordinators yet.
-    pub(crate) fn new(settings: &config::Groups) -> Groups {
+    /// No coordinators yet; they may keep `bytes_max` bytes of groups and offsets.
+    pub(crate) fn new(settings: &config::Groups, bytes_max: u64) -> Groups {
         let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         let retention_ms = ms(settings.offsets_retention);
         Groups {
@@ -80,7 +80,11 @@ impl Groups {
                 offsets_retention_ms: i64::try_from(retention_ms).unwrap_or(i64::MAX),
                 ..Settings::default()
             },
-            ..Groups::default()
+            budget: Budget::of(bytes_max),
+            by_partition: RefCell::default(),
+            next_ticket: Cell::new(0),
+            changed: Notify::new(),
+            counters: GroupCounters::default(),
         }
     }
 

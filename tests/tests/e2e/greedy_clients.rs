@@ -10,6 +10,7 @@ on_both_engines!(
     requests_that_are_only_announced_delay_nobody,
     uploads_that_stall_are_cut_off_while_others_wait,
     fetch_that_waits_ends_when_its_client_leaves,
+    fetch_keeps_nothing_of_topics_of_which_it_asks_nothing,
     partition_asked_for_first_is_served_first,
     one_metadata_request_makes_a_bounded_number_of_topics,
 );
@@ -107,6 +108,29 @@ fn fetch_that_waits_ends_when_its_client_leaves(engine: Engine) {
         assert_eq!(raw::fetched(&answer).map(|f| f.error), Some(0));
     }
     assert!(began.elapsed() < AT_ONCE, "it took {:?}", began.elapsed());
+}
+
+fn fetch_keeps_nothing_of_topics_of_which_it_asks_nothing(engine: Engine) {
+    let broker = broker_with_topic(engine, 1);
+    let mut body = (-1i32).to_be_bytes().to_vec();
+    for number in [100i32, 1, 1 << 20] {
+        body.extend(number.to_be_bytes());
+    }
+    body.push(0);
+    body.extend(100_001i32.to_be_bytes());
+    for _ in 0..100_000 {
+        // A name of one letter, no partitions.
+        body.extend([0, 1, b'e', 0, 0, 0, 0]);
+    }
+    body.extend([0, 1, b't', 0, 0, 0, 1]);
+    body.extend(0i32.to_be_bytes());
+    body.extend(0i64.to_be_bytes());
+    body.extend((1i32 << 20).to_be_bytes());
+    let frame = raw::frame(api::FETCH, 4, Header::Plain, &body);
+    let answer = connect(&broker).call(&frame).expect("fetch is answered");
+    // Correlation id, throttle time, one topic, its name.
+    assert_eq!(answer[8..15], [0, 0, 0, 1, 0, 1, b't']);
+    assert_eq!(raw::fetched(&answer).map(|f| f.error), Some(0));
 }
 
 /// Fetch v4 of several partitions of `t` from offset 0, with room for hardly anything.
