@@ -392,6 +392,11 @@ impl Shard {
                 stats.segment_failures_total,
             );
             plain(
+                "tidemill_partitions_set_aside",
+                stats.partitions_set_aside as u64,
+            );
+            plain("tidemill_segment_damage_total", stats.segment_damage_total);
+            plain(
                 "tidemill_checkpoint_failures_total",
                 stats.checkpoint_failures_total,
             );

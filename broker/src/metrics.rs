@@ -163,6 +163,8 @@ families! {
     "tidemill_deliveries_refused_total" counter "Deliveries between rings put off because their memory was full.",
     "tidemill_checkpoints_total" counter "Checkpoints of rings written.",
     "tidemill_segment_failures_total" counter "Segments that could not be written; their batches stayed in checkpoints.",
+    "tidemill_partitions_set_aside" gauge "Partitions that refuse records because their files cannot be written; the log says which and why.",
+    "tidemill_segment_damage_total" counter "Damage found in segments, by reads and by writes; the log says where.",
     "tidemill_checkpoint_failures_total" counter "Flushes and checkpoints that failed and are tried again.",
     "tidemill_files_removed_total" counter "Segments and folders of partitions removed: retention, deleted records, deleted topics.",
     "tidemill_removals_waiting" gauge "Partitions with files that are about to be removed.",

@@ -92,7 +92,7 @@ pub(super) fn append(error: &AppendError) -> i16 {
         AppendError::TooLarge { .. } => code::MESSAGE_TOO_LARGE,
         // Clients take it for "not written" and try again until their delivery time-out: the Java client, librdkafka, franz-go
         // and Sarama among them. No other code says so and names the reason.
-        AppendError::DiskFull => code::KAFKA_STORAGE_ERROR,
+        AppendError::DiskFull | AppendError::SetAside => code::KAFKA_STORAGE_ERROR,
         AppendError::Timestamp { .. } => code::INVALID_TIMESTAMP,
         AppendError::Refused(refused) => match refused {
             AppendRefused::Sequence(SequenceError::OutOfOrderSequence { .. }) => {
@@ -210,6 +210,7 @@ mod tests {
                 max_bytes: 0,
             },
             AppendError::DiskFull,
+            AppendError::SetAside,
             AppendError::Refused(AppendRefused::Malformed),
             AppendError::Refused(AppendRefused::Transactional),
             AppendError::Propose(ProposeError::Busy),

@@ -99,6 +99,17 @@ impl RingSink {
         Ok(topic.partition(self.partition.index % topic.partition_count()))
     }
 
+    /// The partitions that outputs go to, as far as their topics are there.
+    fn targets(&self) -> Vec<PartitionId> {
+        let Some(shard) = self.shard.upgrade() else {
+            return Vec::new();
+        };
+        let outputs = 0..self.spec.outputs.len() as u32;
+        outputs
+            .filter_map(|index| self.target(&shard, index).ok())
+            .collect()
+    }
+
     fn outcome(&self, outcome: Outcome) -> Result<tidemill_ring::Outcome, SinkError> {
         let shard = self.shard.upgrade().ok_or(SinkError::Detached)?;
         let mut outputs = Vec::with_capacity(outcome.outputs.len());
@@ -142,6 +153,9 @@ impl Sink for RingSink {
     fn room(&self, bytes: usize) -> LocalFuture<'_, Box<dyn Room>> {
         Box::pin(async move {
             self.ring.disk_room().await;
+            for target in self.targets() {
+                self.ring.writable(target).await;
+            }
             let room: Box<dyn Room> = Box::new(RingRoom(self.ring.outbox_room(bytes as u64).await));
             room
         })

@@ -105,6 +105,8 @@ struct Inner {
     changed: Notify,
     /// Nothing in the folder is ours yet: what is there was left behind and goes before the first write.
     unprepared: Cell<bool>,
+    /// Whether its files cannot be written for a reason of their own.
+    set_aside: Cell<bool>,
 }
 
 /// What a checkpoint says of a partition's files.
@@ -173,6 +175,7 @@ impl PartitionLog {
             bytes: Cell::new(bytes),
             changed: Notify::new(),
             unprepared,
+            set_aside: Cell::new(false),
         }))
     }
 
@@ -220,6 +223,16 @@ impl PartitionLog {
             "leader epoch {epoch} of the batch at offset {offset} is not the one it was given"
         );
         damaged(&path.unwrap_or_else(|| self.0.dir.clone()), 0, reason)
+    }
+
+    /// Whether its files cannot be written for a reason of their own, so that it takes no further batches until they can.
+    pub fn is_set_aside(&self) -> bool {
+        self.0.set_aside.get()
+    }
+
+    /// Says whether it is set aside; gives back whether it was. The ring's flusher finds that out.
+    pub fn set_aside(&self, aside: bool) -> bool {
+        self.0.set_aside.replace(aside)
     }
 
     /// Bytes of its segments and of what is in none yet.
@@ -310,34 +323,61 @@ impl PartitionLog {
     /// Writes the batches below `upto` that are in no segment yet. Only one call at a time: the ring's flusher.
     /// Readers see them there at once; they are durable after [`Unsynced::sync`] of `unsynced`, to which they are added.
     ///
+    /// A segment that cannot be written on, because it is damaged or the disk refuses it, is left as it is, and another one is begun
+    /// behind it: what is wrong with it is given back.
+    ///
     /// # Errors
     /// [`SegmentError`]; what failed is written again by the next call, what succeeded before is in `unsynced`.
-    pub async fn flush(&self, upto: Offset, unsynced: &mut Unsynced) -> Result<(), SegmentError> {
+    pub async fn flush(
+        &self,
+        upto: Offset,
+        unsynced: &mut Unsynced,
+    ) -> Result<Option<SegmentError>, SegmentError> {
         let batches = self.0.tail.unflushed(self.segments_end(), upto);
         if batches.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         self.prepare(unsynced).await?;
+        let mut left = None;
         let mut rest = &batches[..];
         while let Some(first) = rest.first() {
             let run = 1 + rest[1..].iter().take_while(|h| !h.starts_segment).count();
             let (now, later) = rest.split_at(run);
             rest = later;
             let last = self.0.segments.borrow().last().map(|s| s.meta.clone());
-            let fresh = first.starts_segment || last.is_none();
-            let meta = match last {
-                Some(meta) if !fresh => meta,
-                _ => SegmentMeta::new(first.batch.header.base_offset),
-            };
-            let mut writer = SegmentWriter::open(&self.0.dir, meta).await?;
-            writer.append(now).await?;
-            self.grown(writer.meta().clone(), fresh);
+            if let Some(meta) = last.filter(|_| !first.starts_segment) {
+                match SegmentWriter::write(&self.0.dir, meta, now).await {
+                    Ok(writer) => {
+                        self.grown(writer.meta().clone(), false);
+                        unsynced.writers.push(writer);
+                        continue;
+                    }
+                    Err(e) if e.is_shortage() => return Err(e),
+                    Err(e) => left = Some(e),
+                }
+            }
+            let writer = self.begin_segment(now).await?;
+            self.grown(writer.meta().clone(), true);
             unsynced.writers.push(writer);
-            if fresh && !unsynced.dirs.contains(&self.0.dir) {
+            if !unsynced.dirs.contains(&self.0.dir) {
                 unsynced.dirs.push(self.0.dir.clone());
             }
         }
-        Ok(())
+        Ok(left)
+    }
+
+    /// Writes a new segment of `batches`, which are not none.
+    async fn begin_segment(&self, batches: &[Held]) -> Result<SegmentWriter, SegmentError> {
+        let meta = SegmentMeta::new(batches[0].batch.header.base_offset);
+        let paths = [meta.path(&self.0.dir), meta.index_path(&self.0.dir)];
+        let written = SegmentWriter::write(&self.0.dir, meta, batches).await;
+        if written.is_err() {
+            for path in &paths {
+                // Half written, they would take room that others need. Gone or not, the error is the same.
+                let _ = fs::remove_file(path).await;
+            }
+        }
+        written
     }
 
     async fn prepare(&self, unsynced: &mut Unsynced) -> Result<(), SegmentError> {

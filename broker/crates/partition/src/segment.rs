@@ -49,6 +49,18 @@ pub enum SegmentError {
     },
 }
 
+impl SegmentError {
+    /// Whether the system is short of something, so that the same can work later with the same file.
+    pub fn is_shortage(&self) -> bool {
+        matches!(self, SegmentError::Io { error, .. } if fs::is_shortage(error))
+    }
+
+    /// Whether there is no room on the disk.
+    pub fn is_full(&self) -> bool {
+        matches!(self, SegmentError::Io { error, .. } if fs::is_full(error))
+    }
+}
+
 pub(crate) fn io_error(path: &Path) -> impl FnOnce(std::io::Error) -> SegmentError + '_ {
     move |error| SegmentError::Io {
         path: path.to_owned(),
@@ -277,6 +289,17 @@ impl SegmentWriter {
         Ok(())
     }
 
+    /// Opens the segment and appends `batches`: see [`SegmentWriter::open`] and [`SegmentWriter::append`].
+    pub(crate) async fn write(
+        dir: &Path,
+        meta: SegmentMeta,
+        batches: &[Held],
+    ) -> Result<SegmentWriter, SegmentError> {
+        let mut writer = SegmentWriter::open(dir, meta).await?;
+        writer.append(batches).await?;
+        Ok(writer)
+    }
+
     /// What is valid now.
     pub fn meta(&self) -> &SegmentMeta {
         &self.meta
@@ -322,9 +345,17 @@ async fn open_index(dir: &Path, meta: &SegmentMeta) -> Result<File, SegmentError
 }
 
 async fn open_cut(path: &Path, valid: u64) -> Result<File, SegmentError> {
-    let file = File::open(path, OpenMode::CreateOrOpen)
-        .await
-        .map_err(io_error(path))?;
+    // A file that was written and is gone is not made anew: empty, it would stand in the way of one that is restored.
+    let mode = match valid {
+        0 => OpenMode::CreateOrOpen,
+        _ => OpenMode::ReadWrite,
+    };
+    let file = match File::open(path, mode).await {
+        Err(e) if valid > 0 && e.kind() == std::io::ErrorKind::NotFound => {
+            return Err(damaged(path, 0, "it is missing"));
+        }
+        opened => opened.map_err(io_error(path))?,
+    };
     let len = file.len().await.map_err(io_error(path))?;
     if len < valid {
         return Err(damaged(

@@ -164,6 +164,11 @@ impl ShardMemory {
         })))
     }
 
+    /// The budgets.
+    pub fn config(&self) -> MemoryConfig {
+        self.0.borrow().config
+    }
+
     /// Notified when somebody wants memory that is not there: whoever can flush should.
     pub fn pressure(&self) -> Notify {
         self.0.borrow().pressure.clone()

@@ -32,6 +32,8 @@ pub(crate) struct Place {
     pub(crate) carried: Vec<Held>,
     /// Whether it is flushed.
     pub(crate) flush: bool,
+    /// Whether what is carried stays charged to writers.
+    pub(crate) charged: bool,
 }
 
 /// A ring at one point of its log.
@@ -73,6 +75,7 @@ impl Snapshot {
                 end: partition.high_watermark(),
                 carried: Vec::new(),
                 flush: false,
+                charged: false,
             });
         }
         // The largest first, and in the order of partitions where they are equal.

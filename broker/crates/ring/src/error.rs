@@ -72,6 +72,12 @@ pub enum AppendError {
          room: delete topics or records, shorten retention.ms or retention.bytes, or make the disk larger"
     )]
     DiskFull,
+    /// The files of the partition cannot be written. Nothing was written.
+    #[error(
+        "the files of the partition cannot be written, so it takes no records; the broker's log says which and why: mend that, or \
+         delete the topic"
+    )]
+    SetAside,
     /// Its timestamps are further ahead than its topic allows (`message.timestamp.after.max.ms`).
     #[error(
         "timestamp {timestamp} is more than {after_max_ms} ms ahead of the broker's clock; set the producer's clock, or raise message.timestamp.after.max.ms"

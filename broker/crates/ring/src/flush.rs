@@ -4,11 +4,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use tidemill_partition::log::Unsynced;
+use tidemill_partition::segment::SegmentError;
 use tidemill_rt::time::Instant;
 use tidemill_rt::{task, time};
 use tidemill_shardlog::checkpoint as file;
 
-use crate::checkpoint::{self, Snapshot};
+use crate::checkpoint::{self, Place, Snapshot};
 use crate::error::RingError;
 use crate::ring::Shared;
 
@@ -23,7 +24,7 @@ const UNSYNCED_MAX: usize = 256;
 /// Partitions settled between two yields to other tasks of the shard.
 const SETTLE_AT_ONCE: usize = 256;
 
-/// Bytes of batches that a checkpoint carries because their segments cannot be written; above it the ring waits for the disk.
+/// Bytes of batches that a checkpoint carries because the disk has no room for their segments; above it the ring waits for the disk.
 const CARRIED_INSTEAD_BYTES_MAX: u64 = 32 * 1024 * 1024;
 
 /// Why a round did not end well.
@@ -61,6 +62,8 @@ pub(crate) async fn run(ring: Rc<Shared>) {
         deadline = None;
         if !round(&ring).await && !ring.closing.get() {
             time::sleep(RETRY_AFTER).await;
+            // What was to be written still is, also when nothing more is applied because memory is full of it.
+            deadline = Some(Instant::now());
         }
     }
 }
@@ -114,7 +117,9 @@ async fn try_round(ring: &Rc<Shared>) -> Result<(), RoundError> {
         }));
     }
     for (i, place) in snapshot.places.iter().enumerate() {
-        place.log.tail().settle(place.log.segments_end(), place.end);
+        let flushed = place.log.segments_end();
+        let carried = if place.charged { flushed } else { place.end };
+        place.log.tail().settle(flushed, carried);
         if i % SETTLE_AT_ONCE == SETTLE_AT_ONCE - 1 {
             task::yield_now().await;
         }
@@ -138,7 +143,8 @@ fn hand_over(ring: &Shared, snapshot: &Snapshot) {
 }
 
 /// Writes and syncs what is to be flushed. A partition whose segment cannot be written does not stop the others: its batches travel
-/// in the checkpoint, as far as that has room for them, and are tried again in the next round.
+/// in the checkpoint, and are tried again in the next round. What waits for room on the disk does so as far as the checkpoint has
+/// room for it. A partition whose files fail for a reason of their own is set aside: it takes no more until they can be written.
 async fn write_segments(
     ring: &Rc<Shared>,
     index: u64,
@@ -146,27 +152,69 @@ async fn write_segments(
 ) -> Result<(), RoundError> {
     let _turn = ring.sweeper.gate().acquire(1).await;
     let mut unsynced = Unsynced::default();
-    let mut carried = 0;
-    for place in snapshot.places.iter_mut().filter(|p| p.flush) {
-        if let Err(error) = place.log.flush(place.end, &mut unsynced).await {
-            carried += place.carry();
-            if carried > CARRIED_INSTEAD_BYTES_MAX {
-                // What was written stays open until it is synced: kept for the next try, a disk or a process that is short
-                // of something would only get shorter.
-                sync(ring, index, unsynced).await?;
-                return Err(RoundError::Retry(error.into()));
+    let (mut waiting, mut aside) = (0, 0);
+    for place in &mut snapshot.places {
+        let flushed = match place.flush {
+            true => place.log.flush(place.end, &mut unsynced).await,
+            false => Ok(None),
+        };
+        match flushed {
+            Ok(damage) => {
+                let was_aside = place.log.set_aside(false);
+                note_written(ring, place, was_aside, damage.as_ref());
             }
-            ring.segment_failures.set(ring.segment_failures.get() + 1);
-            tracing::warn!(
-                ring = %ring.config.ring, partition = %place.id, %error,
-                "a segment cannot be written; its batches stay in the checkpoint for now"
-            );
+            Err(error) if error.is_shortage() => {
+                waiting += place.carry();
+                if waiting > CARRIED_INSTEAD_BYTES_MAX {
+                    // What was written stays open until it is synced: kept for the next try, a disk or a process that is short
+                    // of something would only get shorter.
+                    sync(ring, index, unsynced).await?;
+                    return Err(RoundError::Retry(error.into()));
+                }
+                ring.segment_failures.set(ring.segment_failures.get() + 1);
+                tracing::warn!(
+                    ring = %ring.config.ring, partition = %place.id, %error,
+                    "a segment cannot be written; its batches stay in the checkpoint for now"
+                );
+            }
+            Err(error) => {
+                aside += place.carry();
+                // More than writers may have at once is not given back to them.
+                place.charged = aside > ring.config.memory.config().unflushed_bytes;
+                set_aside(ring, place, &error);
+            }
         }
         if unsynced.len() >= UNSYNCED_MAX {
             sync(ring, index, std::mem::take(&mut unsynced)).await?;
         }
     }
     sync(ring, index, unsynced).await
+}
+
+fn note_written(ring: &Shared, place: &Place, was_aside: bool, damage: Option<&SegmentError>) {
+    if was_aside {
+        place.log.changed().notify_all();
+        tracing::info!(
+            ring = %ring.config.ring, partition = %place.id, "the partition can be written again and takes records"
+        );
+    }
+    if let Some(error) = damage {
+        ring.segment_damage.set(ring.segment_damage.get() + 1);
+        tracing::error!(
+            ring = %ring.config.ring, partition = %place.id, %error,
+            "a segment cannot be written on; what follows is written to a new one"
+        );
+    }
+}
+
+fn set_aside(ring: &Shared, place: &Place, error: &SegmentError) {
+    ring.segment_failures.set(ring.segment_failures.get() + 1);
+    if !place.log.set_aside(true) {
+        tracing::error!(
+            ring = %ring.config.ring, partition = %place.id, %error,
+            "the partition cannot be written: it refuses records until it can; what it has taken stays in the checkpoint"
+        );
+    }
 }
 
 /// Rule S4: neither segments nor the checkpoint may be durable before the log is.

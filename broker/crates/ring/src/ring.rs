@@ -173,6 +173,10 @@ pub struct RingStats {
     pub checkpoint_failures_total: u64,
     /// Segments that could not be written; their batches stayed in checkpoints.
     pub segment_failures_total: u64,
+    /// Partitions set aside: their files cannot be written, and they refuse records until they can.
+    pub partitions_set_aside: usize,
+    /// Damage found in segments, by reads and writes.
+    pub segment_damage_total: u64,
     /// Segment files and folders of partitions removed since the start.
     pub files_removed_total: u64,
     /// Removals that failed and are tried again.
@@ -189,6 +193,8 @@ pub struct RingStats {
 
 /// A write that waits for memory.
 struct Waiting {
+    /// The partition it goes to, if it is one.
+    to: Option<PartitionId>,
     bytes: u64,
     command: Command,
     tx: oneshot::Sender<Result<Proposal, ProposeError>>,
@@ -205,6 +211,7 @@ pub(crate) struct Shared {
     pub(crate) checkpoints: Cell<u64>,
     pub(crate) checkpoint_failures: Cell<u64>,
     pub(crate) segment_failures: Cell<u64>,
+    pub(crate) segment_damage: Cell<u64>,
     pub(crate) checkpoint_bytes: Cell<u64>,
     pub(crate) sweeper: Sweeper,
     /// Set when the ring is shut down.
@@ -228,6 +235,12 @@ impl Shared {
         gather::propose_gathered(self);
         let held = reservation.map(|r| Box::new(r) as Box<dyn Any>);
         self.group.propose_holding(command, held)
+    }
+
+    /// Whether a partition refuses records because its files cannot be written.
+    pub(crate) fn is_set_aside(&self, id: PartitionId) -> bool {
+        let machine = self.machine.borrow();
+        machine.logs.get(&id).is_some_and(|log| log.is_set_aside())
     }
 
     /// Whether this node leads the ring.
@@ -386,8 +399,11 @@ impl Ring {
             return Err(AppendError::DiskFull);
         }
         let machine = self.0.machine.borrow();
-        let partition = machine.state.partitions().get(&id);
-        let config = partition.ok_or(AppendError::UnknownPartition)?.config();
+        let (partition, log) = machine.partition(id).ok_or(AppendError::UnknownPartition)?;
+        if log.is_set_aside() {
+            return Err(AppendError::SetAside);
+        }
+        let config = partition.config();
         let latest = now_ms.saturating_add(config.timestamp_after_max_ms);
         let its_own = config.timestamp_type == TimestampType::CreateTime;
         if its_own && header.max_timestamp > latest {
@@ -428,6 +444,10 @@ impl Ring {
         entry: Entry,
         bytes: u64,
     ) -> impl Future<Output = Result<Vec<Done>, ChangeError>> + use<> {
+        let to = match entry.ops.first() {
+            Some((id, Op::Append { .. })) => Some(*id),
+            _ => None,
+        };
         let command = entry.into_command();
         let free = match self.0.waiting.borrow().is_empty() {
             true => self.0.config.memory.try_reserve(bytes),
@@ -435,7 +455,7 @@ impl Ring {
         };
         let submitted = match free {
             Some(reservation) => Ok(self.0.propose(command, Some(reservation))),
-            None => Err(self.wait_for_memory(bytes, command)),
+            None => Err(self.wait_for_memory(to, bytes, command)),
         };
         async move {
             let proposal = match submitted {
@@ -448,6 +468,7 @@ impl Ring {
 
     fn wait_for_memory(
         &self,
+        to: Option<PartitionId>,
         bytes: u64,
         command: Command,
     ) -> oneshot::Receiver<Result<Proposal, ProposeError>> {
@@ -459,7 +480,13 @@ impl Ring {
             let _ = tx.send(Err(ProposeError::Busy));
             return rx;
         }
-        waiting.push_back(Waiting { bytes, command, tx });
+        let waits = Waiting {
+            to,
+            bytes,
+            command,
+            tx,
+        };
+        waiting.push_back(waits);
         if waiting.len() == 1 {
             task::spawn(Queue::Raft, propose_waiting(self.0.clone()));
         }
@@ -491,6 +518,8 @@ impl Ring {
             checkpoints_total: self.0.checkpoints.get(),
             checkpoint_failures_total: self.0.checkpoint_failures.get(),
             segment_failures_total: self.0.segment_failures.get(),
+            partitions_set_aside: machine.logs.values().filter(|l| l.is_set_aside()).count(),
+            segment_damage_total: self.0.segment_damage.get(),
             files_removed_total: self.0.sweeper.removed_total(),
             removal_failures_total: self.0.sweeper.failures_total(),
             removals_waiting: self.0.sweeper.waiting(),
@@ -578,7 +607,9 @@ async fn propose_waiting(ring: Rc<Shared>) {
         if waiting.tx.is_closed() {
             continue; // nobody waits any more, and nothing was written
         }
-        let proposed = match reservation {
+        // What waits for a partition that was set aside meanwhile would fill the memory that others wait for.
+        let aside = waiting.to.is_some_and(|to| ring.is_set_aside(to));
+        let proposed = match reservation.filter(|_| !aside) {
             Some(reservation) => Ok(ring.propose(waiting.command, Some(reservation))),
             None => Err(ProposeError::Busy),
         };

@@ -1,20 +1,24 @@
 //! Rules of storage as a ring keeps them, each under the name it has in the design.
 
+mod common;
+
 use std::cell::Cell;
 use std::io;
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tidemill_model::batch::Compression;
 use tidemill_model::record::{BatchBuilder, NewRecord, Producer};
-use tidemill_model::{BatchHeader, NodeId, PartitionId, RingId, TopicId};
+use tidemill_model::{BatchHeader, NodeId, Offset, PartitionId, RingId, TopicId};
 use tidemill_partition::segment::SegmentError;
 use tidemill_ring::{
-    AppendError, MemoryConfig, PartitionConfig, RECORDS_NAMED_MAX, Ring, RingConfig, RingError,
-    ShardMemory,
+    AppendError, Isolation, MemoryConfig, PartitionConfig, RECORDS_NAMED_MAX, Ring, RingConfig,
+    RingError, ShardMemory,
 };
 use tidemill_rt::sim::{DiskOp, Sim, SimDisk};
+use tidemill_rt::{fs, time};
 use tidemill_shardlog::{LogConfig, ShardLog};
 
 const PARTITION: PartitionId = PartitionId {
@@ -92,10 +96,6 @@ fn s10_failed_sync_of_a_segment_ends_the_process() {
 
 #[test]
 fn partition_whose_segment_cannot_be_written_stops_nothing_and_loses_nothing() {
-    const OTHER: PartitionId = PartitionId {
-        topic: TopicId([2; 16]),
-        index: 0,
-    };
     let sim = Sim::new(1);
     let disk = sim.disk();
     let fatal = || -> Rc<dyn Fn(&RingError)> { Rc::new(|e| panic!("{e}")) };
@@ -147,6 +147,150 @@ fn segments_that_cannot_be_written_beyond_what_a_checkpoint_carries_are_tried_ag
         assert!(!ring.checkpoint_now().await);
         disk.heal();
         assert!(ring.checkpoint_now().await);
+    })
+    .expect("ends");
+}
+
+/// The segment files of a partition, sorted.
+fn segments_of(disk: &SimDisk, id: PartitionId) -> Vec<PathBuf> {
+    let folder = format!("/data/shard-0/partitions/{}-{}/", id.topic, id.index);
+    let files = disk.files().into_iter();
+    files
+        .filter(|f| f.starts_with(&folder) && f.extension().is_some_and(|e| e == "segment"))
+        .collect()
+}
+
+/// Another partition beside [`PARTITION`].
+const OTHER: PartitionId = PartitionId {
+    topic: TopicId([2; 16]),
+    index: 0,
+};
+
+async fn start_with_two() -> Ring {
+    let ring = start(Rc::new(|e: &RingError| panic!("{e}"))).await;
+    let opened = ring.open_partition(OTHER, PartitionConfig::default(), 0);
+    opened.await.expect("opens");
+    ring
+}
+
+async fn is_readable(ring: &Ring, id: PartitionId, from: Offset) -> bool {
+    let read = ring.read(id, from, 1 << 20, Isolation::ReadUncommitted);
+    read.await.is_ok_and(|read| !read.batches.is_empty())
+}
+
+#[test]
+fn segment_that_is_short_or_missing_is_left_and_another_one_begun_behind_it() {
+    for missing in [false, true] {
+        let sim = Sim::new(1);
+        let disk = sim.disk();
+        sim.block_on(async {
+            let ring = start_with_two().await;
+            append(&ring, batch(200_000)).await;
+            assert!(ring.checkpoint_now().await);
+            let first = segments_of(&disk, PARTITION).remove(0);
+            let whole = disk.read(&first).expect("it is there");
+            match missing {
+                true => fs::remove_file(&first).await.expect("it is there"),
+                false => disk.put(&first, &whole[..whole.len() - 1]).expect("there"),
+            }
+            for _ in 0..45 {
+                append(&ring, batch(1_000_000)).await;
+            }
+            append_to(&ring, OTHER, batch(200_000)).await;
+            assert!(ring.checkpoint_now().await, "the others go on");
+            let stats = ring.stats();
+            assert_eq!(stats.segment_damage_total, 1);
+            assert_eq!(
+                (stats.partitions_set_aside, stats.memory.unflushed_bytes),
+                (0, 0)
+            );
+            append(&ring, batch(200_000)).await;
+            assert!(ring.checkpoint_now().await);
+            assert_eq!(ring.stats().segment_damage_total, 1, "it was left alone");
+            assert!(segments_of(&disk, PARTITION).len() <= 2);
+        })
+        .expect("ends");
+        sim.crash();
+        sim.block_on(async {
+            let ring = start_with_two().await;
+            assert_eq!(ring.view(PARTITION).map(|v| v.high_watermark), Some(47));
+            assert!(!is_readable(&ring, PARTITION, 0).await, "it is damaged");
+            for offset in 1..47 {
+                assert!(is_readable(&ring, PARTITION, offset).await, "{offset}");
+            }
+        })
+        .expect("ends");
+    }
+}
+
+#[test]
+fn partition_whose_files_cannot_be_written_is_set_aside_until_they_can() {
+    let sim = Sim::new(1);
+    let disk = sim.disk();
+    let folder = format!("/partitions/{}-0", PARTITION.topic);
+    let taken = sim.block_on(async {
+        let ring = start_with_two().await;
+        let denied = io::ErrorKind::PermissionDenied;
+        disk.fail_next(DiskOp::Open, &folder, u32::MAX, denied);
+        let mut taken = 0;
+        let refused = loop {
+            let bytes = batch(1_000_000);
+            let header = BatchHeader::parse(&bytes).expect("a batch");
+            match ring.append(PARTITION, header, bytes, 1).await {
+                Ok(appended) => taken = appended.base_offset + 1,
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(refused, AppendError::SetAside);
+        append_to(&ring, OTHER, batch(200_000)).await;
+        assert!(ring.checkpoint_now().await, "the others go on");
+        let stats = ring.stats();
+        let found = (stats.partitions_set_aside, stats.memory.unflushed_bytes);
+        assert_eq!(found, (1, 0), "what it has is in the checkpoint");
+        assert!(is_readable(&ring, PARTITION, taken - 1).await);
+        taken
+    });
+    let taken = taken.expect("ends");
+    sim.crash();
+    sim.block_on(async {
+        let ring = start_with_two().await;
+        assert_eq!(ring.view(PARTITION).map(|v| v.high_watermark), Some(taken));
+        for aside in [1, 0] {
+            append_to(&ring, OTHER, batch(200_000)).await;
+            assert!(ring.checkpoint_now().await);
+            assert_eq!(ring.stats().partitions_set_aside, aside);
+            disk.heal();
+        }
+        append(&ring, batch(10)).await;
+        for offset in 0..=taken {
+            assert!(is_readable(&ring, PARTITION, offset).await, "{offset}");
+        }
+    })
+    .expect("ends");
+}
+
+#[test]
+fn round_that_failed_is_tried_again_soon_also_when_memory_is_full_of_what_it_is_to_write() {
+    let sim = Sim::new(1);
+    let disk = sim.disk();
+    sim.block_on(async {
+        let (log, mut recovered) = common::open_log(4 << 20).await.expect("the log is sound");
+        let interval = Duration::from_secs(40);
+        let rings = common::open_rings(&log, std::mem::take(&mut recovered), 1, |config| {
+            config.flush_interval = interval;
+        });
+        let ring = rings.await.remove(0);
+        let opened = ring.open_partition(PARTITION, PartitionConfig::default(), 0);
+        opened.await.expect("opens");
+        let refused = io::ErrorKind::StorageFull;
+        disk.fail_next(DiskOp::Write, ".checkpoint", 3, refused);
+        let began = time::Instant::now();
+        for _ in 0..30 {
+            append(&ring, batch(10_000)).await;
+        }
+        let stats = ring.stats();
+        assert_eq!(stats.checkpoint_failures_total, 3);
+        assert!(began.elapsed() < interval / 4, "{:?}", began.elapsed());
     })
     .expect("ends");
 }

@@ -15,6 +15,21 @@ use crate::context::{self, EngineKind};
 use crate::gather::GatherFile;
 use crate::{sim, task};
 
+/// Whether the system says that there is no room, on the disk or within the user's quota.
+pub fn is_full(e: &io::Error) -> bool {
+    matches!(
+        e.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
+}
+
+/// Whether the system is short of something that may come back by itself, so that the same can work later: room, descriptors of
+/// this process or of the machine, memory. To be asked of everything but a failed sync (rule S10).
+pub fn is_shortage(e: &io::Error) -> bool {
+    let of_handles = matches!(e.raw_os_error(), Some(libc::EMFILE | libc::ENFILE));
+    is_full(e) || of_handles || e.kind() == io::ErrorKind::OutOfMemory
+}
+
 /// How a file is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OpenMode {

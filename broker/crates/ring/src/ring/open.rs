@@ -62,6 +62,7 @@ impl Ring {
             checkpoints: Cell::new(0),
             checkpoint_failures: Cell::new(0),
             segment_failures: Cell::new(0),
+            segment_damage: Cell::new(0),
             checkpoint_bytes: Cell::new(0),
             sweeper: Sweeper::new(),
             stopped: Cell::new(false),

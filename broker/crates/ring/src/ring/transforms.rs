@@ -182,6 +182,18 @@ impl Ring {
         self.0.wake.outbox.clone()
     }
 
+    /// Waits while a partition of this ring is set aside because its files cannot be written: to be awaited before a transform runs
+    /// that puts something out to it, which would fill the memory that others wait for.
+    pub async fn writable(&self, id: PartitionId) {
+        while let Some(changed) = self.changed(id) {
+            let changed = changed.notified();
+            if !self.0.is_set_aside(id) {
+                return;
+            }
+            changed.await;
+        }
+    }
+
     /// Records that what waited for each of these partitions has arrived up to the ticket beside it.
     ///
     /// # Errors
@@ -242,6 +254,9 @@ impl Ring {
             .and_then(|(entry, bytes)| {
                 if self.0.space.is_full() {
                     self.0.space.count_refused();
+                    return Err(DeliverError::Busy);
+                }
+                if self.0.is_set_aside(to) {
                     return Err(DeliverError::Busy);
                 }
                 let reservation = self.0.config.memory.try_reserve_delivery(bytes);
