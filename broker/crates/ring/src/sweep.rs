@@ -1,5 +1,6 @@
 //! Removes files that nothing needs any more: segments below the log start, folders of dropped partitions. A little at a time,
-//! beside everything else, and never what a durable checkpoint still names.
+//! beside everything else, and never what a durable checkpoint still names: except on a disk that has no room for the next one.
+//! Then what the durable log has done away with goes before it.
 //!
 //! What is to go stands in checkpoints until it is gone, so a restart finishes what was begun.
 
@@ -108,28 +109,47 @@ pub(crate) async fn run(ring: Rc<Shared>) {
             more.await;
             continue;
         }
-        if let Err(error) = sweep(&ring).await
-            && !ring.stopped.get()
-        {
-            let failures = &ring.sweeper.failures;
-            failures.set(failures.get() + 1);
-            tracing::warn!(ring = %ring.config.ring, %error, "old files cannot be removed; trying again");
+        if sweep(&ring).await > 0 && !ring.stopped.get() {
             time::sleep(RETRY_AFTER).await;
         }
     }
 }
 
-async fn sweep(ring: &Rc<Shared>) -> io::Result<()> {
-    let segments = ring.sweeper.segments.borrow_mut().pop_first();
-    if let Some((id, (log, bases))) = segments {
-        let removed = remove_segments(ring, id, &log, &bases).await;
-        if removed.is_err() {
+/// Tries everything that is to be removed once: what cannot be does not keep the others waiting. How much failed.
+async fn sweep(ring: &Rc<Shared>) -> usize {
+    let mut failed = 0;
+    let partitions: Vec<PartitionId> = ring.sweeper.segments.borrow().keys().copied().collect();
+    for id in partitions {
+        let job = ring.sweeper.segments.borrow_mut().remove(&id);
+        let Some((log, bases)) = job else { continue };
+        if let Err(error) = remove_segments(ring, id, &log, &bases).await {
             // A later checkpoint may have handed over more of them by now.
             ring.sweeper.take_segments(id, &log);
+            failed += note_failure(ring, &error);
         }
-        return removed;
+        if ring.stopped.get() {
+            return failed;
+        }
     }
-    sweep_folders(ring).await
+    let folders: Vec<PartitionId> = ring.sweeper.folders.borrow().iter().copied().collect();
+    for some in folders.chunks(FOLDERS_UNSYNCED_MAX) {
+        failed += sweep_folders(ring, some).await;
+        if ring.stopped.get() {
+            return failed;
+        }
+    }
+    failed
+}
+
+/// Counts and tells one failure, unless it is that the ring stops.
+fn note_failure(ring: &Shared, error: &io::Error) -> usize {
+    if ring.stopped.get() {
+        return 0;
+    }
+    let failures = &ring.sweeper.failures;
+    failures.set(failures.get() + 1);
+    tracing::warn!(ring = %ring.config.ring, %error, "old files cannot be removed; trying again");
+    1
 }
 
 async fn remove_segments(
@@ -151,21 +171,27 @@ async fn remove_segments(
             .get(&id)
             .is_some_and(|l| l.is(log))
     };
-    remove_files(ring, &mut files, open).await?;
+    let removed = remove_files(ring, &mut files, open).await;
+    let still_there = |base: &Offset| of(base).iter().any(|path| files.contains(path));
+    let gone: Vec<Offset> = bases.iter().copied().filter(|b| !still_there(b)).collect();
     if fs::exists(log.dir()).await? {
         fs::sync_dir(log.dir()).await?;
     }
-    log.left(bases);
-    count(ring, bases.len());
-    Ok(())
+    log.left(&gone);
+    count(ring, gone.len());
+    removed
 }
 
-/// Removes the last of `files` first, a few at a time, while `wanted` says so.
+/// Removes `files`, the last first, a few at a time, while `wanted` says so. Those that cannot be removed stay in `files`.
+///
+/// # Errors
+/// The first, after all were tried.
 async fn remove_files(
     ring: &Shared,
     files: &mut Vec<PathBuf>,
     wanted: impl Fn() -> bool,
 ) -> io::Result<()> {
+    let (mut stay, mut result) = (Vec::new(), Ok(()));
     while !files.is_empty() && !ring.stopped.get() {
         let turn = ring.sweeper.gate.acquire(1).await;
         if !wanted() {
@@ -174,22 +200,34 @@ async fn remove_files(
         }
         for _ in 0..FILES_AT_ONCE {
             let Some(path) = files.last() else { break };
-            if remove_or_cut(path).await? {
-                files.pop();
+            match remove_or_cut(path).await {
+                Ok(false) => {}
+                Ok(true) => drop(files.pop()),
+                Err(e) => {
+                    result = result.and(Err(named(path, &e)));
+                    stay.extend(files.pop());
+                }
             }
         }
         drop(turn);
         task::yield_now().await;
     }
-    match files.is_empty() {
-        true => Ok(()),
-        false => Err(io::Error::other("the ring stops")),
+    if !files.is_empty() {
+        result = Err(io::Error::other("the ring stops"));
     }
+    files.append(&mut stay);
+    result
+}
+
+/// An error that says which file it is about.
+fn named(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
 /// Removes a file, or cuts a large one shorter; whether it is gone.
 async fn remove_or_cut(path: &Path) -> io::Result<bool> {
     let missing = |e: &io::Error| e.kind() == io::ErrorKind::NotFound;
+    let is_folder = |e: &io::Error| e.kind() == io::ErrorKind::IsADirectory;
     if path.extension().is_some_and(|e| e == "segment") {
         match File::open(path, OpenMode::ReadWrite).await {
             Ok(file) => {
@@ -200,31 +238,43 @@ async fn remove_or_cut(path: &Path) -> io::Result<bool> {
                 }
             }
             Err(e) if missing(&e) => return Ok(true),
+            Err(e) if is_folder(&e) => {}
             Err(e) => return Err(e),
         }
     }
     match fs::remove_file(path).await {
+        // Whoever made it, it is in a folder that goes.
+        Err(e) if is_folder(&e) => fs::remove_dir_all(path).await.map(|()| true),
         Err(e) if !missing(&e) => Err(e),
         _ => Ok(true),
     }
 }
 
-/// Removes some folders of dropped partitions.
-async fn sweep_folders(ring: &Rc<Shared>) -> io::Result<()> {
-    let some: Vec<PartitionId> = {
-        let folders = ring.sweeper.folders.borrow();
-        folders.iter().take(FOLDERS_UNSYNCED_MAX).copied().collect()
-    };
-    for id in &some {
-        remove_folder(ring, *id).await?;
+/// Removes some folders of dropped partitions. How many could not be.
+async fn sweep_folders(ring: &Rc<Shared>, some: &[PartitionId]) -> usize {
+    let (mut gone, mut failed) = (Vec::new(), 0);
+    for id in some {
+        match remove_folder(ring, *id).await {
+            Ok(()) => gone.push(*id),
+            Err(error) => failed += note_failure(ring, &error),
+        }
+        if ring.stopped.get() {
+            return failed;
+        }
     }
-    fs::sync_dir(&ring.config.shard_dir.join("partitions")).await?;
-    for id in &some {
+    if gone.is_empty() {
+        return failed;
+    }
+    let partitions = ring.config.shard_dir.join("partitions");
+    if let Err(error) = fs::sync_dir(&partitions).await {
+        return failed + note_failure(ring, &named(&partitions, &error));
+    }
+    for id in &gone {
         ring.sweeper.folders.borrow_mut().remove(id);
         ring.machine.borrow_mut().dropped.remove(id);
     }
-    count(ring, some.len());
-    Ok(())
+    count(ring, gone.len());
+    failed
 }
 
 async fn remove_folder(ring: &Rc<Shared>, id: PartitionId) -> io::Result<()> {
@@ -239,7 +289,9 @@ async fn remove_folder(ring: &Rc<Shared>, id: PartitionId) -> io::Result<()> {
     remove_files(ring, &mut files, closed).await?;
     let _turn = ring.sweeper.gate.acquire(1).await;
     match closed() {
-        true => fs::remove_dir_all(&folder).await,
+        true => fs::remove_dir_all(&folder)
+            .await
+            .map_err(|e| named(&folder, &e)),
         false => Ok(()),
     }
 }
