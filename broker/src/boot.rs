@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
@@ -92,6 +92,8 @@ struct Context {
     info: Arc<NodeInfo>,
     handle: ShardHandle,
     data: PathBuf,
+    /// Whether a node has served from the data directory before.
+    initialised: bool,
     factory: Factory,
     listener: Mutex<Option<TcpListener>>,
     mailboxes: Mutex<Vec<Option<mailbox::Receiver<Job>>>>,
@@ -123,6 +125,7 @@ pub(crate) fn run(config: BrokerConfig) -> Result<(), BootError> {
         info: info.clone(),
         handle: handle.clone(),
         data: config.data_dir.clone(),
+        initialised: data.identity().initialised,
         factory: Factory::new(HostConfig {
             cache_dir: Some(config.data_dir.join("code-cache")),
         }),
@@ -311,6 +314,9 @@ async fn serve(context: &Arc<Context>, shard: &Rc<Shard>) -> Result<(), String> 
     shard.publish().await.map_err(|e| e.to_string())?;
     shard.resume_deletions();
     drop(turn);
+    if let Err(error) = DataDir::mark_initialised(&context.data).await {
+        tracing::warn!(%error, "the identity does not say that this data directory is in use; the next start tries again");
+    }
     shard.mark_ready();
     shard.start_controller_checkpoints();
     tell_full_disk(shard);
@@ -344,6 +350,7 @@ async fn open_shard(context: &Context, id: ShardId) -> Result<(Rc<Shard>, ShardL
             Rc::new(|e| fatal_disk(&format!("write-ahead log: {e}"))),
         )
     };
+    refuse_without_log(context, &config.dir).await?;
     let (log, mut recovered) = ShardLog::open(config).await.map_err(|e| e.to_string())?;
     tracing::debug!(shard = id.0, "write-ahead log open");
     let watch = SpaceConfig {
@@ -387,6 +394,20 @@ async fn open_shard(context: &Context, id: ShardId) -> Result<(Rc<Shard>, ShardL
         log: log.clone(),
     });
     Ok((shard, log))
+}
+
+/// A node that has served does not begin anew because its log is gone: it would be empty, and look healthy. Nothing is made before.
+async fn refuse_without_log(context: &Context, dir: &Path) -> Result<(), String> {
+    let there = ShardLog::is_in(dir).await.map_err(|e| e.to_string())?;
+    match there || !context.initialised {
+        true => Ok(()),
+        false => Err(format!(
+            "the write-ahead log in {} is gone: the folder is missing or was emptied, while the identity says that records were \
+             served from this data directory. Put the folder back as it was; nothing was changed. To begin anew without its \
+             records, name an empty data directory with --data-dir",
+            dir.display()
+        )),
+    }
 }
 
 async fn open_rings(

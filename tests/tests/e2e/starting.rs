@@ -120,21 +120,28 @@ fn data_directory_that_cannot_be_made_is_refused_and_named(engine: Engine) {
 }
 
 fn lost_folder_of_a_shard_is_refused_and_named_and_harms_nothing(engine: Engine) {
+    lose_folders(engine, 1, &["shard-0"]);
+    lose_folders(engine, 2, &["shard-1", "shard-0"]);
+}
+
+fn lose_folders(engine: Engine, shards: u16, folders: &[&str]) {
     const COUNT: usize = 500;
-    let mut broker = Options::new(engine).shards(2).start();
+    let mut broker = Options::new(engine).shards(shards).start();
     Cli::new(&broker).create_topic("kept", 4);
     let mut load = Load::new(&broker.kafka(), &[]);
     for _ in 0..COUNT {
         assert!(load.produce("kept"));
     }
     assert_eq!(load.finish().acknowledged.len(), COUNT);
-    for lost in ["shard-1", "shard-0"] {
+    for lost in folders {
         assert!(broker.stop().success());
         let (folder, aside) = (broker.data().join(lost), broker.folder().join(lost));
         std::fs::rename(&folder, &aside).expect("the folder can be moved");
-        let said = refusal(start(engine, &broker.data(), ports::free_port()));
-        assert!(said.contains(lost), "{said}");
-        std::fs::remove_dir_all(&folder).expect("the new folder can be removed");
+        for _ in 0..2 {
+            let said = refusal(start(engine, &broker.data(), ports::free_port()));
+            assert!(said.contains(*lost), "{said}");
+        }
+        assert!(!folder.exists(), "nothing is made in its place");
         std::fs::rename(&aside, &folder).expect("the folder can be put back");
         broker.restart();
         let records = kafka::read_all(&broker.kafka(), "kept", COUNT);

@@ -9,11 +9,15 @@ use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::buf::AlignedBuf;
 use crate::context::{self, EngineKind};
 use crate::gather::GatherFile;
-use crate::{sim, task};
+use crate::{sim, task, time};
+
+/// Pause before a directory that could not be opened is tried again.
+const OPEN_AGAIN: Duration = Duration::from_millis(100);
 
 /// Whether the system says that there is no room, on the disk or within the user's quota.
 pub fn is_full(e: &io::Error) -> bool {
@@ -506,10 +510,6 @@ path_op!(
     remove_dir_all -> (), sim::remove_dir_all, |p: &PathBuf| std::fs::remove_dir_all(p)
 );
 path_op!(
-    /// Makes the names in a directory durable.
-    sync_dir -> (), sim::sync_dir, |p: &PathBuf| std::fs::File::open(p)?.sync_all()
-);
-path_op!(
     /// Whether something of this name exists.
     exists -> bool, sim::exists, |p: &PathBuf| std::fs::exists(p)
 );
@@ -521,6 +521,38 @@ path_op!(
     /// A whole file.
     read -> Vec<u8>, sim::read, |p: &PathBuf| std::fs::read(p)
 );
+
+/// Makes the names in a directory durable. While the process is short of descriptors to open it with, it is tried again: nothing was
+/// synced before that, so nothing is in doubt.
+///
+/// # Errors
+/// As the operating system says.
+pub async fn sync_dir(path: &Path) -> io::Result<()> {
+    let mut told = false;
+    loop {
+        match open_dir(path).await {
+            Err(error) if is_shortage(&error) => {
+                if !told {
+                    tracing::error!(%error, path = %path.display(), "a directory cannot be opened to be synced; trying again");
+                }
+                told = true;
+                time::sleep(OPEN_AGAIN).await;
+            }
+            Err(e) => return Err(e),
+            Ok(None) => return sim::sync_dir(path).await,
+            Ok(Some(dir)) => return task::blocking(move || dir.sync_all()).await,
+        }
+    }
+}
+
+/// Opens a directory; `None` under simulation, where they are not opened.
+async fn open_dir(path: &Path) -> io::Result<Option<std::fs::File>> {
+    if context::current() == EngineKind::Sim {
+        return sim::open_dir(path).map(|()| None);
+    }
+    let path = path.to_owned();
+    task::blocking(move || std::fs::File::open(path).map(Some)).await
+}
 
 /// Room on a file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -18,8 +18,10 @@ pub const LISTEN_BACKLOG: i32 = 1024;
 /// How long to wait with what needs a descriptor when there is none.
 pub(crate) const RETRY: Duration = Duration::from_millis(100);
 
-/// Descriptors of the process that are kept for files and what else is no connection; at most half of all.
-const DESCRIPTORS_RESERVED: usize = 512;
+/// Descriptors of the process that are kept for what is neither a connection nor of a shard; with those of shards at most half of all.
+const DESCRIPTORS_RESERVED: usize = 256;
+/// Descriptors kept for the files of each shard: segments that are flushed, with their indexes, and those that are read.
+const DESCRIPTORS_OF_A_SHARD: usize = 640;
 
 /// Connections that each of `shards` shards may have open: the process's limit of descriptors (`RLIMIT_NOFILE`) without
 /// those that files need, shared out. At least one.
@@ -37,8 +39,10 @@ pub fn connections_max(shards: u16) -> usize {
 }
 
 fn share(descriptors: usize, shards: u16) -> usize {
-    let left = descriptors - DESCRIPTORS_RESERVED.min(descriptors / 2);
-    (left / usize::from(shards.max(1))).max(1)
+    let shards = usize::from(shards.max(1));
+    let files = DESCRIPTORS_RESERVED + shards * DESCRIPTORS_OF_A_SHARD;
+    let left = descriptors - files.min(descriptors / 2);
+    (left / shards).max(1)
 }
 
 /// Binds `addr` and listens. Works on every thread; the socket becomes a [`Listener`] on a shard.
@@ -335,7 +339,7 @@ mod tests {
     fn connections_leave_descriptors_for_files() {
         assert_eq!(share(1024, 2), 256);
         assert_eq!(share(600, 1), 300);
-        assert_eq!(share(65_536, 4), 16_256);
+        assert_eq!(share(65_536, 4), 15_680);
         assert_eq!(share(1, 8), 1);
         assert!(connections_max(1) > connections_max(64));
     }

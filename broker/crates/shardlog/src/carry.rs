@@ -11,7 +11,7 @@ use crate::catalog::{Oldest, Room};
 use crate::error::LogError;
 use crate::files;
 use crate::format::Frame;
-use crate::log::{ShardLog, file_bytes};
+use crate::log::{ShardLog, Stalled, file_bytes};
 use crate::recover::read_entries;
 
 impl ShardLog {
@@ -23,8 +23,13 @@ impl ShardLog {
         }
         let log = self.clone();
         let remove = async move {
-            if let Err(e) = log.remove_oldest().await {
-                log.0.fail(&e);
+            let mut stalled = Stalled::default();
+            while let Err(e) = log.remove_oldest().await {
+                // What it did is done; the rest is begun anew.
+                if let Err(e) = stalled.wait(&log, e).await {
+                    log.0.fail(&e);
+                    break;
+                }
             }
             log.0.removing.set(false);
             log.0.idle.notify_all();

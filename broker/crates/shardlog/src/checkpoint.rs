@@ -27,13 +27,22 @@ pub enum CheckpointError {
         source: io::Error,
     },
     /// The file is there and damaged.
-    #[error("checkpoint {} is damaged: {what}; restore the disk, or remove this node's data directory and let it join anew", path.display())]
+    #[error("checkpoint {} is damaged: {what}; it stands for \
+         acknowledged records, so the node does not start. Keep the data directory as it is, delete nothing: restore the disk, or \
+         the whole directory from a copy; `tidemill inspect` shows what can still be read", path.display())]
     Corrupt {
         /// The file.
         path: PathBuf,
         /// What is wrong.
         what: String,
     },
+}
+
+impl CheckpointError {
+    /// Whether there is no room on the disk.
+    pub fn is_full(&self) -> bool {
+        matches!(self, CheckpointError::Io { source, .. } if fs::is_full(source))
+    }
 }
 
 /// Replaces the checkpoint at `path`, durably; after a crash the old or the new one is there.

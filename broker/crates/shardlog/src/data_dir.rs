@@ -194,6 +194,24 @@ impl DataDir {
         self.new
     }
 
+    /// Says in the identity at `path` that a node serves from it: from then on a start refuses to go on without the log of a shard.
+    ///
+    /// # Errors
+    /// [`DataDirError`]; the identity is then as it was.
+    pub async fn mark_initialised(path: &Path) -> Result<(), DataDirError> {
+        let identity = read_identity(path).await?.filter(|i| !i.initialised);
+        let Some(identity) = identity else {
+            return Ok(());
+        };
+        let marked = Identity {
+            initialised: true,
+            ..identity
+        };
+        fs::write_atomic(&path.join(IDENTITY), vec![marked.encode().into()])
+            .await
+            .map_err(io_error(path, "write its identity"))
+    }
+
     /// The directory itself.
     pub fn path(&self) -> &Path {
         &self.path

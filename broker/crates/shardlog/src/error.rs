@@ -35,7 +35,8 @@ pub enum LogError {
     /// Bytes that were durable are damaged.
     #[error(
         "write-ahead log is corrupt: {} at position {position}: {what}; the data behind it was acknowledged, \
-         so the node does not start: restore the disk, or remove this node's data directory and let it join anew",
+         so the node does not start. Keep the data directory as it is, delete nothing: restore the disk, or the whole directory \
+         from a copy; `tidemill inspect` shows what can still be read",
         file.display()
     )]
     Corrupt {
@@ -85,6 +86,17 @@ impl LogError {
         }
     }
 
+    /// Whether the system is short of something, room or descriptors or memory, so that the same can work later. Never of a sync, and
+    /// of a write only for want of room: what else such an error leaves behind is not known (rule S10).
+    pub fn is_shortage(&self) -> bool {
+        let of_opening = matches!(
+            self,
+            LogError::Io { action, source, .. }
+                if !matches!(*action, "sync" | "write") && tidemill_rt::fs::is_shortage(source)
+        );
+        of_opening || self.is_full()
+    }
+
     pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> LogError {
         let path = path.to_owned();
         move |source| LogError::Io {
@@ -97,8 +109,5 @@ impl LogError {
 
 /// Whether the operating system says that there is no room, on the disk or within the user's quota.
 pub(crate) fn is_full(e: &io::Error) -> bool {
-    matches!(
-        e.kind(),
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-    )
+    tidemill_rt::fs::is_full(e)
 }

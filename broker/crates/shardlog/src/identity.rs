@@ -75,6 +75,8 @@ pub struct Identity {
     pub cluster: ClusterId,
     /// Number of shards, fixed when the directory is made.
     pub shards: u16,
+    /// Whether a node has begun to serve from it: every shard has a log since then.
+    pub initialised: bool,
 }
 
 /// Why a text is not an identity.
@@ -91,15 +93,20 @@ impl Identity {
             node: NodeUuid(random_uuid()),
             cluster: ClusterId::random(),
             shards,
+            initialised: false,
         }
     }
 
     pub(crate) fn encode(&self) -> String {
-        format!(
+        let mut text = format!(
             "# Identity of this Tidemill node. Do not edit, and never copy it to another node.\n\
              format_version = {FORMAT_VERSION}\nnode_id = {}\ncluster_id = {}\nshards = {}\n",
             self.node, self.cluster, self.shards
-        )
+        );
+        if self.initialised {
+            text.push_str("initialised = true\n");
+        }
+        text
     }
 
     pub(crate) fn decode(text: &str) -> Result<Identity, IdentityError> {
@@ -133,6 +140,8 @@ impl Identity {
             cluster: ClusterId::parse(get("cluster_id")?)
                 .ok_or_else(|| malformed("cluster_id is not 22 characters of base64url"))?,
             shards: shards.ok_or_else(|| malformed("shards is no number from 1 to 65535"))?,
+            // Directories of before this was written do not say it.
+            initialised: lines.contains(&("initialised", "true")),
         })
     }
 }

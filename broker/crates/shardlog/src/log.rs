@@ -161,6 +161,18 @@ impl std::fmt::Debug for ShardLog {
 }
 
 impl ShardLog {
+    /// Whether there is a log in `dir`: it has a file at least as soon as it was opened once.
+    ///
+    /// # Errors
+    /// [`LogError::Io`].
+    pub async fn is_in(dir: &Path) -> Result<bool, LogError> {
+        match fs::list_dir(dir).await {
+            Ok(names) => Ok(names.iter().any(|n| files::sequence_of(n).is_some())),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(LogError::io("list", dir)(e)),
+        }
+    }
+
     /// Reads what is there, drops a torn tail, and begins a new file.
     ///
     /// # Errors
@@ -365,7 +377,7 @@ impl ShardLog {
             // until all of it is, and is written over.
             stalled.wait(self, e).await?;
         }
-        stalled.ended();
+        stalled.ended(self);
         file.position += total;
         self.note_written(&file, group, (total, started));
         let half_full = file.position > file.bytes / 2;
@@ -436,7 +448,7 @@ impl ShardLog {
             let spare = self.0.state.borrow_mut().spare.take();
             match begin_file(&self.0.config, sequence, end, spare, total).await {
                 Ok(file) => {
-                    stalled.ended();
+                    stalled.ended(self);
                     return Ok(file);
                 }
                 Err(e) => stalled.wait(self, e).await?,
@@ -560,32 +572,43 @@ impl Inner {
     }
 }
 
-/// A write that waits for room on the disk.
+/// A write that waits for room on the disk, or for descriptors.
 #[derive(Default)]
-struct Stalled(bool);
+pub(crate) struct Stalled(bool);
 
 impl Stalled {
-    /// Waits a while after an error that says that the disk is full, and says so once.
+    /// Waits a while after an error that says that the disk is full, or that the process is short of descriptors, and says so once.
     ///
     /// # Errors
     /// Any other error is given back.
-    async fn wait(&mut self, log: &ShardLog, error: LogError) -> Result<(), LogError> {
-        if !error.is_full() {
+    pub(crate) async fn wait(&mut self, log: &ShardLog, error: LogError) -> Result<(), LogError> {
+        if !error.is_shortage() {
             return Err(error);
         }
-        log.0.space.set_full();
-        if !self.0 {
-            tracing::error!(%error, "nothing can be written until there is room again; reads go on");
+        match error.is_full() {
+            true => {
+                log.0.space.set_full();
+                log.0.state.borrow_mut().stats.full_waits += 1;
+                if !self.0 {
+                    tracing::error!(%error, "nothing can be written until there is room again; reads go on");
+                }
+            }
+            false if !self.0 => {
+                tracing::error!(
+                    %error, "nothing can be written until the process may open files again; raise its limit of open files"
+                );
+            }
+            false => {}
         }
         self.0 = true;
-        log.0.state.borrow_mut().stats.full_waits += 1;
         time::sleep(FULL_RETRY).await;
         Ok(())
     }
 
-    fn ended(&self) {
+    fn ended(&self, log: &ShardLog) {
         if self.0 {
-            tracing::info!("the write-ahead log has room again and goes on");
+            log.0.space.not_denied();
+            tracing::info!("the write-ahead log goes on");
         }
     }
 }

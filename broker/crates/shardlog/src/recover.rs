@@ -168,6 +168,7 @@ async fn read_file(
             Err(what) if end.is_some() => return Err(reader.corrupt(at, what.into())),
             Err(what) => {
                 check_torn(&mut reader, &header, at, what).await?;
+                tell_torn(&mut reader, &header, at, what).await?;
                 break;
             }
         }
@@ -285,6 +286,25 @@ pub(crate) async fn check_torn(
             return Err(reader.corrupt(at, what));
         }
         block_at += BLOCK;
+    }
+    Ok(())
+}
+
+/// Says that a group which had begun to be written is dropped. Without a sound header there is nothing to tell it by from what the
+/// file held before it was taken up again.
+async fn tell_torn(
+    reader: &mut Reader,
+    file: &FileHeader,
+    at: u64,
+    what: &str,
+) -> Result<(), LogError> {
+    let block = reader.get(at, BLOCK_BYTES).await?;
+    if let Some(group) = GroupHeader::decode(&block, file.generation) {
+        tracing::warn!(
+            file = %reader.path.display(), position = at, bytes = group.payload_len, what,
+            "the end of the write-ahead log was not written whole when the process or the machine stopped; it is dropped, and none of \
+             it was acknowledged"
+        );
     }
     Ok(())
 }

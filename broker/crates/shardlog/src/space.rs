@@ -40,6 +40,8 @@ pub struct SpaceConfig {
 #[derive(Debug, Default)]
 struct State {
     full: Cell<bool>,
+    /// The system refused a write, whatever it says is free (a quota), and none has succeeded since.
+    denied: Cell<bool>,
     available: Cell<Option<u64>>,
     reserve: Cell<u64>,
     refused: Cell<u64>,
@@ -98,8 +100,14 @@ impl Space {
     pub(crate) fn set_full(&self) {
         // Without a watch nobody would take it back.
         if self.0.reserve.get() > 0 {
+            self.0.denied.set(true);
             self.set(true);
         }
+    }
+
+    /// What was refused was written after all: from now on what is free counts again.
+    pub(crate) fn not_denied(&self) {
+        self.0.denied.set(false);
     }
 
     /// Takes in how much is free.
@@ -107,7 +115,7 @@ impl Space {
         self.0.available.set(Some(available));
         let (reserve, was) = (self.0.reserve.get(), self.0.full.get());
         let enough = reserve.saturating_add(if was { reserve / SLACK_PART } else { 0 });
-        self.set(available < enough);
+        self.set(self.0.denied.get() || available < enough);
     }
 
     fn set(&self, full: bool) {
@@ -159,6 +167,19 @@ mod tests {
         space.note(899);
         assert!(space.is_full(), "it would flutter");
         space.note(900);
+        assert!(!space.is_full());
+    }
+
+    #[test]
+    fn refusal_by_the_system_holds_until_a_write_succeeds_whatever_is_free() {
+        let space = Space::default();
+        space.0.reserve.set(800);
+        space.note(5_000);
+        space.set_full();
+        space.note(5_000);
+        assert!(space.is_full(), "a quota is not seen in what is free");
+        space.not_denied();
+        space.note(5_000);
         assert!(!space.is_full());
     }
 }

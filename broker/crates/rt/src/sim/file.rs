@@ -247,6 +247,13 @@ pub(crate) async fn rename(from: &Path, to: &Path) -> io::Result<()> {
     change(DiskOp::Names, from, |disk| disk.rename(from, to)).await
 }
 
+/// Whether a directory could be opened now.
+pub(crate) fn open_dir(path: &Path) -> io::Result<()> {
+    let world = exec::current();
+    let mut disk = world.disk.borrow_mut();
+    disk.fault(DiskOp::Open, &format!("{}/", path.display()))
+}
+
 /// Names changed while the sync runs may become durable too, as on a real disk.
 pub(crate) async fn sync_dir(path: &Path) -> io::Result<()> {
     change(DiskOp::SyncDir, path, |disk| {

@@ -52,8 +52,8 @@ use exec::{Inside, World};
 pub use disk::{DiskOp, SimDisk};
 pub(crate) use exec::{SimSleep, fill_random};
 pub(crate) use file::{
-    SimFile, create_dir_all, exists, list_dir, read, remove_dir_all, remove_file, rename, space,
-    sync_dir,
+    SimFile, create_dir_all, exists, list_dir, open_dir, read, remove_dir_all, remove_file, rename,
+    space, sync_dir,
 };
 pub use seeds::for_seeds;
 

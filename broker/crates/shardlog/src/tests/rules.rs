@@ -508,6 +508,31 @@ fn s11_write_that_finds_no_room_in_a_file_that_was_reserved_is_made_again() {
 }
 
 #[test]
+fn log_waits_for_descriptors_as_it_does_for_room() {
+    let sim = Sim::new(15);
+    let (config, failures) = small_config(64 << 10);
+    sim.block_on(async {
+        let log = open(&config).await;
+        for index in 1..60 {
+            // Whatever is opened meanwhile, the next file, its directory, an old one to be carried forward: there are none left.
+            sim.disk()
+                .fail_next(DiskOp::Open, "shard-0/log/", 3, ErrorKind::OutOfMemory);
+            append(&log, RING, vec![entry(index, 10_000)]).await;
+            if index % 7 == 0 {
+                append(&log, RING, vec![purge(index - 3)]).await;
+            }
+        }
+        assert!(log.stats().removed_files > 3);
+        sim.disk().heal();
+    })
+    .expect("it ends");
+    sim.crash();
+    let left = entries_of(&sim, &config).expect("it opens");
+    assert_eq!(left, (54..60).collect::<Vec<_>>());
+    assert!(failures.borrow().is_empty(), "{:?}", failures.borrow());
+}
+
+#[test]
 fn s11_node_starts_on_a_full_disk_with_what_was_reserved_behind_the_end() {
     let sim = Sim::new(13);
     let config = written(&sim, 2 << 20, 1);
