@@ -67,7 +67,22 @@ async fn read_once(shard: &Shard, coordination: &Coordination) -> Result<u64, Re
                 READ_BYTES,
                 Isolation::ReadUncommitted,
             )
-            .await?;
+            .await;
+        let read = match read {
+            // Groups without what one batch said are better than no groups: those it concerns fall back to older offsets.
+            Err(ReadError::Segment(error)) if !error.is_shortage() => {
+                shard.groups.counters.unreadable.add(1);
+                let partition = coordination.partition;
+                let next = coordination.ring.behind_damage(partition, at).await?;
+                tracing::error!(
+                    partition = partition.index, from = at, to = next, %error,
+                    "records of consumer groups cannot be read and are passed over"
+                );
+                at = next;
+                continue;
+            }
+            read => read?,
+        };
         let before = at;
         for batch in &read.batches {
             bytes += batch.len() as u64;

@@ -337,7 +337,7 @@ impl PartitionLog {
         if batches.is_empty() {
             return Ok(None);
         }
-        self.prepare(unsynced).await?;
+        self.prepare().await?;
         let mut left = None;
         let mut rest = &batches[..];
         while let Some(first) = rest.first() {
@@ -359,9 +359,7 @@ impl PartitionLog {
             let writer = self.begin_segment(now).await?;
             self.grown(writer.meta().clone(), true);
             unsynced.writers.push(writer);
-            if !unsynced.dirs.contains(&self.0.dir) {
-                unsynced.dirs.push(self.0.dir.clone());
-            }
+            self.named(unsynced);
         }
         Ok(left)
     }
@@ -380,7 +378,8 @@ impl PartitionLog {
         written
     }
 
-    async fn prepare(&self, unsynced: &mut Unsynced) -> Result<(), SegmentError> {
+    /// Makes the folder before the first write, without what was left behind in it.
+    async fn prepare(&self) -> Result<(), SegmentError> {
         let dir = &self.0.dir;
         if !self.0.unprepared.get() {
             return Ok(());
@@ -388,11 +387,18 @@ impl PartitionLog {
         if fs::exists(dir).await.map_err(io_error(dir))? {
             fs::remove_dir_all(dir).await.map_err(io_error(dir))?;
         }
-        fs::create_dir_all(dir).await.map_err(io_error(dir))?;
-        unsynced.dirs.push(dir.clone());
-        unsynced.dirs.extend(dir.parent().map(Path::to_owned));
-        self.0.unprepared.set(false);
-        Ok(())
+        fs::create_dir_all(dir).await.map_err(io_error(dir))
+    }
+
+    /// Says which names a new segment has made that are to become durable with it.
+    fn named(&self, unsynced: &mut Unsynced) {
+        let dir = &self.0.dir;
+        if self.0.unprepared.replace(false) {
+            unsynced.dirs.extend(dir.parent().map(Path::to_owned));
+        }
+        if !unsynced.dirs.contains(dir) {
+            unsynced.dirs.push(dir.clone());
+        }
     }
 
     fn grown(&self, meta: SegmentMeta, fresh: bool) {
@@ -464,12 +470,18 @@ impl PartitionLog {
             return Ok(Vec::new());
         };
         let chunk = max_bytes.clamp(READ_CHUNK_BYTES, 4 * READ_CHUNK_BYTES);
+        let _turn = self.0.tail.memory().read_turn().await;
         let mut scan = Scan::open(&self.0.dir, &meta, Some(entry), chunk).await?;
+        scan.skip_below(from).await?;
         let (mut out, mut bytes) = (Vec::new(), 0);
-        while let Some(batch) = scan.next().await? {
-            if batch.header.next_offset() <= from {
-                continue;
-            }
+        loop {
+            let batch = match scan.next().await {
+                Ok(Some(batch)) => batch,
+                Ok(None) => break,
+                // What is whole before it is read; who reads on meets the error.
+                Err(_) if !out.is_empty() => break,
+                Err(e) => return Err(e.into()),
+            };
             bytes += batch.len();
             let below = batch.header.next_offset() <= limit;
             if !below || (bytes > max_bytes && !out.is_empty()) {
@@ -478,6 +490,33 @@ impl PartitionLog {
             out.push(batch);
         }
         Ok(out)
+    }
+
+    /// Where reading may go on behind a batch at `from` that cannot be read: behind that batch if its header says where that is, else
+    /// at the next place that the index knows, else behind the segment.
+    pub async fn behind_damage(&self, from: Offset) -> Offset {
+        let located = self.locate(from).await;
+        if let Ok(Some((meta, entry))) = &located {
+            let next = async {
+                let _turn = self.0.tail.memory().read_turn().await;
+                let mut scan =
+                    Scan::open(&self.0.dir, meta, Some(*entry), READ_CHUNK_BYTES).await?;
+                scan.skip_below(from).await?;
+                scan.skip_one().await
+            };
+            if let Ok(Some(next)) = next.await {
+                return next.max(from + 1);
+            }
+            if let Ok(index) = self.index(meta).await
+                && let Some(entry) = index.iter().find(|e| e.offset > from)
+            {
+                return entry.offset;
+            }
+        }
+        let segments = self.0.segments.borrow();
+        let at = segments.partition_point(|s| s.meta.next_offset <= from);
+        let end = segments.get(at).map(|s| s.meta.next_offset);
+        end.unwrap_or(from + 1)
     }
 
     /// The segment that holds `from`, and the last index entry at or before it.

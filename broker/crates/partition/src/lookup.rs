@@ -85,6 +85,7 @@ impl PartitionLog {
             if end <= bounds.log_start_offset {
                 continue;
             }
+            let _turn = self.tail().memory().read_turn().await;
             let mut scan = Scan::open(self.dir(), meta, Some(*entry), READ_CHUNK_BYTES).await?;
             while let Some(batch) = scan.next().await? {
                 if batch.header.base_offset >= end {
@@ -157,6 +158,7 @@ impl PartitionLog {
             if entry.offset >= next {
                 largest = largest.max(entry.max_timestamp);
             } else if end > next {
+                let _turn = self.tail().memory().read_turn().await;
                 let mut scan = Scan::open(self.dir(), meta, Some(*entry), READ_CHUNK_BYTES).await?;
                 while let Some(batch) = scan.next().await? {
                     if batch.header.base_offset >= end {

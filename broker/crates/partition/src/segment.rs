@@ -460,6 +460,54 @@ impl Scan {
     /// # Errors
     /// [`SegmentError`]; damage is never skipped.
     pub async fn next(&mut self) -> Result<Option<Batch>, SegmentError> {
+        let Some((_, len)) = self.peek().await? else {
+            return Ok(None);
+        };
+        self.fill(len).await?;
+        let bytes = self.buffer.split_to(len);
+        let header = match BatchHeader::validate(&bytes) {
+            Ok(header) => header,
+            Err(e) => return Err(damaged(&self.path, self.position, e.to_string())),
+        };
+        self.position += len as u64;
+        self.expected = header.next_offset();
+        Ok(Some(Batch { header, bytes }))
+    }
+
+    /// Passes over the batches that end at or below `offset`. Of these nothing but the header is looked at: what is wrong inside one of
+    /// them is no reason not to read what follows it.
+    ///
+    /// # Errors
+    /// [`SegmentError`], when it cannot be told where a batch ends.
+    pub async fn skip_below(&mut self, offset: Offset) -> Result<(), SegmentError> {
+        while let Some((header, len)) = self.peek().await?
+            && header.next_offset() <= offset
+        {
+            self.pass(&header, len);
+        }
+        Ok(())
+    }
+
+    /// Passes over one batch as [`Scan::skip_below`] does; the offset after it, if the segment goes on there.
+    ///
+    /// # Errors
+    /// As [`Scan::skip_below`], also when what follows does not begin where the batch says that it ends.
+    pub(crate) async fn skip_one(&mut self) -> Result<Option<Offset>, SegmentError> {
+        let Some((header, len)) = self.peek().await? else {
+            return Ok(None);
+        };
+        self.pass(&header, len);
+        Ok(self.peek().await?.map(|(next, _)| next.base_offset))
+    }
+
+    fn pass(&mut self, header: &BatchHeader, len: usize) {
+        self.buffer = self.buffer.split_off(len.min(self.buffer.len()));
+        self.position += len as u64;
+        self.expected = header.next_offset();
+    }
+
+    /// Header and length of the next batch, as far as they are possible there; `None` at the segment's valid end.
+    async fn peek(&mut self) -> Result<Option<(BatchHeader, usize)>, SegmentError> {
         if self.position >= self.end {
             return Ok(None);
         }
@@ -478,15 +526,7 @@ impl Scan {
             );
             return Err(bad(reason));
         }
-        self.fill(len).await?;
-        let bytes = self.buffer.split_to(len);
-        let header = match BatchHeader::validate(&bytes) {
-            Ok(header) => header,
-            Err(e) => return Err(damaged(&self.path, self.position, e.to_string())),
-        };
-        self.position += len as u64;
-        self.expected = header.next_offset();
-        Ok(Some(Batch { header, bytes }))
+        Ok(Some((header, len)))
     }
 
     /// Where the next batch begins.

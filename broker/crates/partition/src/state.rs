@@ -291,7 +291,7 @@ impl PartitionState {
         let (mut header, bytes) = match self.config.timestamp_type {
             TimestampType::CreateTime => (header, bytes),
             TimestampType::LogAppendTime => {
-                let bytes = set_log_append_time(&bytes, self.clock_ms);
+                let bytes = set_log_append_time(&bytes, now_ms);
                 let header =
                     BatchHeader::parse(&bytes).expect("the header was parsed before it got a time");
                 (header, bytes)
@@ -316,14 +316,14 @@ impl PartitionState {
             self.segment_fill = 0;
             self.segment = ActiveSegment {
                 base_offset: header.base_offset,
-                opened_ms: self.clock_ms,
+                opened_ms: now_ms,
             };
         }
         self.segment_fill += len;
         self.next_offset = header.next_offset();
         let time_ms = match header.max_timestamp {
             0.. => header.max_timestamp,
-            _ => self.clock_ms,
+            _ => now_ms,
         };
         Placed {
             batch: Batch { header, bytes },

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use tidemill_model::{Batch, Offset};
 use tidemill_rt::chan::notify::Notify;
 use tidemill_rt::chan::oneshot;
+use tidemill_rt::chan::semaphore::{Permit, Semaphore};
 use tidemill_rt::chan::turn::Turn;
 use tidemill_rt::time::Instant;
 
@@ -22,6 +23,8 @@ pub const COPY_BELOW_BYTES: usize = 16 * 1024;
 pub const BATCH_OVERHEAD_BYTES: u64 = 192;
 /// Callers that may wait for memory at once on one shard; each has a client's request in hand.
 pub const WAITING_MAX: usize = 65_536;
+/// Segments that are read at the same time on a shard; each is an open file. Helper threads read far fewer at once.
+const READS_AT_ONCE: u64 = 64;
 /// How long memory is kept free for a delivery that found none. Its sender tries again much sooner; one that does not has
 /// found another way.
 const HOLD_BACK: Duration = Duration::from_secs(1);
@@ -36,7 +39,7 @@ pub fn compact(bytes: Bytes) -> Bytes {
 
 /// Memory budgets that the rings of one shard share. A cheap handle.
 #[derive(Debug, Clone)]
-pub struct ShardMemory(Rc<RefCell<Budgets>>);
+pub struct ShardMemory(Rc<RefCell<Budgets>>, Semaphore);
 
 /// How much memory a shard gives to batches.
 #[derive(Debug, Clone, Copy)]
@@ -150,7 +153,7 @@ impl Budgets {
 impl ShardMemory {
     /// Budgets as configured, unused.
     pub fn new(config: MemoryConfig) -> ShardMemory {
-        ShardMemory(Rc::new(RefCell::new(Budgets {
+        let budgets = Rc::new(RefCell::new(Budgets {
             config,
             in_flight: 0,
             unflushed: 0,
@@ -161,7 +164,13 @@ impl ShardMemory {
             refused: None,
             pressure: Notify::new(),
             stats: MemoryStats::default(),
-        })))
+        }));
+        ShardMemory(budgets, Semaphore::new(READS_AT_ONCE))
+    }
+
+    /// A turn to read a segment, which takes an open file and a buffer; first come, first served.
+    pub(crate) async fn read_turn(&self) -> Permit {
+        self.1.acquire(1).await
     }
 
     /// The budgets.
@@ -376,6 +385,11 @@ impl Tail {
             carried: 0,
             memory,
         })))
+    }
+
+    /// The budgets it is charged to.
+    pub fn memory(&self) -> ShardMemory {
+        self.0.borrow().memory.clone()
     }
 
     /// Adds the next batch, charged as unflushed.

@@ -462,3 +462,47 @@ fn flushed_batches_stay_until_the_cache_is_full_and_unflushed_ones_always() {
         assert_eq!(p.read_all(1 << 20).await.len(), 40);
     });
 }
+
+#[test]
+fn damaged_batch_hides_neither_what_is_before_it_nor_what_is_behind_it() {
+    let sim = Sim::new(7);
+    let mut p = Partition::new(0, 16 << 20);
+    sim.block_on(async {
+        (0..20).for_each(|i| p.append(bytes(5, i * 5, Compression::None)));
+        p.flush().await;
+    })
+    .expect("ends");
+    let path = p.log.segments()[0].path(Path::new(DIR));
+    let len = p.log.segments()[0].bytes / 20;
+    // The last byte of the batch with offsets 50 to 54.
+    sim.disk()
+        .flip_bytes(&path, 11 * len - 1, 1)
+        .expect("it is there");
+    sim.block_on(async {
+        let read = async |from, isolation| p.log.read(p.bounds(), from, 1 << 20, isolation).await;
+        let read = async |from| read(from, Isolation::ReadUncommitted).await;
+        let before = read(3).await.expect("readable").batches;
+        let range = |batches: &[tidemill_model::Batch]| {
+            let last = batches.last().map(|b| b.header.next_offset());
+            (batches[0].header.base_offset, last)
+        };
+        assert_eq!(range(&before), (0, Some(50)));
+        for inside in 50..55 {
+            let error = read(inside).await.expect_err("it is damaged");
+            assert!(matches!(
+                error,
+                ReadError::Segment(SegmentError::Damaged { .. })
+            ));
+            assert_eq!(p.log.behind_damage(inside).await, 55);
+        }
+        let behind = read(57).await.expect("readable").batches;
+        assert_eq!(range(&behind), (55, Some(100)));
+    })
+    .expect("ends");
+    // Without a header to be believed, the index says where it goes on: here behind the segment.
+    sim.disk()
+        .flip_bytes(&path, 10 * len + 8, 4)
+        .expect("it is there");
+    let next = sim.block_on(async { p.log.behind_damage(50).await });
+    assert_eq!(next, Ok(100));
+}

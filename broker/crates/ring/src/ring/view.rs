@@ -3,6 +3,7 @@
 use tidemill_model::{Offset, PartitionId};
 use tidemill_partition::log::Bounds;
 use tidemill_partition::producers::ActiveProducer;
+use tidemill_partition::segment::SegmentError;
 use tidemill_partition::{
     Isolation, PartitionConfig, PartitionLog, PartitionState, Read, ReadError,
 };
@@ -110,8 +111,33 @@ impl Ring {
                 log_start_offset: bounds.log_start_offset,
                 high_watermark: bounds.high_watermark,
             }),
-            false => read,
+            false => {
+                if let Err(ReadError::Segment(error)) = &read {
+                    self.note_unreadable(id, from, error);
+                }
+                read
+            }
         }
+    }
+
+    fn note_unreadable(&self, id: PartitionId, from: Offset, error: &SegmentError) {
+        let ring = self.id();
+        if error.is_shortage() {
+            tracing::warn!(%ring, partition = %id, from, %error, "records cannot be read now");
+            return;
+        }
+        let damage = &self.0.segment_damage;
+        damage.set(damage.get() + 1);
+        tracing::error!(%ring, partition = %id, from, %error, "acknowledged records cannot be read");
+    }
+
+    /// Where reading may go on behind a batch at `from` that cannot be read; at most the high watermark.
+    ///
+    /// # Errors
+    /// [`ReadError::UnknownPartition`].
+    pub async fn behind_damage(&self, id: PartitionId, from: Offset) -> Result<Offset, ReadError> {
+        let (bounds, log) = self.log(id)?;
+        Ok(log.behind_damage(from).await.min(bounds.high_watermark))
     }
 
     /// Leader epochs stand outside the batches' checksums: in files they are held against what the state remembers.
