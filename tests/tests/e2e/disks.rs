@@ -11,6 +11,7 @@ use tidemill_tests::{Broker, Engine, Options, TestFolder, modules, on_both_engin
 on_both_engines!(
     s11_full_disk_refuses_writes_serves_reads_and_goes_on_by_itself_after_a_deletion,
     s11_disk_that_others_fill_to_the_last_byte_ends_nothing_and_loses_nothing,
+    s11_deletion_frees_a_disk_that_others_have_filled_to_the_last_byte,
     s10_failed_sync_ends_the_process_with_a_message_and_a_status_of_its_own,
 );
 
@@ -197,6 +198,41 @@ fn s11_disk_that_others_fill_to_the_last_byte_ends_nothing_and_loses_nothing(eng
     assert_eq!(records.len(), 200);
     assert!(broker.stop().success());
     broker.restart();
+}
+
+fn s11_deletion_frees_a_disk_that_others_have_filled_to_the_last_byte(engine: Engine) {
+    const RECORDS: i64 = 60;
+    let mut broker = Options::new(engine)
+        .shards(1)
+        .disk_bytes(DISK_BYTES)
+        .start();
+    let cli = Cli::new(&broker);
+    cli.create_topic("large", 1);
+    cli.create_topic("small", 1);
+    let mut load = Load::new(&broker.kafka(), &[]);
+    (0..100).for_each(|_| assert!(load.produce("small")));
+    assert_eq!(load.finish().acknowledged.len(), 100);
+    let mut connection = Connection::open(&broker.kafka()).expect("it listens");
+    let value = vec![7; 900_000];
+    for offset in 0..RECORDS {
+        let batch = raw::batch(&[(b"k".as_slice(), &value)], raw::now_ms());
+        let answer = connection.call(&raw::produce("large", 0, &batch));
+        let produced = raw::produced(&answer.expect("it answers"), "large");
+        assert_eq!(produced, Some((0, offset)));
+    }
+    let flushed = || metric(&broker, "tidemill_unflushed_bytes") == Some(0.0);
+    assert!(wait::until(NOTICE_LIMIT, flushed), "{}", broker.log());
+
+    let _foreign = broker.disk().expect("it has its own").fill();
+    assert!(wait::until(NOTICE_LIMIT, || is_full(&broker)));
+    cli.ok(&["topic", "delete", "large"]);
+    let freed = || metric(&broker, "tidemill_disk_available_bytes") > Some(40e6);
+    assert!(wait::until(NOTICE_LIMIT, freed), "{}", broker.log());
+    broker.kill9();
+    broker.restart();
+    let records = kafka::read_all(&broker.kafka(), "small", 100);
+    kafka::assert_dense("small", &records);
+    assert_eq!(records.len(), 100);
 }
 
 fn s10_failed_sync_ends_the_process_with_a_message_and_a_status_of_its_own(engine: Engine) {

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
+use tidemill_consensus::CheckpointPoint;
 use tidemill_partition::log::Unsynced;
 use tidemill_partition::segment::SegmentError;
 use tidemill_rt::time::Instant;
@@ -31,6 +32,8 @@ const CARRIED_INSTEAD_BYTES_MAX: u64 = 32 * 1024 * 1024;
 enum RoundError {
     /// Nothing is lost; it is tried again.
     Retry(RingError),
+    /// As [`RoundError::Retry`]: the disk has no room.
+    Full(RingError),
     /// What the disk holds is not known any more (rule S10).
     Fatal(RingError),
 }
@@ -80,7 +83,7 @@ fn flush_at(ring: &Shared) -> u64 {
 pub(crate) async fn round(ring: &Rc<Shared>) -> bool {
     match try_round(ring).await {
         Ok(()) => true,
-        Err(RoundError::Retry(e)) => {
+        Err(RoundError::Retry(e) | RoundError::Full(e)) => {
             ring.checkpoint_failures
                 .set(ring.checkpoint_failures.get() + 1);
             tracing::warn!(ring = %ring.config.ring, error = %e, "flush failed; it is tried again");
@@ -103,19 +106,14 @@ async fn try_round(ring: &Rc<Shared>) -> Result<(), RoundError> {
         let point = ring.group.checkpoint_point();
         (point, Snapshot::take(&machine), machine.loose_bytes)
     };
-    write_segments(ring, point.index, &mut snapshot).await?;
-    let path = checkpoint::path(&ring.config.shard_dir, ring.config.ring);
-    let parts = snapshot.encode(&point.encoded);
-    ring.checkpoint_bytes
-        .set(parts.iter().map(|p| p.len() as u64).sum());
-    if let Err(e) = file::write(&path, parts).await {
-        // The old or the new checkpoint is there, whole; both are right until the log is purged.
-        return Err(RoundError::Retry(RingError::Checkpoint {
-            ring: ring.config.ring,
-            path,
-            message: e.to_string(),
-        }));
+    let written = write(ring, &point, &mut snapshot).await;
+    if let Err(RoundError::Full(_)) = &written {
+        // No checkpoint will name these files less, as long as there is no room for it; removing them makes room. A restart with the
+        // checkpoint that still names them replays the entries that did away with them, and opens none before.
+        ring.group.durable(point.index).await;
+        hand_over(ring, &snapshot);
     }
+    written?;
     for (i, place) in snapshot.places.iter().enumerate() {
         let flushed = place.log.segments_end();
         let carried = if place.charged { flushed } else { place.end };
@@ -132,6 +130,32 @@ async fn try_round(ring: &Rc<Shared>) -> Result<(), RoundError> {
     ring.config.memory.discharge(loose);
     hand_over(ring, &snapshot);
     Ok(())
+}
+
+/// Writes the segments and the checkpoint.
+async fn write(
+    ring: &Rc<Shared>,
+    point: &CheckpointPoint,
+    snapshot: &mut Snapshot,
+) -> Result<(), RoundError> {
+    write_segments(ring, point.index, snapshot).await?;
+    let path = checkpoint::path(&ring.config.shard_dir, ring.config.ring);
+    let parts = snapshot.encode(&point.encoded);
+    ring.checkpoint_bytes
+        .set(parts.iter().map(|p| p.len() as u64).sum());
+    let written = file::write(&path, parts).await;
+    // The old or the new checkpoint is there, whole; both are right until the log is purged.
+    written.map_err(|e| {
+        let error = RingError::Checkpoint {
+            ring: ring.config.ring,
+            path,
+            message: e.to_string(),
+        };
+        match e.is_full() {
+            true => RoundError::Full(error),
+            false => RoundError::Retry(error),
+        }
+    })
 }
 
 /// Gives what the checkpoint no longer names to the sweeper.
@@ -169,7 +193,10 @@ async fn write_segments(
                     // What was written stays open until it is synced: kept for the next try, a disk or a process that is short
                     // of something would only get shorter.
                     sync(ring, index, unsynced).await?;
-                    return Err(RoundError::Retry(error.into()));
+                    return Err(match error.is_full() {
+                        true => RoundError::Full(error.into()),
+                        false => RoundError::Retry(error.into()),
+                    });
                 }
                 ring.segment_failures.set(ring.segment_failures.get() + 1);
                 tracing::warn!(

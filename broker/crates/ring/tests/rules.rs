@@ -296,6 +296,97 @@ fn round_that_failed_is_tried_again_soon_also_when_memory_is_full_of_what_it_is_
 }
 
 #[test]
+fn s11_deletions_give_room_on_a_disk_without_any_for_a_checkpoint() {
+    const DELETED: PartitionId = OTHER;
+    for whole_topic in [true, false] {
+        let sim = Sim::new(1);
+        let disk = sim.disk();
+        sim.block_on(async {
+            let ring = start_with_two().await;
+            append(&ring, batch(200_000)).await;
+            for _ in 0..40 {
+                append_to(&ring, DELETED, batch(1_000_000)).await;
+            }
+            assert!(ring.checkpoint_now().await);
+            append_to(&ring, DELETED, batch(200_000)).await;
+            assert!(!segments_of(&disk, DELETED).is_empty());
+            disk.set_capacity(Some(disk.used()));
+            match whole_topic {
+                true => ring.drop_partition(DELETED).await.expect("it is dropped"),
+                false => drop(ring.delete_records(DELETED, -1).await.expect("all")),
+            }
+            let full = disk.used();
+            // The flusher finds no room for its checkpoint, then some, all by itself.
+            while disk.used() > full - 30_000_000 || ring.stats().removals_waiting > 0 {
+                time::sleep(Duration::from_millis(10)).await;
+            }
+            assert!(segments_of(&disk, DELETED).is_empty());
+            assert!(ring.stats().checkpoint_failures_total > 0);
+            // The power goes before there is a checkpoint that says so.
+            disk.set_capacity(Some(0));
+        })
+        .expect("ends");
+        sim.crash();
+        disk.set_capacity(None);
+        sim.block_on(async {
+            let ring = start(Rc::new(|e: &RingError| panic!("{e}"))).await;
+            let left = ring.view(DELETED);
+            match whole_topic {
+                true => assert_eq!(left, None),
+                false => {
+                    let range = left.map(|v| (v.log_start_offset, v.high_watermark));
+                    assert_eq!(range, Some((41, 41)));
+                }
+            }
+            assert!(is_readable(&ring, PARTITION, 0).await);
+            assert!(ring.checkpoint_now().await);
+            append(&ring, batch(200_000)).await;
+            assert!(ring.checkpoint_now().await);
+        })
+        .expect("ends");
+    }
+}
+
+#[test]
+fn file_that_cannot_be_removed_keeps_no_other_from_going() {
+    let sim = Sim::new(1);
+    let disk = sim.disk();
+    sim.block_on(async {
+        let ring = start_with_two().await;
+        for id in [PARTITION, OTHER] {
+            append_to(&ring, id, batch(200_000)).await;
+        }
+        assert!(ring.checkpoint_now().await);
+        // Somebody put a folder there, which goes too.
+        let foreign = format!("/data/shard-0/partitions/{}-0/x/y", PARTITION.topic);
+        disk.put(&foreign, b"z").expect("it can be put there");
+        let stuck = segments_of(&disk, PARTITION).remove(0);
+        let stuck = stuck.to_str().expect("it is text");
+        let denied = io::ErrorKind::PermissionDenied;
+        disk.fail_next(DiskOp::Names, stuck, u32::MAX, denied);
+        ring.drop_partitions(&[PARTITION, OTHER])
+            .await
+            .expect("dropped");
+        assert!(ring.checkpoint_now().await);
+        while !segments_of(&disk, OTHER).is_empty() || ring.stats().removals_waiting > 1 {
+            time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(disk.read(&foreign).is_err());
+        assert_eq!(ring.stats().removals_waiting, 1);
+        disk.heal();
+        while ring.stats().removals_waiting > 0 {
+            time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(
+            disk.files()
+                .iter()
+                .all(|f| !f.starts_with("/data/shard-0/partitions"))
+        );
+    })
+    .expect("ends");
+}
+
+#[test]
 fn s13_small_batch_that_was_appended_does_not_hold_on_to_the_buffer_it_came_in() {
     let fatal: Rc<dyn Fn(&RingError)> = Rc::new(|e| panic!("{e}"));
     Sim::new(1)
