@@ -9,6 +9,7 @@ mod bad_modules;
 mod clients;
 mod command_line;
 mod connections;
+mod damage;
 mod disks;
 mod greedy_clients;
 mod groups;
