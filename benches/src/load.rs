@@ -15,7 +15,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub fn batch(records: usize, bytes: usize) -> Vec<u8> {
     let value = vec![b'x'; bytes];
     let records: Vec<(&[u8], &[u8])> = (0..records).map(|_| (&b""[..], &value[..])).collect();
-    raw::batch(&records, 1)
+    raw::batch(&records, raw::now_ms())
 }
 
 /// Makes a topic; `configs` are `key=value`.

@@ -212,7 +212,7 @@ fn batch(records: usize, bytes: usize) -> Vec<u8> {
         .map(|_| (0..bytes).map(|_| byte()).collect())
         .collect();
     let records: Vec<(&[u8], &[u8])> = values.iter().map(|v| (&b""[..], v.as_slice())).collect();
-    tidemill_tests::raw::batch(&records, 1_700_000_000_000)
+    tidemill_tests::raw::batch(&records, tidemill_tests::raw::now_ms())
 }
 
 #[cfg(test)]

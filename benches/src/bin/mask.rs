@@ -180,5 +180,5 @@ fn json_batch() -> Vec<u8> {
         .iter()
         .map(|(key, value)| (key.as_bytes(), value.as_bytes()))
         .collect();
-    raw::batch(&records, 1)
+    raw::batch(&records, raw::now_ms())
 }

@@ -83,7 +83,11 @@ fn run() -> Result<String, String> {
 fn warm_up(broker: &Broker) -> Result<(), String> {
     load::create(broker, "warm", 1, &[])?;
     fill(broker, "warm", 1, Instant::now())?;
-    let request = kafka::produce_to("warm", &[0], &raw::batch(&[(b"", &[b'x'; 100])], 1));
+    let request = kafka::produce_to(
+        "warm",
+        &[0],
+        &raw::batch(&[(b"", &[b'x'; 100])], raw::now_ms()),
+    );
     let mut connection = broker.connect()?;
     for _ in 0..WARM_UP_REQUESTS {
         let answer = connection.call(&request);
@@ -102,7 +106,11 @@ fn cpu_percent(broker: &Broker, time: Duration, work: impl FnOnce()) -> f64 {
 
 /// CPU time while one partition takes a record now and then, in percent of one core.
 fn trickle(broker: &Broker, time: Duration) -> Result<f64, String> {
-    let request = kafka::produce_to("warm", &[0], &raw::batch(&[(b"", &[b'x'; 100])], 1));
+    let request = kafka::produce_to(
+        "warm",
+        &[0],
+        &raw::batch(&[(b"", &[b'x'; 100])], raw::now_ms()),
+    );
     let mut connection = broker.connect()?;
     let mut result = Ok(());
     let cpu = cpu_percent(broker, time, || {
@@ -118,7 +126,7 @@ fn trickle(broker: &Broker, time: Duration) -> Result<f64, String> {
 
 /// One record for each partition; those that do not take it yet are tried again.
 fn fill(broker: &Broker, topic: &str, partitions: i32, began: Instant) -> Result<(), String> {
-    let batch = raw::batch(&[(b"", &[b'x'; 100])], 1);
+    let batch = raw::batch(&[(b"", &[b'x'; 100])], raw::now_ms());
     let mut connection = broker.connect()?;
     let mut left: Vec<i32> = (0..partitions).collect();
     while !left.is_empty() {

@@ -78,7 +78,7 @@ fn measure(
 /// Starts the broker; how long until it acknowledged a record.
 fn start(command: &[String], address: &str) -> Result<(Child, Duration), String> {
     let (program, words) = command.split_first().ok_or("no command was given")?;
-    let batch = raw::batch(&[(b"", &[b'x'; 100])], 1);
+    let batch = raw::batch(&[(b"", &[b'x'; 100])], raw::now_ms());
     let (metadata, produce) = (raw::metadata(TOPIC), raw::produce(TOPIC, 0, &batch));
     let began = Instant::now();
     let mut child = Command::new(program)
@@ -109,7 +109,11 @@ fn start(command: &[String], address: &str) -> Result<(Child, Duration), String>
 fn fill(address: &str, megabytes: u64) -> Result<Duration, String> {
     let lost = |error: std::io::Error| format!("the connection broke: {error}");
     let mut connection = Connection::open(address).map_err(lost)?;
-    let request = raw::produce(TOPIC, 0, &raw::batch(&[(b"", &vec![7; VALUE_BYTES])], 1));
+    let request = raw::produce(
+        TOPIC,
+        0,
+        &raw::batch(&[(b"", &vec![7; VALUE_BYTES])], raw::now_ms()),
+    );
     let began = Instant::now();
     let mut sent = 0;
     for acknowledged in 0..megabytes {

@@ -60,7 +60,7 @@ fn measure(
     began: Instant,
     idle: Duration,
 ) -> Result<String, String> {
-    let batch = raw::batch(&[(b"", &[b'x'; 100])], 1);
+    let batch = raw::batch(&[(b"", &[b'x'; 100])], raw::now_ms());
     let (metadata, produce) = (raw::metadata(topic), raw::produce(topic, 0, &batch));
     let mut first_connect = None;
     while began.elapsed() < LIMIT {

@@ -75,7 +75,7 @@ fn json_batch() -> Vec<u8> {
         .iter()
         .map(|(key, value)| (key.as_bytes(), value.as_bytes()))
         .collect();
-    raw::batch(&records, 1)
+    raw::batch(&records, raw::now_ms())
 }
 
 /// Produces with a few requests in flight, then waits for the last output; records sent, and records a second.

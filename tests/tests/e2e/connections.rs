@@ -125,7 +125,7 @@ fn client_that_never_reads_is_closed_and_gives_its_memory_back(engine: Engine) {
     Cli::new(&broker).create_topic("t", 1);
     let mut honest = connect(&broker);
     for _ in 0..16 {
-        let batch = raw::batch(&[(b"k", &[7; 1_000_000])], 1);
+        let batch = raw::batch(&[(b"k", &[7; 1_000_000])], raw::now_ms());
         let answer = honest.call(&raw::produce("t", 0, &batch));
         let answer = answer.expect("produce is answered");
         assert_eq!(raw::produced(&answer, "t").map(|(error, _)| error), Some(0));

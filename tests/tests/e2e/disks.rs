@@ -246,7 +246,7 @@ fn s10_failed_sync_ends_the_process_with_a_message_and_a_status_of_its_own(engin
     Cli::new(&broker).create_topic("t", 1);
     let mut connection = Connection::open(&broker.kafka()).expect("it listens");
     let value = vec![7; 900_000];
-    let batch = raw::batch(&[(b"k".as_slice(), &value)], 1);
+    let batch = raw::batch(&[(b"k".as_slice(), &value)], raw::now_ms());
     let answer = connection
         .call(&raw::produce("t", 0, &batch))
         .expect("it answers");

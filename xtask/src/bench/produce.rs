@@ -5,7 +5,7 @@ use super::measured;
 use super::peer::Peer;
 use super::report::{Row, median};
 use super::sides::Side;
-use crate::process::{self, program, target_dir};
+use crate::process::{self, program, root, target_dir};
 use serde_json::Value;
 use std::net::TcpStream;
 use std::process::{Child, Stdio};
@@ -145,7 +145,7 @@ impl Server {
     fn start(command: &[String], address: &str) -> Result<Server, String> {
         let (name, words) = command.split_first().ok_or("an empty command")?;
         let mut command = program(name, &words.iter().map(String::as_str).collect::<Vec<_>>());
-        let line = process::shown(&command);
+        let line = process::shown(&command).replace(&*root().to_string_lossy(), ".");
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -268,7 +268,10 @@ pub(super) fn measure(
 /// The program that does only what cannot be left out, under the same load.
 fn floor(rounds: usize) -> Result<Figures, String> {
     let binary = target_dir().join("release/floor");
-    let file = target_dir().join("bench/floor");
+    let folder = target_dir().join("bench");
+    std::fs::create_dir_all(&folder)
+        .map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
+    let file = folder.join("floor");
     let words = ["taskset", "-c", "0"].map(str::to_owned).into_iter();
     let command: Vec<String> = words
         .chain([binary.to_string_lossy().into_owned(), "produce".to_owned()])

@@ -54,7 +54,7 @@ pub(crate) fn connections(shared: &Arc<Shared>) {
 
 /// Makes topics, writes to them and deletes them.
 pub(crate) fn topics(shared: &Arc<Shared>) {
-    let batch = raw::batch(&[(b"k", &[b'v'; 10_000])], 1);
+    let batch = raw::batch(&[(b"k", &[b'v'; 10_000])], raw::now_ms());
     for turn in 0u64.. {
         let began = Instant::now();
         if !shared.goes_on() {
