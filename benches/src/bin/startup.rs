@@ -41,16 +41,7 @@ fn main() -> ExitCode {
     };
     let result = measure(&mut child, address, topic, began, idle);
     end(&mut child);
-    match result {
-        Ok(line) => {
-            println!("{line}");
-            ExitCode::SUCCESS
-        }
-        Err(message) => {
-            eprintln!("{message}");
-            ExitCode::FAILURE
-        }
-    }
+    tidemill_benches::finish(result)
 }
 
 fn measure(
