@@ -9,10 +9,23 @@ use std::path::Path;
 /// second, so that buffers on a hot path are not paid for in page faults.
 pub use mimalloc::MiMalloc as Allocator;
 
-/// Keeps this process's memory in pages of the ordinary size, to be called first in `main`. [`Allocator`] asks the kernel for huge pages (2 MiB),
-/// of which each of its many heaps then takes whole ones: an idle broker had 44 MB resident with them and has 16 without, and
-/// was not faster. A refusal is harmless.
-pub fn keep_pages_small() {
+/// Keeps this process's memory in pages of the ordinary size. [`Allocator`] asks the kernel for huge pages (2 MiB), of which
+/// each of its many heaps then takes whole ones: an idle broker had 44 MB resident with them and was not faster. A refusal
+/// is harmless.
+///
+/// It runs before `main` and before the allocator's first request: two huge pages (4 MB) were in use by the time `main` could
+/// ask.
+#[used]
+#[allow(
+    unsafe_code,
+    reason = "the only way to run before the allocator starts"
+)]
+// SAFETY: the loader calls what the section holds, each with the C convention; the function touches nothing of Rust's runtime.
+#[unsafe(link_section = ".init_array.00100")]
+static PAGES_STAY_SMALL: extern "C" fn() = keep_pages_small;
+
+/// Asks the kernel not to give this process and its children huge pages, see above. Needs no memory; may be called again.
+pub extern "C" fn keep_pages_small() {
     #[allow(unsafe_code, reason = "prctl has no safe binding")]
     // SAFETY: PR_SET_THP_DISABLE takes plain numbers and touches no memory of ours.
     unsafe {
