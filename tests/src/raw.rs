@@ -15,6 +15,12 @@ pub mod api {
     pub const FETCH: i16 = 1;
     /// Metadata.
     pub const METADATA: i16 = 3;
+    /// OffsetCommit.
+    pub const OFFSET_COMMIT: i16 = 8;
+    /// OffsetFetch.
+    pub const OFFSET_FETCH: i16 = 9;
+    /// FindCoordinator.
+    pub const FIND_COORDINATOR: i16 = 10;
     /// ApiVersions.
     pub const API_VERSIONS: i16 = 18;
     /// CreateTopics.

@@ -344,32 +344,45 @@ impl Coordination {
         }
     }
 
-    /// What a group has committed of `places`, or of everything: topic, its id when it was committed, partition, offset,
-    /// leader epoch, metadata.
-    pub(crate) fn fetch(&self, group: &str, places: Option<&[(Arc<str>, i32)]>) -> Vec<Fetched> {
+    /// What a group has committed of `places`, or of all partitions, if it takes at most `most` bytes; else how many it takes.
+    pub(crate) fn fetch(
+        &self,
+        group: &str,
+        places: Option<&[(Arc<str>, i32)]>,
+        most: usize,
+    ) -> Findings {
         let machine = self.machine.borrow();
         let store = machine.store();
-        let fetched = |topic: &str, partition, c: &tidemill_groups::store::Commit| Fetched {
+        let found = || {
+            let all = places.is_none().then(|| store.commits_of(group));
+            let some = places.into_iter().flatten();
+            let some = some.filter_map(|(t, p)| Some((&**t, *p, store.commit(group, t, *p)?)));
+            all.into_iter().flatten().chain(some)
+        };
+        let each = found().map(|(topic, _, c)| Fetched::BYTES + topic.len() + c.metadata.len());
+        let bytes = each.sum();
+        if bytes > most {
+            return Findings::Larger(bytes);
+        }
+        let fetched = found().map(|(topic, partition, c)| Fetched {
             topic: topic.into(),
             topic_id: c.topic_id,
             partition,
             offset: c.offset,
             leader_epoch: c.leader_epoch,
             metadata: c.metadata.clone(),
-        };
-        match places {
-            None => store
-                .commits_of(group)
-                .map(|(t, p, c)| fetched(t, p, c))
-                .collect(),
-            Some(places) => {
-                let found = places
-                    .iter()
-                    .filter_map(|(t, p)| Some((t, *p, store.commit(group, t, *p)?)));
-                found.map(|(t, p, c)| fetched(t, p, c)).collect()
-            }
-        }
+        });
+        Findings::All(fetched.collect(), bytes)
     }
+}
+
+/// What a group has committed, if it is not more than was asked for.
+#[derive(Debug)]
+pub(crate) enum Findings {
+    /// All of it, and its bytes, about.
+    All(Vec<Fetched>, usize),
+    /// More than that: so many bytes, about.
+    Larger(usize),
 }
 
 /// What a group has committed of a partition.
@@ -381,4 +394,9 @@ pub(crate) struct Fetched {
     pub(crate) offset: Offset,
     pub(crate) leader_epoch: i32,
     pub(crate) metadata: String,
+}
+
+impl Fetched {
+    /// Bytes of one beside its texts, about, in an answer too.
+    const BYTES: usize = 128;
 }

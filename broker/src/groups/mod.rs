@@ -28,7 +28,7 @@ use crate::metrics::{Counter, Histogram, Labels, Sample};
 use crate::shard::Shard;
 use crate::topics::{NewTopic, TopicError};
 
-pub(crate) use coordination::{Coordination, Fetched};
+pub(crate) use coordination::{Coordination, Fetched, Findings};
 
 /// Where groups are kept.
 pub(crate) const OFFSETS_TOPIC: &str = topic_name::INTERNAL[0];

@@ -13,6 +13,7 @@ use tidemill_tests::{Broker, Engine, Options, on_both_engines, wait};
 on_both_engines!(
     answers_behind_one_that_waits_hold_nothing_that_it_needs,
     answers_that_nobody_reads_are_bounded,
+    offsets_of_a_large_group_are_copied_when_there_is_room_for_them,
     produce_of_very_many_partitions_takes_what_was_reserved,
     slow_readers_give_their_memory_back_while_others_wait,
 );
@@ -217,4 +218,74 @@ fn slow_readers_give_their_memory_back_while_others_wait(engine: Engine) {
     for client in slow {
         client.join().expect("its connection ended");
     }
+}
+
+/// Offsets of partitions of topic `big` with as much text as there may be, committed by nobody in particular (OffsetCommit v2).
+fn commit_of_much_text(partitions: std::ops::Range<i32>) -> Vec<u8> {
+    let text = [b'm'; 4_096];
+    let mut body = b"\0\x01g\xff\xff\xff\xff\0\0".to_vec();
+    body.extend((-1i64).to_be_bytes());
+    body.extend(1i32.to_be_bytes());
+    body.extend(b"\0\x03big");
+    body.extend((partitions.len() as i32).to_be_bytes());
+    for partition in partitions {
+        body.extend(partition.to_be_bytes());
+        body.extend(5i64.to_be_bytes());
+        body.extend((text.len() as i16).to_be_bytes());
+        body.extend(text);
+    }
+    raw::frame(api::OFFSET_COMMIT, 2, Header::Plain, &body)
+}
+
+fn offsets_of_a_large_group_are_copied_when_there_is_room_for_them(engine: Engine) {
+    const PARTITIONS: i32 = 1_000;
+    const CLIENTS: u64 = 40;
+    let broker = start(
+        engine,
+        "[memory]\nanswers = \"4 MiB\"\n[kafka]\nfetch_size_max = \"1 MiB\"",
+    );
+    Cli::new(&broker).create_topic("big", PARTITIONS as u32);
+    let mut connection = connect(&broker);
+    let finding = raw::frame(api::FIND_COORDINATOR, 0, Header::Plain, b"\0\x01g");
+    for first in (0..PARTITIONS).step_by(500) {
+        let commit = commit_of_much_text(first..first + 500);
+        let committed = || {
+            connection.call(&finding).expect("the coordinator is told");
+            let answer = connection.call(&commit).expect("commits are answered");
+            answer.ends_with(&[0, 0])
+        };
+        assert!(wait::until(PATIENCE, committed));
+    }
+    // All that the group has committed (OffsetFetch v2 with no topics named): 4 MB for 22 bytes.
+    let all = raw::frame(
+        api::OFFSET_FETCH,
+        2,
+        Header::Plain,
+        b"\0\x01g\xff\xff\xff\xff",
+    );
+    let one = connection.call(&all).expect("offsets are told").len();
+    assert!(one > PARTITIONS as usize * 4_096);
+    let waits = "tidemill_answer_memory_waits_total";
+    let (before, waited) = (broker.resident_bytes(), broker.metric(waits, ""));
+    let mut clients: Vec<Connection> = (0..CLIENTS).map(|_| connect(&broker)).collect();
+    for client in &mut clients {
+        for _ in 0..2 {
+            client.send(&all).expect("the broker reads");
+        }
+    }
+    assert!(wait::until(PATIENCE, || {
+        broker.metric(waits, "") - waited >= (CLIENTS - 4) as f64
+    }));
+    let grown = broker.resident_bytes().saturating_sub(before);
+    assert!(grown < 64 * MIB, "{grown} bytes more");
+    thread::scope(|scope| {
+        for client in &mut clients {
+            scope.spawn(|| {
+                for _ in 0..2 {
+                    let answer = client.receive().expect("offsets are told to everyone");
+                    assert_eq!(answer.len(), one);
+                }
+            });
+        }
+    });
 }

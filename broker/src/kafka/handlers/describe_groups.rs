@@ -5,7 +5,7 @@ use std::future::ready;
 
 use kafka_protocol::messages::describe_groups_response::{DescribedGroup, DescribedGroupMember};
 use kafka_protocol::messages::{DescribeGroupsRequest, DescribeGroupsResponse, GroupId};
-use tidemill_groups::coordinator::{Described, DescribedMember};
+use tidemill_groups::coordinator::{Coordinator, Described, DescribedMember};
 use tidemill_groups::{GroupError, State};
 use tidemill_wire::WireError;
 
@@ -18,9 +18,8 @@ use super::{ANSWER_BYTES_MAX, text};
 const INSTANCE_FROM: i16 = 4;
 /// First version in which a group that is not there is an error, with a message (KIP-1043).
 const NOT_FOUND_FROM: i16 = 6;
-/// Bytes of an answer for a group, and for a member, beside what is in them, about.
+/// Bytes of an answer for a group beside its name and members, about.
 const GROUP_BYTES: usize = 128;
-const MEMBER_BYTES: usize = 64;
 
 pub(in super::super) fn start(request: Request) -> Result<Pending, WireError> {
     let body: DescribeGroupsRequest = request.decode()?;
@@ -28,44 +27,48 @@ pub(in super::super) fn start(request: Request) -> Result<Pending, WireError> {
 }
 
 async fn answer(request: &Request, body: DescribeGroupsRequest) -> Answer {
-    // A group that is named many times is described once, so that a small request has no vast answer.
-    let (mut seen, mut groups, mut bytes) = (BTreeSet::new(), Vec::new(), 0);
+    request.turn().await;
+    // A group that is named many times is described once, so that a small request has no vast answer. How large it is is asked
+    // before anything is copied.
+    let (mut seen, mut asked, mut bytes) = (BTreeSet::new(), Vec::new(), 0_usize);
     for id in body.groups {
         if !seen.insert(id.0.to_string()) {
             continue;
         }
-        let described = match bytes < ANSWER_BYTES_MAX {
-            true => describe(request, &id).await,
+        let size = match bytes < ANSWER_BYTES_MAX {
+            true => of_group(request, &id, |machine, id| machine.describe_bytes(id)).await,
             // To be asked for once more, with fewer others.
             false => Err(GroupError::CoordinatorNotAvailable),
         };
-        bytes += GROUP_BYTES + id.0.len() + described.as_ref().map_or(0, described_bytes);
+        bytes += GROUP_BYTES + id.0.len() + size.as_ref().map_or(0, |size| *size);
+        asked.push((id, size));
+    }
+    let room = request.room(bytes).await;
+    let mut groups = Vec::with_capacity(asked.len());
+    for (id, size) in asked {
+        let described = match size {
+            Ok(_) => of_group(request, &id, |machine, id| machine.describe(id)).await,
+            Err(error) => Err(error),
+        };
         groups.push(convert(id, described, request.version));
     }
-    // What is told of members is shared with their groups until the answer is made.
-    let room = request.room(bytes).await;
     let response = DescribeGroupsResponse::default().with_groups(groups);
     request.answer_within(room, &response)
 }
 
-async fn describe(request: &Request, id: &GroupId) -> Result<Option<Described>, GroupError> {
+async fn of_group<T: Send + 'static>(
+    request: &Request,
+    id: &GroupId,
+    find: impl FnOnce(&Coordinator, &str) -> T + Send + 'static,
+) -> Result<T, GroupError> {
     let name = id.0.to_string();
-    let described = request
+    let found = request
         .shard
         .at_coordinator(&id.0, move |coordinator| {
-            ready(coordinator.machine.borrow().describe(&name))
+            ready(find(&coordinator.machine.borrow(), &name))
         })
         .await;
-    described.await
-}
-
-fn described_bytes(described: &Option<Described>) -> usize {
-    let members = described.iter().flat_map(|d| &d.members);
-    let each = |m: &DescribedMember| {
-        let texts = m.id.len() + m.client_id.len() + m.client_host.len();
-        MEMBER_BYTES + texts + m.metadata.len() + m.assignment.len()
-    };
-    members.map(each).sum()
+    found.await
 }
 
 fn convert(

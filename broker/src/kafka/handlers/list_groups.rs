@@ -18,8 +18,6 @@ const STATE_FROM: i16 = 4;
 const TYPE_FROM: i16 = 5;
 /// The type of all groups there are here (KIP-848 calls the others "consumer").
 const CLASSIC: &str = "classic";
-/// Bytes of an answer for a group beside its name and type, about.
-const GROUP_BYTES: usize = 48;
 
 pub(in super::super) fn start(request: Request) -> Result<Pending, WireError> {
     let body: ListGroupsRequest = request.decode()?;
@@ -31,6 +29,15 @@ async fn answer(request: &Request, body: &ListGroupsRequest) -> Answer {
     let states: BTreeSet<String> = body.states_filter.iter().map(|s| lower(s)).collect();
     let types: BTreeSet<String> = body.types_filter.iter().map(|t| lower(t)).collect();
     let wanted = types.is_empty() || types.contains(CLASSIC);
+    // How large it is, before anything is copied.
+    request.turn().await;
+    let sizes = request.shard.handle.on_all(|shard| async move {
+        let all = shard.groups.all();
+        let sizes = all.iter().map(|c| c.machine.borrow().list_bytes());
+        sizes.sum::<usize>()
+    });
+    let bytes = sizes.await.map_or(0, |sizes| sizes.iter().sum::<usize>());
+    let room = request.room(bytes.saturating_mul(2)).await;
     let listed = request.shard.handle.on_all(|shard| async move {
         let all = shard.groups.all();
         let loading = all.iter().any(|c| !c.is_loaded());
@@ -55,11 +62,6 @@ async fn answer(request: &Request, body: &ListGroupsRequest) -> Answer {
             }
         }
     }
-    let bytes = groups
-        .iter()
-        .map(|g| GROUP_BYTES + g.group.len() + g.protocol_type.len())
-        .sum();
-    let room = request.room(bytes).await;
     let groups = groups
         .into_iter()
         .map(|g| convert(&g, request.version))

@@ -16,8 +16,9 @@ use tidemill_wire::{TopicRef, WireError};
 use super::super::answers::{Answer, Body, Pending};
 use super::super::dispatch::Request;
 use super::super::error_map::{self, code};
+use super::super::memory::SMALL_ANSWER_BYTES_MAX;
 use super::{ANSWER_BYTES_MAX, find_topic, text};
-use crate::groups::{Fetched, FromCoordinator};
+use crate::groups::{Fetched, Findings};
 
 /// First version that says what is wrong with a group beside its partitions.
 const GROUP_ERROR_FROM: i16 = 2;
@@ -25,60 +26,112 @@ const GROUP_ERROR_FROM: i16 = 2;
 const PARTITION_BYTES: usize = 32;
 const TOPIC_BYTES: usize = 32;
 const GROUP_BYTES: usize = 32;
+/// What is found at once, without asking how large it is, in bytes: half of a small answer.
+const FIRST_BYTES: usize = SMALL_ANSWER_BYTES_MAX as usize / 2;
 
 type Found = Result<Vec<Fetched>, GroupError>;
 
-pub(in super::super) async fn start(mut request: Request) -> Result<Pending, WireError> {
+pub(in super::super) async fn start(request: Request) -> Result<Pending, WireError> {
     let body = decode(&request.frame, request.body_at, request.version)?;
-    let image = request.shard.image();
-    let mut asked = once_each(body.groups).into_iter();
-    let mut next = match asked.next() {
-        Some(group) => Some(ask(&request, &image, group).await),
-        None => None,
-    };
-    Ok(Box::pin(async move {
-        let (mut groups, mut bytes) = (Vec::new(), 0);
-        if asked.len() > 0 {
-            // Of a connection's requests for many groups one at a time holds what it has found.
-            request.turn().await;
-        }
-        while let Some((group, fetching)) = next {
-            let group = fill(&image, group, fetching.await, request.version);
-            bytes += group_bytes(&group);
-            groups.push(group);
-            next = match asked.next() {
-                None => None,
-                Some(group) if bytes < ANSWER_BYTES_MAX => Some(ask(&request, &image, group).await),
-                // To be asked for once more, with fewer others.
-                Some(group) => {
-                    let later: Found = Err(GroupError::CoordinatorNotAvailable);
-                    Some((group, Box::pin(ready(later)) as FromCoordinator<_>))
-                }
-            };
-        }
-        let room = request.room(bytes).await;
-        let body = Bytes::from(encode(&groups, request.version));
-        // The names in the answer share the frame.
-        drop(groups);
-        request.release();
-        Answer::Body(Body::within(room, vec![body]))
-    }))
+    let asked = once_each(body.groups);
+    Ok(Box::pin(answer(request, asked)))
 }
 
-async fn ask(
-    request: &Request,
-    image: &Image,
+/// What is fetched of a group.
+struct Asked {
     group: GroupFetch,
-) -> (GroupFetch, FromCoordinator<Vec<Fetched>>) {
-    let places = group.topics.as_ref().map(|topics| places(image, topics));
-    let id = group.group.to_string();
+    places: Option<Arc<[(Arc<str>, i32)]>>,
+    found: Result<Findings, GroupError>,
+}
+
+impl Asked {
+    /// Bytes of an answer that tells of it, about.
+    fn bytes(&self) -> usize {
+        let named = self
+            .group
+            .topics
+            .iter()
+            .flatten()
+            .map(|(topic, partitions)| {
+                let name = match topic {
+                    TopicRef::Name(name) => name.len(),
+                    TopicRef::Id(_) => 0,
+                };
+                TOPIC_BYTES + name + PARTITION_BYTES * partitions.len()
+            });
+        let found = match self.found {
+            Ok(Findings::All(_, bytes) | Findings::Larger(bytes)) => bytes,
+            Err(_) => 0,
+        };
+        GROUP_BYTES + self.group.group.len() + named.sum::<usize>() + found
+    }
+}
+
+/// Looks at how large an answer is before it takes the room for it, and copies what was committed only then: a request of a few bytes
+/// may ask for all that a group has committed.
+async fn answer(mut request: Request, groups: Vec<GroupFetch>) -> Answer {
+    // What was committed by requests ahead of it is told; and a connection with many requests holds what one of them finds.
+    request.turn().await;
+    let image = request.shard.image();
+    let (mut all, mut bytes) = (Vec::new(), 0_usize);
+    for group in groups {
+        let places: Option<Arc<[_]>> = group.topics.as_ref().map(|t| places(&image, t).into());
+        let found = match bytes < ANSWER_BYTES_MAX {
+            true => fetch(&request, &group, &places, FIRST_BYTES.saturating_sub(bytes)).await,
+            // To be asked for once more, with fewer others.
+            false => Err(GroupError::CoordinatorNotAvailable),
+        };
+        let asked = Asked {
+            group,
+            places,
+            found,
+        };
+        bytes = bytes.saturating_add(asked.bytes());
+        all.push(asked);
+    }
+    // Once as it is found, and once as it is written.
+    let room = request.room(bytes.saturating_mul(2)).await;
+    let mut told = Vec::with_capacity(all.len());
+    for Asked {
+        group,
+        places,
+        found,
+    } in all
+    {
+        let found = match found {
+            // What was committed meanwhile may be more, up to a limit.
+            Ok(Findings::Larger(bytes)) => {
+                fetch(&request, &group, &places, bytes.saturating_mul(2)).await
+            }
+            found => found,
+        };
+        let found = found.and_then(|found| match found {
+            Findings::All(fetched, _) => Ok(fetched),
+            Findings::Larger(_) => Err(GroupError::CoordinatorNotAvailable),
+        });
+        told.push(fill(&image, group, found, request.version));
+    }
+    let body = Bytes::from(encode(&told, request.version));
+    // The names in the answer share the frame.
+    drop(told);
+    request.release();
+    Answer::Body(Body::within(room, vec![body]))
+}
+
+async fn fetch(
+    request: &Request,
+    group: &GroupFetch,
+    places: &Option<Arc<[(Arc<str>, i32)]>>,
+    most: usize,
+) -> Result<Findings, GroupError> {
+    let (id, places) = (group.group.to_string(), places.clone());
     let fetching = request
         .shard
         .at_coordinator(&group.group, move |coordinator| {
-            ready(coordinator.fetch(&id, places.as_deref()))
+            ready(coordinator.fetch(&id, places.as_deref(), most))
         })
         .await;
-    (group, fetching)
+    fetching.await
 }
 
 /// What is asked, with each group once and each partition of it once, so that a small request has no vast answer.
@@ -146,11 +199,11 @@ fn fill(image: &Image, asked: GroupFetch, found: Found, version: i16) -> GroupFe
         let topic = image.topic(&f.topic)?;
         is_of(&f, topic).then(|| ((topic.id, f.partition), f))
     });
-    let known: BTreeMap<(TopicId, i32), Fetched> = known.collect();
+    let mut known: BTreeMap<(TopicId, i32), Fetched> = known.collect();
     fetched.topics = match asked.topics {
         Some(topics) => topics
             .into_iter()
-            .map(|topic| named(image, topic, &known))
+            .map(|topic| named(image, topic, &mut known))
             .collect(),
         None => all(image, known, version),
     };
@@ -171,7 +224,7 @@ fn refused(topics: Vec<(TopicRef, Vec<i32>)>, code: i16) -> Vec<(TopicRef, Vec<P
 fn named(
     image: &Image,
     (topic, partitions): (TopicRef, Vec<i32>),
-    known: &BTreeMap<(TopicId, i32), Fetched>,
+    known: &mut BTreeMap<(TopicId, i32), Fetched>,
 ) -> (TopicRef, Vec<PartitionFetched>) {
     let found = find_topic(image, &topic);
     // By name, an unknown topic is one of which nothing was committed.
@@ -180,10 +233,12 @@ fn named(
         _ => code::NONE,
     };
     let id = found.map_or(TopicId::NONE, |topic| topic.id);
-    let each = partitions.into_iter().map(|p| match known.get(&(id, p)) {
-        Some(fetched) => partition(fetched),
-        None => nothing(p, code),
-    });
+    let each = partitions
+        .into_iter()
+        .map(|p| match known.remove(&(id, p)) {
+            Some(fetched) => partition(fetched),
+            None => nothing(p, code),
+        });
     let each = each.collect();
     (topic, each)
 }
@@ -196,7 +251,7 @@ fn all(
 ) -> Vec<(TopicRef, Vec<PartitionFetched>)> {
     let mut topics: BTreeMap<TopicId, Vec<PartitionFetched>> = BTreeMap::new();
     for ((id, _), fetched) in known {
-        topics.entry(id).or_default().push(partition(&fetched));
+        topics.entry(id).or_default().push(partition(fetched));
     }
     let named = |(id, partitions)| {
         let topic = match version {
@@ -213,12 +268,12 @@ fn all(
     topics.into_iter().map(named).collect()
 }
 
-fn partition(fetched: &Fetched) -> PartitionFetched {
+fn partition(fetched: Fetched) -> PartitionFetched {
     PartitionFetched {
         index: fetched.partition,
         offset: fetched.offset,
         leader_epoch: fetched.leader_epoch,
-        metadata: fetched.metadata.clone(),
+        metadata: fetched.metadata,
         error_code: code::NONE,
     }
 }
@@ -231,20 +286,6 @@ fn nothing(index: i32, error_code: i16) -> PartitionFetched {
         metadata: String::new(),
         error_code,
     }
-}
-
-fn group_bytes(group: &GroupFetched) -> usize {
-    let topic = |(topic, partitions): &(TopicRef, Vec<PartitionFetched>)| {
-        let name = match topic {
-            TopicRef::Name(name) => name.len(),
-            TopicRef::Id(_) => 0,
-        };
-        let partitions = partitions
-            .iter()
-            .map(|p| PARTITION_BYTES + p.metadata.len());
-        TOPIC_BYTES + name + partitions.sum::<usize>()
-    };
-    GROUP_BYTES + group.group.len() + group.topics.iter().map(topic).sum::<usize>()
 }
 
 #[cfg(test)]

@@ -54,6 +54,10 @@ pub struct DescribedMember {
     pub assignment: Bytes,
 }
 
+/// Bytes of a group in a list, and of a member in a description, beside their texts, about.
+const LISTED_BYTES: usize = 64;
+const DESCRIBED_MEMBER_BYTES: usize = 192;
+
 impl Coordinator {
     /// Every group, by id.
     pub fn list(&self) -> Vec<Listed> {
@@ -64,6 +68,28 @@ impl Coordinator {
             state: g.state(),
         };
         listed.map(one).collect()
+    }
+
+    /// Bytes that [`Coordinator::list`] takes, about, without making it.
+    pub fn list_bytes(&self) -> usize {
+        let each = self.groups.iter().map(|(id, g)| {
+            LISTED_BYTES + id.len() + g.protocol_type().map_or(0, |text| text.len())
+        });
+        each.sum()
+    }
+
+    /// Bytes that [`Coordinator::describe`] takes once all of it is copied, about, without making it.
+    pub fn describe_bytes(&self, id: &str) -> usize {
+        let Some(group) = self.groups.get(id) else {
+            return 0;
+        };
+        let protocol = group.protocol().map(|p| &**p);
+        let each = group.members().map(|(id, m)| {
+            let instance = m.instance.as_ref().map_or(0, |text| text.len());
+            let texts = id.len() + instance + m.client_id.len() + m.client_host.len();
+            DESCRIBED_MEMBER_BYTES + texts + m.metadata(protocol).len() + m.assignment.len()
+        });
+        each.sum()
     }
 
     /// A group; nothing if there is none.
