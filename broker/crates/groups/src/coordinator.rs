@@ -3,6 +3,7 @@
 mod admin;
 mod offsets;
 mod sweep;
+mod under_way;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,6 +26,8 @@ pub use admin::{Described, DescribedMember, Listed};
 pub use offsets::{Each, NewCommit};
 pub use sweep::Swept;
 
+use under_way::UnderWay;
+
 /// What happened, for the metrics.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
@@ -46,8 +49,7 @@ pub struct Coordinator {
     charged: usize,
     groups: BTreeMap<Arc<str>, Group>,
     timers: Timers,
-    /// Records that are being written, by group.
-    in_flight: BTreeMap<Arc<str>, usize>,
+    under_way: UnderWay,
     counts: Counts,
     /// The group after which searching for old commits goes on.
     swept_to: Option<Arc<str>>,
@@ -72,7 +74,7 @@ impl Coordinator {
             charged: 0,
             groups: BTreeMap::new(),
             timers: Timers::default(),
-            in_flight: BTreeMap::new(),
+            under_way: UnderWay::default(),
             counts: Counts::default(),
             swept_to: None,
         }
@@ -275,10 +277,7 @@ impl Coordinator {
     }
 
     fn launch(&mut self, records: &[Record]) {
-        for record in records {
-            let (Key::Offset { group, .. } | Key::Group { group }) = &record.key;
-            *self.in_flight.entry(group.as_str().into()).or_default() += 1;
-        }
+        records.iter().for_each(|r| self.under_way.begin(&r.key));
     }
 
     /// What became of a write: `first` is the offset of its first record, or nothing if it failed. Called for every
@@ -295,13 +294,7 @@ impl Coordinator {
                     self.revive(group.as_str().into(), now, &mut effects);
                 }
             }
-            let group: Arc<str> = group.as_str().into();
-            if let Some(count) = self.in_flight.get_mut(&group) {
-                *count -= 1;
-                if *count == 0 {
-                    self.in_flight.remove(&group);
-                }
-            }
+            self.under_way.end(&record.key);
         }
         self.recharge();
         self.follow(write.then, first.is_some(), now, &mut effects);
@@ -360,7 +353,7 @@ impl Coordinator {
     /// A group of which nothing is stored and in which nobody is was never there.
     fn drop_if_void(&mut self, id: &str) {
         let void = self.groups.get(id).is_some_and(Group::is_vacant);
-        if void && !self.store.groups.contains_key(id) && !self.in_flight.contains_key(id) {
+        if void && !self.store.groups.contains_key(id) && !self.under_way.concerns(id) {
             self.forget(id);
         }
     }

@@ -1,5 +1,6 @@
 //! What people ask: which groups there are, who is in them; and deleting them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -120,7 +121,8 @@ impl Coordinator {
         })
     }
 
-    /// Deletes a group that has no members, with everything it has committed, once all of what is returned is written.
+    /// Deletes a group that has no members, with everything it has committed, once all of what is returned is written. That is
+    /// to be queued behind what is under way, which it takes back too.
     ///
     /// # Errors
     /// Why it cannot be deleted.
@@ -135,10 +137,6 @@ impl Coordinator {
         }
         let records = self.tombstones(id);
         if records.is_empty() {
-            // What is on its way would bring it back.
-            if self.in_flight.contains_key(id) {
-                return Err(GroupError::CoordinatorNotAvailable);
-            }
             self.bury(id, now);
             self.forget(id);
             return Ok(Vec::new());
@@ -158,14 +156,24 @@ impl Coordinator {
         debug_assert!(effects.is_empty(), "nobody was in it");
     }
 
-    /// What takes back everything that is stored of a group, its record last.
+    /// What takes back everything that is stored of a group, or on its way to be, its record last. Written behind that, it
+    /// leaves nothing of the group.
     pub(super) fn tombstones(&self, id: &str) -> Vec<Record> {
         let stored = self.store.groups.get(id);
         let places = stored.into_iter().flat_map(|s| s.commits.keys());
+        let mut places: BTreeSet<&Place> = places.collect();
+        let mut has_record = stored.is_some_and(|s| s.record.is_some());
+        for what in self.under_way.of(id) {
+            match what {
+                Some(place) => drop(places.insert(place)),
+                None => has_record = true,
+            }
+        }
+        let places = places.into_iter();
         let mut records: Vec<_> = places
-            .map(|(topic, p): &Place| tombstone(id, topic, *p))
+            .map(|(topic, p)| tombstone(id, topic, *p))
             .collect();
-        if stored.is_some_and(|s| s.record.is_some()) {
+        if has_record {
             let key = Key::Group {
                 group: id.to_owned(),
             };

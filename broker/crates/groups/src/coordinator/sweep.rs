@@ -45,7 +45,7 @@ impl Coordinator {
             self.swept_to = Some(id.clone());
             let stored = self.store.groups.get(id);
             looked_at += 1 + stored.map_or(0, |s| s.commits.len());
-            if self.in_flight.contains_key(id) {
+            if self.under_way.concerns(id) {
                 // A tombstone must not overtake what is being written; it is too early to say.
                 again = true;
                 continue;

@@ -191,7 +191,7 @@ fn store_knows_what_its_copy_takes_in_the_log() {
 }
 
 #[test]
-fn group_whose_first_record_is_on_its_way_is_not_deleted_yet() {
+fn group_whose_first_record_is_on_its_way_is_deleted_with_it() {
     let mut w = World::new();
     w.prompt = false;
     let t = w.join(Join {
@@ -210,13 +210,31 @@ fn group_whose_first_record_is_on_its_way_is_not_deleted_yet() {
     let (_, effects) = w.machine.leave("g", &[who], w.now).unwrap();
     w.act(effects);
     assert_eq!((w.state(), w.queue.len()), ("Empty", 1));
-    let refused = w.machine.delete("g", w.now);
-    assert_eq!(refused, Err(GroupError::CoordinatorNotAvailable));
-    w.land(true);
     let writes = w.machine.delete("g", w.now).unwrap();
     w.queue.extend(writes);
     w.land_all();
     assert_eq!((w.state(), w.restarted().state()), ("none", "none"));
+}
+
+#[test]
+fn group_is_deleted_with_commits_to_new_partitions_that_are_on_their_way() {
+    // How the first of two commits and the deletion go: both are written, or the commit fails.
+    for lands in [true, false] {
+        let mut w = World::new();
+        w.commit_of("g", "", -1, "old", 1).unwrap();
+        w.prompt = false;
+        w.commit_of("g", "", -1, "new", 2).unwrap();
+        w.commit_of("g", "", -1, "new", 3).unwrap();
+        let writes = w.machine.delete("g", w.now).unwrap();
+        w.queue.extend(writes);
+        let late = w.commit_of("g", "", -1, "later", 4);
+        assert_eq!(late, Err(GroupError::CoordinatorNotAvailable));
+        w.land(lands);
+        w.land_all();
+        assert_eq!((w.state(), w.machine.store().groups()), ("none", 0));
+        assert_eq!(replayed(&w.log, 0).groups(), 0, "also after a restart");
+        assert_eq!(w.budget.bytes(), 0);
+    }
 }
 
 #[test]
