@@ -410,6 +410,10 @@ impl Shard {
                 "tidemill_producers_evicted_total",
                 stats.producers_evicted_total,
             );
+            plain(
+                "tidemill_unflushed_given_up_total",
+                stats.writes_given_up_total,
+            );
             plain("tidemill_partitions", stats.partitions as u64);
             plain("tidemill_rings", 1);
             let leaderless = !ring.leadership().borrow().leading;

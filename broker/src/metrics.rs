@@ -160,6 +160,7 @@ families! {
     "tidemill_log_queued_bytes" gauge "Bytes waiting to be written to the write-ahead log.",
     "tidemill_unflushed_bytes" gauge "Bytes of batches that are not in segments yet.",
     "tidemill_unflushed_waits_total" counter "Appends that had to wait because too much was unflushed: the budget was full.",
+    "tidemill_unflushed_given_up_total" counter "Appends that left the line for that memory because nobody waited for them any more.",
     "tidemill_deliveries_refused_total" counter "Deliveries between rings put off because their memory was full.",
     "tidemill_checkpoints_total" counter "Checkpoints of rings written.",
     "tidemill_segment_failures_total" counter "Segments that could not be written; their batches stayed in checkpoints.",

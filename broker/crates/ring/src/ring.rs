@@ -2,16 +2,18 @@
 
 mod bulk;
 mod gather;
+mod line;
 mod open;
 mod transforms;
 mod view;
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::path::PathBuf;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -23,6 +25,7 @@ use tidemill_partition::tail::{
     BATCH_OVERHEAD_BYTES, MemoryStats, Reservation, ShardMemory, compact,
 };
 use tidemill_partition::{PartitionConfig, TimestampType};
+use tidemill_rt::chan::turn::Turn;
 use tidemill_rt::chan::{oneshot, watch};
 use tidemill_rt::task::{self, JoinHandle, Queue};
 use tidemill_rt::time;
@@ -36,6 +39,7 @@ use crate::sweep::{self, Sweeper};
 use crate::{flush, retention};
 
 use gather::Gathering;
+use line::{Line, Waiting};
 pub use transforms::{Delivered, Delivery, Outcome, OutcomeApplied};
 pub use view::PartitionView;
 
@@ -45,10 +49,6 @@ pub const OUTBOX_BYTES: u64 = 64 * 1024 * 1024;
 /// past the page cache a piece at a time, so that the write-ahead log's syncs, which wait behind them on the same
 /// disk, wait for one piece and not for all.
 pub const FLUSH_BYTES: u64 = 16 * 1024 * 1024;
-/// Writes that may wait for memory; further ones are refused as busy.
-const WAITING_MAX: usize = 4_096;
-/// Bytes of writes that may wait for memory; further ones are refused as busy.
-const WAITING_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Time after which they are flushed in any case, by default.
 pub const FLUSH_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -165,6 +165,8 @@ pub struct RingStats {
     pub outbox_dropped_records_total: u64,
     /// Writes that wait for memory.
     pub writes_waiting: usize,
+    /// Writes that left that line because nobody waited for them any more.
+    pub writes_given_up_total: u64,
     /// Idempotent producers forgotten because a partition had too many.
     pub producers_evicted_total: u64,
     /// Checkpoints written since the start.
@@ -191,15 +193,6 @@ pub struct RingStats {
     pub group: GroupStats,
 }
 
-/// A write that waits for memory.
-struct Waiting {
-    /// The partition it goes to, if it is one.
-    to: Option<PartitionId>,
-    bytes: u64,
-    command: Command,
-    tx: oneshot::Sender<Result<Proposal, ProposeError>>,
-}
-
 pub(crate) struct Shared {
     pub(crate) config: RingConfig,
     pub(crate) group: Group,
@@ -218,7 +211,7 @@ pub(crate) struct Shared {
     pub(crate) stopped: Cell<bool>,
     leadership: watch::Receiver<Leadership>,
     space: Space,
-    waiting: RefCell<VecDeque<Waiting>>,
+    line: RefCell<Line>,
     gathering: RefCell<Gathering>,
     flusher: RefCell<Option<JoinHandle<()>>>,
     /// Retention and the sweeper.
@@ -370,7 +363,7 @@ impl Ring {
         now_ms: i64,
     ) -> impl Future<Output = Result<Done, ChangeError>> + use<> {
         let cost = batch.bytes.len() as u64 + BATCH_OVERHEAD_BYTES;
-        let gathers = gather::is_small(&batch) && self.0.waiting.borrow().is_empty();
+        let gathers = gather::is_small(&batch) && self.0.line.borrow().is_empty();
         let free = match gathers {
             true => self.0.config.memory.try_reserve(cost),
             false => None,
@@ -449,7 +442,7 @@ impl Ring {
             _ => None,
         };
         let command = entry.into_command();
-        let free = match self.0.waiting.borrow().is_empty() {
+        let free = match self.0.line.borrow().is_empty() {
             true => self.0.config.memory.try_reserve(bytes),
             false => None,
         };
@@ -460,37 +453,40 @@ impl Ring {
         async move {
             let proposal = match submitted {
                 Ok(now) => now,
-                Err(later) => later.await.unwrap_or(Err(ProposeError::Stopped))?,
+                Err(later) => later.await?,
             };
             answer(proposal).await
         }
     }
 
+    /// Puts a write in line for memory. Whoever drops what this returns has left the line, and nothing is written.
     fn wait_for_memory(
         &self,
         to: Option<PartitionId>,
         bytes: u64,
         command: Command,
-    ) -> oneshot::Receiver<Result<Proposal, ProposeError>> {
+    ) -> impl Future<Output = Result<Proposal, ProposeError>> + use<> {
         let (tx, rx) = oneshot::channel();
-        let mut waiting = self.0.waiting.borrow_mut();
-        let queued = || waiting.iter().map(|w| w.bytes).sum::<u64>();
-        if waiting.len() >= WAITING_MAX || waiting.len() > 1 && queued() > WAITING_BYTES_MAX {
-            // The receiver is here, so the answer arrives.
-            let _ = tx.send(Err(ProposeError::Busy));
-            return rx;
-        }
-        let waits = Waiting {
+        let write = Waiting {
             to,
             bytes,
             command,
             tx,
         };
-        waiting.push_back(waits);
-        if waiting.len() == 1 {
-            task::spawn(Queue::Raft, propose_waiting(self.0.clone()));
+        let place = self.0.line.borrow_mut().join(write);
+        let waiting = place.map(|place| {
+            if self.0.line.borrow_mut().wants_attendant() {
+                task::spawn(Queue::Raft, propose_waiting(self.0.clone()));
+            }
+            let ring = self.0.clone();
+            Turn::new(rx, move || line::leave(&ring, place))
+        });
+        async move {
+            match waiting {
+                Some(waiting) => waiting.await.unwrap_or(Err(ProposeError::Stopped)),
+                None => Err(ProposeError::Busy),
+            }
         }
-        rx
     }
 
     /// Waits while the disk has no room for what transforms put out (rule S11): to be awaited before one runs.
@@ -510,7 +506,8 @@ impl Ring {
             outbox_items: outbox.items(),
             outbox_waits_total: self.0.wake.rooms.waits_total(),
             outbox_dropped_records_total: outbox.dropped_records(),
-            writes_waiting: self.0.waiting.borrow().len(),
+            writes_waiting: self.0.line.borrow().len(),
+            writes_given_up_total: self.0.line.borrow().given_up_total(),
             producers_evicted_total: partitions
                 .values()
                 .map(|p| p.producers().evicted_total())
@@ -584,7 +581,8 @@ impl Ring {
     pub async fn shutdown(&self) {
         self.stop_helpers().await;
         self.pause_flusher().await;
-        self.0.waiting.borrow_mut().clear();
+        let waiting = self.0.line.borrow_mut().clear();
+        drop(waiting);
         let dirty = self.0.machine.borrow().applied_index > self.0.checkpointed.get();
         if dirty {
             flush::round(&self.0).await;
@@ -593,20 +591,33 @@ impl Ring {
     }
 }
 
+/// What `future` comes to, or nothing when `end` is ready first.
+async fn unless<T>(
+    end: impl Future<Output = ()> + Unpin,
+    future: impl Future<Output = T>,
+) -> Option<T> {
+    let (mut end, mut future) = (end, pin!(future));
+    poll_fn(|cx| match future.as_mut().poll(cx) {
+        Poll::Ready(done) => Poll::Ready(Some(done)),
+        Poll::Pending => Pin::new(&mut end).poll(cx).map(|()| None),
+    })
+    .await
+}
+
 /// Proposes what waits for memory, first come, first served, until nothing waits.
 async fn propose_waiting(ring: Rc<Shared>) {
     loop {
-        let Some(bytes) = ring.waiting.borrow().front().map(|w| w.bytes) else {
+        let Some((place, bytes, left)) = ring.line.borrow_mut().first() else {
             return;
         };
-        let reservation = ring.config.memory.reserve(bytes).await;
-        // The queue is empty when the ring was shut down meanwhile.
-        let Some(waiting) = ring.waiting.borrow_mut().pop_front() else {
-            return;
+        let reserved = unless(left, ring.config.memory.reserve(bytes)).await;
+        // Otherwise nobody waits for it any more, and nothing was written; or the ring was shut down.
+        let Some(reservation) = reserved else {
+            continue;
         };
-        if waiting.tx.is_closed() {
-            continue; // nobody waits any more, and nothing was written
-        }
+        let Some(waiting) = ring.line.borrow_mut().take(place) else {
+            continue;
+        };
         // What waits for a partition that was set aside meanwhile would fill the memory that others wait for.
         let aside = waiting.to.is_some_and(|to| ring.is_set_aside(to));
         let proposed = match reservation.filter(|_| !aside) {

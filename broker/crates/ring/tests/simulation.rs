@@ -364,6 +364,35 @@ fn appends_keep_call_order_while_they_wait_for_memory() {
 }
 
 #[test]
+fn appends_that_nobody_waits_for_leave_the_line_for_memory_at_once() {
+    for seed in 0..20 {
+        Sim::new(seed)
+            .block_on(async {
+                let node = start().await;
+                let mut all: Vec<_> = (0..80)
+                    .map(|i| write(&node.here, 1 + i as u64, i))
+                    .collect();
+                let waiting = node.here.stats().writes_waiting;
+                assert!(waiting > 1);
+                let in_line = all.split_off(80 - waiting);
+                drop(in_line);
+                let stats = node.here.stats();
+                assert_eq!(
+                    (stats.writes_waiting, stats.writes_given_up_total),
+                    (0, waiting as u64)
+                );
+                // Those that come now are the next in line, and nothing of the others is written.
+                let next = write(&node.here, 1000, (80 - waiting) as i32);
+                for (i, appended) in all.into_iter().enumerate() {
+                    assert_eq!(appended.await, i as i64);
+                }
+                assert_eq!(next.await, 80 - waiting as i64);
+            })
+            .expect("ends");
+    }
+}
+
+#[test]
 fn x8_outbox_room_is_bounded_and_first_come_first_served() {
     Sim::new(1)
         .block_on(async {

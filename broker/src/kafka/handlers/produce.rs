@@ -14,7 +14,7 @@ use tidemill_controller::{Image, Topic, configs};
 use tidemill_model::batch::Compression;
 use tidemill_model::{BatchHeader, PartitionId, RingId, ShardId, topic_name};
 use tidemill_ring::{AppendError, Appended};
-use tidemill_rt::time;
+use tidemill_rt::time::{self, Instant};
 use tidemill_wire::produce::{
     PartitionProduce, PartitionProduced, ProduceRequest, ProduceResponse, TopicProduce,
     TopicProduced, decode,
@@ -52,8 +52,13 @@ type Slot = (usize, usize);
 /// An error code and what it means.
 type Refused = (i16, Option<String>);
 type AppendResult = Result<Appended, AppendError>;
-/// Results of the batches that went to one shard, `None` when it stopped.
-type Group = LocalBoxFuture<'static, Option<Vec<(Slot, AppendResult)>>>;
+
+/// Batches that went to one shard.
+struct Sent {
+    slots: Vec<Slot>,
+    /// What became of them, `None` when it stopped. Of those of which it is not known in time there is nothing.
+    results: LocalBoxFuture<'static, Option<Vec<(Slot, AppendResult)>>>,
+}
 
 /// A checked batch and where it goes.
 struct Job {
@@ -86,15 +91,14 @@ pub(in super::super) async fn start(mut request: Request) -> Result<Pending, Wir
         said.once(&mut produced.partitions);
         response.topics.push(produced);
     }
-    let mut groups = Vec::new();
+    let wait = Duration::from_millis(body.timeout_ms.max(1) as u64).min(TIMEOUT_MAX);
+    let deadline = Instant::now() + wait;
     let mut sent = Vec::new();
     for (shard, jobs) in jobs {
-        sent.extend(jobs.iter().map(|j| j.slot));
-        groups.push(queue(&request.shard, shard, jobs).await);
+        sent.push(queue(&request.shard, shard, jobs, deadline).await);
     }
-    let wait = Duration::from_millis(body.timeout_ms.max(1) as u64).min(TIMEOUT_MAX);
     Ok(Box::pin(async move {
-        fill(&mut response, groups, sent, wait).await;
+        fill(&mut response, sent, deadline).await;
         let mut said = Said::default();
         for topic in &mut response.topics {
             said.once(&mut topic.partitions);
@@ -289,20 +293,22 @@ fn check(
     })
 }
 
-/// Queues batches at their rings, which are on `target`. When this returns they are in line there.
-async fn queue(shard: &Rc<Shard>, target: ShardId, jobs: Vec<Job>) -> Group {
-    if target == shard.id {
+/// Queues batches at their rings, which are on `target`. When this returns they are in line there. Nobody waits for them
+/// after `deadline`.
+async fn queue(shard: &Rc<Shard>, target: ShardId, jobs: Vec<Job>, deadline: Instant) -> Sent {
+    let slots = jobs.iter().map(|j| j.slot).collect();
+    let results: LocalBoxFuture<'static, _> = if target == shard.id {
         let appends = append_all(shard, jobs);
-        return Box::pin(async move { Some(appends.await) });
-    }
-    match shard
-        .handle
-        .submit(target, move |shard| append_all(&shard, jobs))
-        .await
-    {
-        Ok(results) => Box::pin(async move { results.await.ok() }),
-        Err(_) => Box::pin(ready(None)),
-    }
+        Box::pin(async move { Some(appends.await) })
+    } else {
+        // What still waits for memory there by then would stand in the way of what is sent again.
+        let append = move |shard| time::timeout_at(deadline, append_all(&shard, jobs));
+        match shard.handle.submit(target, append).await {
+            Ok(results) => Box::pin(async move { Some(results.await.ok()?.unwrap_or_default()) }),
+            Err(_) => Box::pin(ready(None)),
+        }
+    };
+    Sent { slots, results }
 }
 
 /// Proposes every batch at the call, in order; the future gives the results. Runs on the shard of their rings.
@@ -337,16 +343,17 @@ fn append_all(
     join_all(appends)
 }
 
-/// Puts results into the response, until `wait` is over; what has none by then stays "timed out".
-async fn fill(response: &mut ProduceResponse, groups: Vec<Group>, sent: Vec<Slot>, wait: Duration) {
-    if groups.is_empty() {
+/// Puts results into the response, until `deadline`; what has none by then stays "timed out".
+async fn fill(response: &mut ProduceResponse, sent: Vec<Sent>, deadline: Instant) {
+    if sent.is_empty() {
         return;
     }
-    let Ok(results) = time::timeout(wait, join_all(groups)).await else {
+    let (slots, results): (Vec<_>, Vec<_>) = sent.into_iter().map(|s| (s.slots, s.results)).unzip();
+    let Ok(results) = time::timeout_at(deadline, join_all(results)).await else {
         return;
     };
-    // A group without results was for a shard that has stopped.
-    for (t, p) in sent {
+    let stopped = slots.into_iter().zip(&results);
+    for (t, p) in stopped.filter(|(_, r)| r.is_none()).flat_map(|(s, _)| s) {
         response.topics[t].partitions[p].error_code = code::NOT_LEADER_OR_FOLLOWER;
     }
     for ((t, p), result) in results.into_iter().flatten().flatten() {

@@ -1,7 +1,6 @@
 //! Opening a ring: checkpoint, then the log behind it.
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -66,7 +65,7 @@ impl Ring {
             checkpoint_bytes: Cell::new(0),
             sweeper: Sweeper::new(),
             stopped: Cell::new(false),
-            waiting: RefCell::new(VecDeque::new()),
+            line: RefCell::default(),
             gathering: RefCell::default(),
             flusher: RefCell::new(None),
             helpers: RefCell::default(),
