@@ -41,6 +41,24 @@ pub(super) async fn read_log(shard: &Rc<Shard>, coordination: &Coordination) -> 
     }
 }
 
+/// Waits until appends whose outcome is not known have landed, or never will: what is read before may miss commits that the
+/// log has in the end. `None` when the shard stops.
+pub(super) async fn settled(shard: &Shard, coordination: &Coordination) -> Option<()> {
+    loop {
+        lead(shard, coordination).await?;
+        match coordination.ring.settle().await {
+            Ok(()) => return Some(()),
+            Err(error) => {
+                let partition = coordination.partition.index;
+                tracing::warn!(partition, %error, "it is not known yet what the log of consumer groups holds");
+            }
+        }
+        if time::timeout(AGAIN, shard.stopped()).await.is_ok() {
+            return None;
+        }
+    }
+}
+
 /// Waits until the ring may serve: everything that was committed is applied then (rule R2).
 async fn lead(shard: &Shard, coordination: &Coordination) -> Option<()> {
     let mut leadership = coordination.ring.leadership();

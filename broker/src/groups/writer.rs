@@ -63,6 +63,11 @@ pub(super) async fn run(shard: Rc<Shard>, coordination: Rc<Coordination>) {
             partition = coordination.partition.index,
             "it is not known whether a write of consumer groups succeeded; reading their log again"
         );
+        // What waits for memory is not written once nobody waits for it.
+        drop(writer);
+        if load::settled(&shard, &coordination).await.is_none() {
+            break;
+        }
     }
     coordination.step_down();
 }

@@ -413,6 +413,19 @@ impl Ring {
         }
     }
 
+    /// Waits until everything that was proposed or gathered before this call is applied, or will never be: also what nobody
+    /// waits for any more. It stands behind all of that in the ring's log, and asks for nothing.
+    ///
+    /// # Errors
+    /// [`ChangeError`]: what was before it may still land.
+    pub async fn settle(&self) -> Result<(), ChangeError> {
+        let nothing = Entry {
+            now_ms: time::unix_ms(),
+            ops: Vec::new(),
+        };
+        self.propose(nothing, None).await.map(drop)
+    }
+
     /// Proposes a change that takes no memory worth counting.
     fn change(
         &self,

@@ -393,6 +393,26 @@ fn appends_that_nobody_waits_for_leave_the_line_for_memory_at_once() {
 }
 
 #[test]
+fn what_nobody_waits_for_any_more_is_there_once_the_ring_has_settled() {
+    for seed in 0..20 {
+        Sim::new(seed)
+            .block_on(async {
+                let node = start().await;
+                let written = || node.here.view(id(TOPICS.0)).map(|v| v.high_watermark);
+                let dropped: Vec<_> = (0..8).map(|i| write(&node.here, 1 + i as u64, i)).collect();
+                let under_way = 8 - node.here.stats().writes_waiting as i64;
+                drop(dropped);
+                assert_eq!(written(), Some(0), "they are still on their way");
+                node.here.settle().await.expect("it leads");
+                assert_eq!(written(), Some(under_way));
+                time::sleep(Duration::from_secs(1)).await;
+                assert_eq!(written(), Some(under_way), "nothing lands later");
+            })
+            .expect("ends");
+    }
+}
+
+#[test]
 fn x8_outbox_room_is_bounded_and_first_come_first_served() {
     Sim::new(1)
         .block_on(async {
