@@ -188,8 +188,8 @@ settings! {
         unflushed: u64 = size("128 MiB", 16 * MIB, TIB);
         /// Deliveries of other shards' transforms, beside memory.unflushed.
         deliveries: u64 = size("32 MiB", 16 * MIB, TIB);
-        /// Consumer groups and the offsets they have committed. When it is full, new groups and commits of more partitions
-        /// are refused.
+        /// Consumer groups and the offsets they have committed, and an eighth of it for what of them waits to be written. When
+        /// it is full, new groups and commits of more partitions are refused.
         groups: u64 = size("512 MiB", 16 * MIB, TIB);
         /// Recent batches kept for readers.
         cache: u64 = size("128 MiB", MIB, TIB);

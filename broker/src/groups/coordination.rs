@@ -18,18 +18,45 @@ use tidemill_rt::task::{self, Queue};
 use super::{now, writer};
 use crate::shard::Shard;
 
-/// Bytes of records that may wait to be written, or be on their way; whoever would add to more is told to come again.
-const WAITING_BYTES_MAX: usize = 64 << 20;
-
 /// Bytes of records that may wait while old commits are searched for.
 const SWEEP_BYTES_MAX: usize = 1 << 20;
+
+/// Bytes that a write takes in memory beside its records, about.
+const WRITE_MEMORY_BYTES: usize = 256;
 
 /// A write that waits for its turn, and who waits for it.
 #[derive(Debug)]
 pub(super) struct Queued {
     pub(super) write: Write,
+    /// Bytes it takes in the log, about.
     pub(super) bytes: usize,
+    /// Its part of the budget.
+    pub(super) _memory: Memory,
     pub(super) done: Option<oneshot::Sender<Result<(), GroupError>>>,
+}
+
+/// What a write takes of the groups' memory, until it has landed or was given up.
+#[derive(Debug)]
+pub(super) struct Memory {
+    budget: Budget,
+    bytes: i64,
+}
+
+impl Memory {
+    fn new(budget: &Budget, bytes: usize) -> Memory {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        budget.change_waiting(bytes);
+        Memory {
+            budget: budget.clone(),
+            bytes,
+        }
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.budget.change_waiting(-self.bytes);
+    }
 }
 
 /// A partition of `__consumer_offsets` and its coordinator. Lives on the shard of that partition.
@@ -45,8 +72,6 @@ pub(crate) struct Coordination {
     syncs: RefCell<BTreeMap<Ticket, oneshot::Sender<Result<Synced, GroupError>>>>,
     pub(super) queue: RefCell<VecDeque<Queued>>,
     waiting_bytes: Cell<usize>,
-    /// Bytes of records that are being appended.
-    appending_bytes: Cell<usize>,
     /// There is something to write, or to look at.
     pub(super) work: Notify,
     pub(super) sweep: Cell<bool>,
@@ -74,7 +99,6 @@ impl Coordination {
             syncs: RefCell::default(),
             queue: RefCell::default(),
             waiting_bytes: Cell::new(0),
-            appending_bytes: Cell::new(0),
             work: Notify::new(),
             sweep: Cell::new(false),
         });
@@ -111,7 +135,6 @@ impl Coordination {
             }
         }
         self.waiting_bytes.set(0);
-        self.appending_bytes.set(0);
         self.joins.borrow_mut().clear();
         self.syncs.borrow_mut().clear();
         let (settings, budget) = self.made_of.clone();
@@ -154,19 +177,27 @@ impl Coordination {
         self.work.notify_all();
     }
 
-    fn enqueue(&self, write: Write, done: Option<oneshot::Sender<Result<(), GroupError>>>) {
-        let bytes = write.records.iter().map(|r| r.bytes()).sum();
-        self.waiting_bytes.set(self.waiting_bytes.get() + bytes);
-        self.queue
-            .borrow_mut()
-            .push_back(Queued { write, bytes, done });
-        self.work.notify_all();
+    /// A write that takes its part of the budget until it is dropped.
+    pub(super) fn queued(
+        &self,
+        write: Write,
+        done: Option<oneshot::Sender<Result<(), GroupError>>>,
+    ) -> Queued {
+        let memory: usize = write.records.iter().map(|r| r.memory()).sum();
+        Queued {
+            bytes: write.records.iter().map(|r| r.bytes()).sum(),
+            _memory: Memory::new(&self.made_of.1, WRITE_MEMORY_BYTES + memory),
+            write,
+            done,
+        }
     }
 
-    /// A write that was dequeued has landed, or failed.
-    pub(super) fn settled(&self, bytes: usize) {
-        self.appending_bytes
-            .set(self.appending_bytes.get().saturating_sub(bytes));
+    fn enqueue(&self, write: Write, done: Option<oneshot::Sender<Result<(), GroupError>>>) {
+        let queued = self.queued(write, done);
+        self.waiting_bytes
+            .set(self.waiting_bytes.get() + queued.bytes);
+        self.queue.borrow_mut().push_back(queued);
+        self.work.notify_all();
     }
 
     /// Takes the next write out of the queue, to be appended.
@@ -174,8 +205,6 @@ impl Coordination {
         let queued = self.queue.borrow_mut().pop_front()?;
         self.waiting_bytes
             .set(self.waiting_bytes.get().saturating_sub(queued.bytes));
-        self.appending_bytes
-            .set(self.appending_bytes.get() + queued.bytes);
         Some(queued)
     }
 
@@ -185,7 +214,7 @@ impl Coordination {
     }
 
     fn has_room(&self) -> Result<(), GroupError> {
-        if self.waiting_bytes.get() + self.appending_bytes.get() <= WAITING_BYTES_MAX {
+        if self.made_of.1.admits_write() {
             return Ok(());
         }
         if let Some(shard) = self.shard.upgrade() {

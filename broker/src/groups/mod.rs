@@ -169,6 +169,7 @@ impl Groups {
         let whole = [
             ("tidemill_group_coordinators_loading", loading),
             ("tidemill_group_memory_bytes", self.budget.bytes()),
+            ("tidemill_group_writes_waiting_bytes", self.budget.waiting()),
             (
                 "tidemill_group_limits_reached_total",
                 self.budget.refused_total(),

@@ -249,8 +249,8 @@ impl Writer {
         if next.is_some() && !copied {
             self.grown += landed.bytes;
         }
-        for Queued { write, bytes, done } in landed.writes {
-            self.coordination.settled(bytes);
+        for queued in landed.writes {
+            let Queued { write, done, .. } = queued;
             let records = write.records.len() as Offset;
             let effects = self
                 .coordination
@@ -290,11 +290,7 @@ impl Writer {
             return false;
         }
         debug_assert_eq!(write.then, Then::Copied);
-        self.append(vec![Queued {
-            write,
-            bytes: 0,
-            done: None,
-        }]);
+        self.append(vec![self.coordination.queued(write, None)]);
         true
     }
 

@@ -37,7 +37,10 @@ pub const GROUP_ID_BYTES_MAX: usize = 1_024;
 pub const COMMIT_BYTES_MAX: usize = 8 << 20;
 /// Groups that a shard looks after.
 pub const GROUPS_MAX: u64 = 100_000;
-/// Bytes of groups and offsets that a shard keeps in memory.
+/// The part of a shard's budget that records which wait to be written may take: one in so many bytes. Groups and offsets have the
+/// rest, so that neither keeps the other out.
+pub const WAITING_PART: u64 = 8;
+/// Bytes of groups and offsets, and of what of them waits to be written, that a shard keeps in memory.
 pub const BYTES_MAX: u64 = 512 << 20;
 /// Commits that are looked at in one turn when old ones are searched for.
 pub const SWEEP_AT_ONCE: usize = 5_000;
@@ -83,6 +86,7 @@ struct Used {
     bytes_max: u64,
     groups: Cell<u64>,
     bytes: Cell<u64>,
+    waiting: Cell<u64>,
     pending: Cell<u64>,
     refused: Cell<u64>,
 }
@@ -99,6 +103,7 @@ impl Budget {
             bytes_max,
             groups: Cell::default(),
             bytes: Cell::default(),
+            waiting: Cell::default(),
             pending: Cell::default(),
             refused: Cell::default(),
         }))
@@ -123,12 +128,33 @@ impl Budget {
     /// budget stops nobody who is there.
     pub(crate) fn admits(&self, groups: u64, bytes: usize) -> bool {
         let groups_fit = groups == 0 || self.groups() + groups <= GROUPS_MAX;
-        let bytes_fit = bytes == 0 || self.bytes() + bytes as u64 <= self.0.bytes_max;
+        let bytes_max = self.0.bytes_max - self.waiting_max();
+        let bytes_fit = bytes == 0 || self.bytes() + bytes as u64 <= bytes_max;
         let fits = groups_fit && bytes_fit;
         if !fits {
             self.count_refused();
         }
         fits
+    }
+
+    fn waiting_max(&self) -> u64 {
+        self.0.bytes_max / WAITING_PART
+    }
+
+    /// Bytes of records that wait to be written, or are being written.
+    pub fn waiting(&self) -> u64 {
+        self.0.waiting.get()
+    }
+
+    /// Whether more may wait to be written than does already. Whoever is told so may bring one write, however large.
+    pub fn admits_write(&self) -> bool {
+        self.waiting() <= self.waiting_max()
+    }
+
+    /// Notes a change of what waits to be written, in bytes.
+    pub fn change_waiting(&self, change: i64) {
+        let waiting = &self.0.waiting;
+        waiting.set(waiting.get().saturating_add_signed(change));
     }
 
     /// Whether one more may be about to join.
@@ -155,5 +181,25 @@ impl Budget {
         self.0
             .bytes
             .set(self.0.bytes.get().saturating_add_signed(bytes));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_to_be_written_and_what_is_kept_have_each_their_part_of_the_budget() {
+        let budget = Budget::of(800);
+        budget.change_waiting(100);
+        assert!(budget.admits_write(), "one write more, however large");
+        budget.change_waiting(1);
+        assert!(!budget.admits_write());
+        assert!(budget.admits(1, 700), "groups have their part");
+        budget.change(0, 700);
+        assert!(!budget.admits(0, 1));
+        budget.change_waiting(-101);
+        assert!(budget.admits_write());
+        assert!(!budget.admits(0, 1), "what may wait is not for groups");
     }
 }

@@ -16,6 +16,10 @@ const ENTRY_BYTES: usize = 128;
 /// Bytes that a record takes in a batch beside its key's texts, its value and its header, about.
 const RECORD_BYTES: usize = 32;
 
+/// Bytes that a record which waits to be written takes in memory beside its texts and its value, about: itself, its
+/// allocations, and what is noted of it while it is on its way.
+const RECORD_MEMORY_BYTES: usize = 320;
+
 /// What a group has committed of a partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Commit {
@@ -90,6 +94,15 @@ impl Record {
             Key::Group { group } => RECORD_BYTES + group.len(),
         };
         key + self.value.as_ref().map_or(0, Bytes::len)
+    }
+
+    /// Bytes it takes in memory until it is written, about.
+    pub fn memory(&self) -> usize {
+        let texts = match &self.key {
+            Key::Offset { group, topic, .. } => group.len() + 2 * topic.len(),
+            Key::Group { group } => group.len(),
+        };
+        RECORD_MEMORY_BYTES + texts + self.value.as_ref().map_or(0, Bytes::len)
     }
 }
 
