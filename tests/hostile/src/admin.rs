@@ -2,8 +2,8 @@
 
 use serde::Deserialize;
 
-use crate::Target;
 use crate::alloc::within;
+use crate::{Target, marked, read_marked};
 
 #[allow(
     dead_code,
@@ -31,14 +31,13 @@ pub(crate) const ADMIN: Target = Target {
 };
 
 fn run_admin(input: &[u8]) {
-    let Some((kind, body)) = input.split_first() else {
-        return;
-    };
-    let allowed = BODY_FACTOR * body.len() + BODY_BYTES;
-    within("a body", allowed, || match kind % 3 {
-        0 => read::<types::CreateTopic>(body),
-        1 => read::<types::DeployRequest>(body),
-        _ => drop(records::parse_lines(body)),
+    read_marked(input, |kind, body| {
+        let allowed = BODY_FACTOR * body.len() + BODY_BYTES;
+        within("a body", allowed, || match kind % 3 {
+            0 => read::<types::CreateTopic>(body),
+            1 => read::<types::DeployRequest>(body),
+            _ => drop(records::parse_lines(body)),
+        });
     });
 }
 
@@ -55,6 +54,6 @@ fn admin_seeds() -> Vec<Vec<u8>> {
         br#"[[[[[[[[[[[[[[[[{"a":"\u0000\ud800"}"#,
     ];
     let kinds = [0u8, 1, 2, 2, 0];
-    let seed = |(kind, body): (u8, &[u8])| [&[kind], body].concat();
-    kinds.into_iter().zip(bodies).map(seed).collect()
+    let seeds = kinds.into_iter().zip(bodies);
+    seeds.map(|(kind, body)| marked(kind, body)).collect()
 }

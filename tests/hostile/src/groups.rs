@@ -10,8 +10,8 @@ use tidemill_groups::store::{Commit, GroupRecord, MemberRecord, Record};
 use tidemill_groups::{Budget, Coordinator, Now, Settings, Store};
 use tidemill_model::TopicId;
 
-use crate::Target;
 use crate::alloc::within;
+use crate::{Target, marked, read_marked};
 
 /// Memory for each byte of a record: a short text becomes a string in a list that doubles while the old one stands.
 const RECORD_FACTOR: usize = 64;
@@ -35,9 +35,10 @@ pub(crate) const GROUPS: Target = Target {
 const KINDS: u8 = 5;
 
 fn run_groups(input: &[u8]) {
-    let Some((kind, bytes)) = input.split_first() else {
-        return;
-    };
+    read_marked(input, read_kind);
+}
+
+fn read_kind(kind: u8, bytes: &[u8]) {
     let allowed = RECORD_FACTOR * bytes.len() + BYTES;
     match kind % KINDS {
         0 => read_key(bytes, allowed),
@@ -180,7 +181,6 @@ const FLEXIBLE_COMMIT: &[u8] =
     b"\0\x04\0\0\0\0\0\0\x01\x02\0\0\0\x07\x02m\0\0\0\0\0\0\0\x03\x01\0\x100123456789abcdef";
 
 fn groups_seeds() -> Vec<Vec<u8>> {
-    let seed = |kind: u8, bytes: &[u8]| [&[kind], bytes].concat();
     let of_commit = Key::Offset {
         group: "g".into(),
         topic: "t".into(),
@@ -198,16 +198,16 @@ fn groups_seeds() -> Vec<Vec<u8>> {
             .map(|c| (of_commit.encode(), encode_commit(c))),
     );
     let mut log = Vec::new();
-    let mut seeds = vec![seed(3, SUBSCRIPTION)];
+    let mut seeds = vec![marked(3, SUBSCRIPTION)];
     for (key, value) in &values {
-        seeds.push(seed(0, key));
+        seeds.push(marked(0, key));
         let kind = if *key == of_group.encode() { 2 } else { 1 };
-        seeds.push(seed(kind, value));
+        seeds.push(marked(kind, value));
         log.push(key.len() as u8);
         log.extend(key);
         log.extend((value.len() as u16).to_be_bytes());
         log.extend(value);
-        seeds.push(seed(4, &log));
+        seeds.push(marked(4, &log));
     }
     seeds
 }

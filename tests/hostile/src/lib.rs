@@ -28,6 +28,18 @@ pub struct Target {
     pub seeds: fn() -> Vec<Vec<u8>>,
 }
 
+/// Reads an input whose first byte says what the rest is: its kind, or its version. An empty one is nothing.
+pub(crate) fn read_marked(input: &[u8], read: impl FnOnce(u8, &[u8])) {
+    if let Some((mark, bytes)) = input.split_first() {
+        read(*mark, bytes);
+    }
+}
+
+/// An input for [`read_marked`].
+pub(crate) fn marked(mark: u8, bytes: &[u8]) -> Vec<u8> {
+    [&[mark], bytes].concat()
+}
+
 /// Every reader.
 pub const TARGETS: [Target; 11] = [
     requests::FRAME,

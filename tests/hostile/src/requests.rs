@@ -4,10 +4,10 @@ use bytes::Bytes;
 use kafka_protocol::messages::{ApiKey, RequestKind};
 use tidemill_wire::{api, fetch, frame, header, produce, schema};
 
-use crate::Target;
 use crate::alloc::within;
 use crate::choices::Choices;
 use crate::mutate::Numbers;
+use crate::{Target, read_marked};
 
 /// Bytes of memory that a decoded request may take for each byte of it. A key of FindCoordinator is one byte on the
 /// wire and a 32-byte text in a vector that doubles while the old one still stands.
@@ -123,18 +123,25 @@ pub(crate) const PRODUCE: Target = Target {
 };
 
 fn run_produce(input: &[u8]) {
-    let Some((version, rest)) = input.split_first() else {
-        return;
+    let decoded = |frame: &Bytes, version| {
+        let Ok(request) = produce::decode(frame, 0, version) else {
+            return;
+        };
+        for partition in request.topics.iter().flat_map(|t| &t.partitions) {
+            assert!(partition.records.as_ref().map_or(0, Bytes::len) <= frame.len());
+        }
     };
-    let frame = Bytes::copy_from_slice(rest);
-    let version = i16::from(*version);
-    let decoded = within("Produce", allowed(frame.len()), || {
-        produce::decode(&frame, 0, version)
+    read_versioned("Produce", input, decoded);
+}
+
+/// Reads a frame that is all body, behind a byte that says its version.
+fn read_versioned(what: &str, input: &[u8], read: impl FnOnce(&Bytes, i16)) {
+    read_marked(input, |version, body| {
+        let frame = Bytes::copy_from_slice(body);
+        within(what, allowed(frame.len()), || {
+            read(&frame, i16::from(version))
+        });
     });
-    let Ok(request) = decoded else { return };
-    for partition in request.topics.iter().flat_map(|t| &t.partitions) {
-        assert!(partition.records.as_ref().map_or(0, Bytes::len) <= frame.len());
-    }
 }
 
 fn produce_seeds() -> Vec<Vec<u8>> {
@@ -186,13 +193,8 @@ pub(crate) const FETCH: Target = Target {
 };
 
 fn run_fetch(input: &[u8]) {
-    let Some((version, rest)) = input.split_first() else {
-        return;
-    };
-    let frame = Bytes::copy_from_slice(rest);
-    let version = i16::from(*version);
-    let _ = within("Fetch", allowed(frame.len()), || {
-        fetch::decode(&frame, 0, version)
+    read_versioned("Fetch", input, |frame, version| {
+        let _ = fetch::decode(frame, 0, version);
     });
 }
 

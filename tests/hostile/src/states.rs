@@ -10,8 +10,8 @@ use tidemill_partition::{PartitionConfig, PartitionState, SenderId, StartAt};
 use tidemill_ring::command::{Body, Copying, Entry, Op, WHOLE_RING};
 use tidemill_ring::state::RingState;
 
-use crate::Target;
 use crate::alloc::within;
+use crate::{Target, marked, read_marked};
 
 /// Memory for each byte of a stored state: a counted element becomes a node of a tree.
 const STATE_FACTOR: usize = 128;
@@ -26,9 +26,10 @@ pub(crate) const STATE: Target = Target {
 const KINDS: u8 = 6;
 
 fn run_state(input: &[u8]) {
-    let Some((kind, bytes)) = input.split_first() else {
-        return;
-    };
+    read_marked(input, read_kind);
+}
+
+fn read_kind(kind: u8, bytes: &[u8]) {
     let allowed = STATE_FACTOR * bytes.len() + STATE_BYTES;
     match kind % KINDS {
         0 => read_command(bytes, allowed),
@@ -146,29 +147,28 @@ fn entries() -> Vec<Entry> {
 }
 
 fn state_seeds() -> Vec<Vec<u8>> {
-    let seed = |kind: u8, bytes: &[u8]| [&[kind], bytes].concat();
     let mut seeds = Vec::new();
     let mut ring = RingState::new();
     for (index, entry) in (1..).zip(entries()) {
         let command = entry.clone().into_command();
-        seeds.push(seed(0, &command.encode().concat()));
+        seeds.push(marked(0, &command.encode().concat()));
         let at = tidemill_consensus::AppliedAt { index, term: 1 };
         let mut effects = Vec::new();
         let _ = ring.apply(at, entry, &mut effects);
         let mut stored = Vec::new();
         ring.encode(&mut stored);
-        seeds.push(seed(1, &stored));
+        seeds.push(marked(1, &stored));
     }
     let config = PartitionConfig::default();
     let mut stored = Vec::new();
     PartitionState::new(config, 0).encode(&mut stored);
-    seeds.push(seed(2, &stored));
-    seeds.push(seed(3, &ControllerState::default().encode()));
+    seeds.push(marked(2, &stored));
+    seeds.push(marked(3, &ControllerState::default().encode()));
     let mut stored = Vec::new();
     SegmentMeta::new(7).encode(&mut stored);
-    seeds.push(seed(4, &stored));
+    seeds.push(marked(4, &stored));
     let mut stored = Vec::new();
     config.encode(&mut stored);
-    seeds.push(seed(5, &stored));
+    seeds.push(marked(5, &stored));
     seeds
 }

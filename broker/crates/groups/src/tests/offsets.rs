@@ -3,6 +3,14 @@
 use super::*;
 use crate::limits::{COMMIT_BYTES_MAX, COMMIT_METADATA_BYTES_MAX, RECORD_BATCH_BYTES_MAX};
 
+/// A consumer that is in no group.
+fn nobody() -> Who {
+    Who {
+        member: "".into(),
+        instance: None,
+    }
+}
+
 const DAY: u64 = 86_400_000;
 
 #[test]
@@ -55,13 +63,9 @@ fn commit_with_too_long_a_text_is_refused_alone() {
         metadata: "x".repeat(COMMIT_METADATA_BYTES_MAX),
         ..new_commit("u", 1)
     };
-    let nobody = Who {
-        member: "".into(),
-        instance: None,
-    };
     let (each, write) = w
         .machine
-        .commit("g", &nobody, -1, vec![long, fits], w.now)
+        .commit("g", &nobody(), -1, vec![long, fits], w.now)
         .unwrap();
     assert_eq!(each, [Err(GroupError::OffsetMetadataTooLarge), Ok(())]);
     assert_eq!(write.unwrap().records.len(), 1);
@@ -70,12 +74,11 @@ fn commit_with_too_long_a_text_is_refused_alone() {
 #[test]
 fn partition_that_is_named_many_times_is_written_once_as_it_was_named_last() {
     let mut w = World::new();
-    let nobody = Who {
-        member: "".into(),
-        instance: None,
-    };
     let commits: Vec<_> = (0..1_000).map(|offset| new_commit("t", offset)).collect();
-    let (each, write) = w.machine.commit("g", &nobody, -1, commits, w.now).unwrap();
+    let (each, write) = w
+        .machine
+        .commit("g", &nobody(), -1, commits, w.now)
+        .unwrap();
     let write = write.unwrap();
     assert_eq!((each.len(), write.records.len()), (1_000, 1));
     w.queue.push(write);
@@ -89,10 +92,6 @@ fn partition_that_is_named_many_times_is_written_once_as_it_was_named_last() {
 #[test]
 fn commit_that_would_be_too_large_a_batch_is_refused_before_it_is_made() {
     let mut w = World::new();
-    let nobody = Who {
-        member: "".into(),
-        instance: None,
-    };
     let group = "g".repeat(1_024);
     let many = |n: i32| -> Vec<_> {
         let one = |partition| NewCommit {
@@ -103,33 +102,34 @@ fn commit_that_would_be_too_large_a_batch_is_refused_before_it_is_made() {
     };
     let (_, write) = w
         .machine
-        .commit(&group, &nobody, -1, many(1_000), w.now)
+        .commit(&group, &nobody(), -1, many(1_000), w.now)
         .unwrap();
     let bytes: usize = write.unwrap().records.iter().map(Record::bytes).sum();
     assert!(bytes < COMMIT_BYTES_MAX);
     let fit = (COMMIT_BYTES_MAX / (bytes / 1_000)) as i32;
-    let refused = w.machine.commit(&group, &nobody, -1, many(fit + 10), w.now);
+    let refused = w
+        .machine
+        .commit(&group, &nobody(), -1, many(fit + 10), w.now);
     assert_eq!(refused, Err(GroupError::CommitTooLarge));
     let refused = w
         .machine
-        .commit(&"g".repeat(1_025), &nobody, -1, many(1), w.now);
+        .commit(&"g".repeat(1_025), &nobody(), -1, many(1), w.now);
     assert_eq!(refused, Err(GroupError::InvalidGroupId));
 }
 
 /// A group so large that what takes it back is more than a batch may hold.
 fn vast() -> World {
     let mut w = World::new();
-    let nobody = Who {
-        member: "".into(),
-        instance: None,
-    };
     let one = |partition| NewCommit {
         partition,
         ..new_commit(&"t".repeat(249), 1)
     };
     for from in 0..20 {
         let commits = (from * 5_000..(from + 1) * 5_000).map(one).collect();
-        let (_, write) = w.machine.commit("g", &nobody, -1, commits, w.now).unwrap();
+        let (_, write) = w
+            .machine
+            .commit("g", &nobody(), -1, commits, w.now)
+            .unwrap();
         w.queue.extend(write);
         w.land_all();
     }

@@ -29,13 +29,19 @@ fn first_members_wait_for_others_and_the_leader_alone_is_told_of_all() {
     assert_eq!(w.state(), "Stable");
 }
 
-#[test]
-fn assignments_are_told_only_once_they_are_written() {
+/// A member that leads the first generation of its group, alone, and has not assigned; what is written does not land by itself.
+fn leads_alone() -> (World, Arc<str>) {
     let mut w = World::new();
     let (a, ta) = w.enter("a");
     w.pass(3_000);
     assert_eq!(w.joined(ta).generation, 1);
     w.prompt = false;
+    (w, a)
+}
+
+#[test]
+fn assignments_are_told_only_once_they_are_written() {
+    let (mut w, a) = leads_alone();
     let t = w.sync(&a, 1, &[(&a, "x")]);
     assert!(w.syncs.is_empty());
     assert_eq!(w.state(), "CompletingRebalance");
@@ -45,11 +51,7 @@ fn assignments_are_told_only_once_they_are_written() {
 
 #[test]
 fn leader_that_assigns_twice_is_taken_at_its_first_word_also_after_a_restart() {
-    let mut w = World::new();
-    let (a, ta) = w.enter("a");
-    w.pass(3_000);
-    w.joined(ta);
-    w.prompt = false;
+    let (mut w, a) = leads_alone();
     let first = w.sync(&a, 1, &[(&a, "x")]);
     let second = w.sync(&a, 1, &[(&a, "y")]);
     assert_eq!(w.synced(first), Err(GroupError::RebalanceInProgress));
@@ -64,11 +66,7 @@ fn leader_that_assigns_twice_is_taken_at_its_first_word_also_after_a_restart() {
 
 #[test]
 fn assignments_that_cannot_be_written_make_members_join_again() {
-    let mut w = World::new();
-    let (a, ta) = w.enter("a");
-    w.pass(3_000);
-    w.joined(ta);
-    w.prompt = false;
+    let (mut w, a) = leads_alone();
     let t = w.sync(&a, 1, &[(&a, "x")]);
     w.land(false);
     assert_eq!(w.synced(t), Err(GroupError::CoordinatorNotAvailable));
