@@ -22,13 +22,32 @@ pub(in super::super) async fn start(request: Request) -> Result<Pending, WireErr
         })
         .await;
     Ok(Box::pin(async move {
-        let code = match beat.await.and_then(|beat| beat) {
-            // As Kafka: a member is not out while its group is being loaded, and some clients give up at any other answer.
-            Ok(()) | Err(GroupError::CoordinatorLoadInProgress) => code::NONE,
-            Err(error) => error_map::group(error),
-        };
+        let code = told(beat.await.and_then(|beat| beat));
         request
             .answer(&HeartbeatResponse::default().with_error_code(code))
             .await
     }))
+}
+
+/// The answer's code.
+fn told(beat: Result<(), GroupError>) -> i16 {
+    match beat {
+        // As Kafka: a member is not out while its group is being loaded, and some clients give up at any other answer.
+        Ok(()) | Err(GroupError::CoordinatorLoadInProgress) => code::NONE,
+        Err(error) => error_map::group(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn member_is_not_out_while_its_group_is_being_loaded() {
+        assert_eq!(told(Err(GroupError::CoordinatorLoadInProgress)), code::NONE);
+        let moved = told(Err(GroupError::NotCoordinator));
+        assert_eq!(moved, code::NOT_COORDINATOR);
+        let out = told(Err(GroupError::UnknownMemberId));
+        assert_eq!(out, code::UNKNOWN_MEMBER_ID);
+    }
 }

@@ -47,12 +47,8 @@ pub(in super::super) async fn start(mut request: Request) -> Result<Pending, Wir
         let response = SyncGroupResponse::default();
         match synced.await.and_then(|synced| synced) {
             Err(error) => {
-                let code = match error {
-                    // As Kafka while the group is being loaded: the member joins again, and waits with that.
-                    GroupError::CoordinatorLoadInProgress => code::REBALANCE_IN_PROGRESS,
-                    error => error_map::group(error),
-                };
-                request.answer(&response.with_error_code(code)).await
+                let response = response.with_error_code(refusal(error));
+                request.answer(&response).await
             }
             Ok(synced) => {
                 let room = request.room(ANSWER_BYTES + synced.assignment.len()).await;
@@ -66,4 +62,26 @@ pub(in super::super) async fn start(mut request: Request) -> Result<Pending, Wir
             }
         }
     }))
+}
+
+/// The code of an answer without assignment.
+fn refusal(error: GroupError) -> i16 {
+    match error {
+        // As Kafka while the group is being loaded: the member joins again, and waits with that.
+        GroupError::CoordinatorLoadInProgress => code::REBALANCE_IN_PROGRESS,
+        error => error_map::group(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn member_that_asks_while_its_group_is_being_loaded_joins_again() {
+        let loading = refusal(GroupError::CoordinatorLoadInProgress);
+        assert_eq!(loading, code::REBALANCE_IN_PROGRESS);
+        let moved = refusal(GroupError::NotCoordinator);
+        assert_eq!(moved, code::NOT_COORDINATOR);
+    }
 }

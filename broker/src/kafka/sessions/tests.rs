@@ -136,6 +136,22 @@ fn a_session_that_grows_too_large_ends() {
 }
 
 #[test]
+fn topics_with_names_longer_than_any_topic_has_are_in_no_session() {
+    let named = |session, chars: usize| {
+        let mut request = request(session, &[0], &[]);
+        request.topics[0].topic = name(&"n".repeat(chars));
+        request
+    };
+    assert!(Partitions::of(&named((0, 0), NAME_CHARS_MAX)).is_some());
+    assert!(Partitions::of(&named((0, 0), NAME_CHARS_MAX + 1)).is_none());
+    let sessions = FetchSessions::new(ShardId(0), 1, 10);
+    let id = sessions.insert(partitions(10), false).unwrap().id;
+    let plan = sessions.plan(&named((id, 1), 32_000), false);
+    assert_eq!(fault(&plan), Some(Fault::NotFound));
+    assert_eq!((sessions.len(), sessions.partitions.get()), (0, 0));
+}
+
+#[test]
 fn a_full_cache_makes_no_session_as_long_as_all_are_young() {
     let sessions = FetchSessions::new(ShardId(0), 5, 10);
     for _ in 0..2 {

@@ -170,9 +170,7 @@ impl Coordinator {
             }
         }
         let places = places.into_iter();
-        let mut records: Vec<_> = places
-            .map(|(topic, p)| tombstone(id, topic, *p))
-            .collect();
+        let mut records: Vec<_> = places.map(|(topic, p)| tombstone(id, topic, *p)).collect();
         if has_record {
             let key = Key::Group {
                 group: id.to_owned(),
