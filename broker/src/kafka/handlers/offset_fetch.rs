@@ -30,6 +30,8 @@ const GROUP_BYTES: usize = 32;
 const FIRST_BYTES: usize = SMALL_ANSWER_BYTES_MAX as usize / 2;
 
 type Found = Result<Vec<Fetched>, GroupError>;
+/// Topics, by name, and partitions of them.
+type Places = Arc<[(Arc<str>, i32)]>;
 
 pub(in super::super) async fn start(request: Request) -> Result<Pending, WireError> {
     let body = decode(&request.frame, request.body_at, request.version)?;
@@ -40,7 +42,7 @@ pub(in super::super) async fn start(request: Request) -> Result<Pending, WireErr
 /// What is fetched of a group.
 struct Asked {
     group: GroupFetch,
-    places: Option<Arc<[(Arc<str>, i32)]>>,
+    places: Option<Places>,
     found: Result<Findings, GroupError>,
 }
 
@@ -75,7 +77,7 @@ async fn answer(mut request: Request, groups: Vec<GroupFetch>) -> Answer {
     let image = request.shard.image();
     let (mut all, mut bytes) = (Vec::new(), 0_usize);
     for group in groups {
-        let places: Option<Arc<[_]>> = group.topics.as_ref().map(|t| places(&image, t).into());
+        let places: Option<Places> = group.topics.as_ref().map(|t| places(&image, t).into());
         let found = match bytes < ANSWER_BYTES_MAX {
             true => fetch(&request, &group, &places, FIRST_BYTES.saturating_sub(bytes)).await,
             // To be asked for once more, with fewer others.
@@ -121,7 +123,7 @@ async fn answer(mut request: Request, groups: Vec<GroupFetch>) -> Answer {
 async fn fetch(
     request: &Request,
     group: &GroupFetch,
-    places: &Option<Arc<[(Arc<str>, i32)]>>,
+    places: &Option<Places>,
     most: usize,
 ) -> Result<Findings, GroupError> {
     let (id, places) = (group.group.to_string(), places.clone());
