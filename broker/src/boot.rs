@@ -45,8 +45,8 @@ const DISK_FAILED: i32 = 74;
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BootError {
     #[error(
-        "cannot listen on {addr} for {what}: {source}. Another program may be using the port; \
-         stop it, or choose another address with {flag}"
+        "cannot listen on {addr} for {what}: {source}. {}; or choose another address with {flag}",
+        bind_hint(source)
     )]
     Bind {
         addr: SocketAddr,
@@ -65,6 +65,22 @@ pub(crate) enum BootError {
     },
     #[error("a shard ended with a panic: {0}")]
     Shard(String),
+}
+
+fn bind_hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "Another program may be using the port, perhaps another tidemill: stop it"
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "The address is none of this machine's: listen on one that is (0.0.0.0 for all), and tell clients the other with \
+             --advertised-kafka-addr"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "Ports below 1024 need a right to them: use a higher one"
+        }
+        _ => "See that the address is one of this machine's and the port is free",
+    }
 }
 
 /// Ends the process: something it stands on is broken.
@@ -96,6 +112,10 @@ struct Context {
     initialised: bool,
     factory: Factory,
     listener: Mutex<Option<TcpListener>>,
+    /// When the process began, and where the admin API listens: for the line that says that it serves.
+    started: time::Instant,
+    admin: SocketAddr,
+    kafka: SocketAddr,
     mailboxes: Mutex<Vec<Option<mailbox::Receiver<Job>>>>,
 }
 
@@ -130,6 +150,9 @@ pub(crate) fn run(config: BrokerConfig) -> Result<(), BootError> {
             cache_dir: Some(config.data_dir.join("code-cache")),
         }),
         listener: Mutex::new(Some(kafka_listener)),
+        started,
+        admin: config.admin_addr,
+        kafka: config.kafka_addr,
         mailboxes: Mutex::new(mailboxes.into_iter().map(Some).collect()),
     });
     let shards = RuntimeConfig {
@@ -157,11 +180,6 @@ pub(crate) fn run(config: BrokerConfig) -> Result<(), BootError> {
         what: "the admin server",
         source,
     })?;
-    tracing::info!(
-        kafka = %config.kafka_addr, admin = %config.admin_addr, runtime = info.engine, shards = info.shards,
-        data = %config.data_dir.display(), "tidemill {} started in {} ms",
-        env!("CARGO_PKG_VERSION"), started.elapsed().as_millis()
-    );
     let signal = signals::wait();
     tracing::info!("{signal}: shutting down");
     signals::end_on_the_next();
@@ -181,10 +199,18 @@ fn bind(
     flag: &'static str,
 ) -> Result<TcpListener, BootError> {
     let deadline = time::Instant::now() + BIND_RETRY_MAX;
+    let mut told = false;
     loop {
         match net::bind(addr) {
             Ok(listener) => return Ok(listener),
             Err(e) if e.kind() == io::ErrorKind::AddrInUse && time::Instant::now() < deadline => {
+                if !told {
+                    tracing::warn!(
+                        "{addr} is in use; trying for {} s",
+                        BIND_RETRY_MAX.as_secs()
+                    );
+                    told = true;
+                }
                 #[allow(
                     clippy::disallowed_methods,
                     reason = "the main thread, before any runtime exists"
@@ -321,7 +347,13 @@ async fn serve(context: &Arc<Context>, shard: &Rc<Shard>) -> Result<(), String> 
     shard.start_controller_checkpoints();
     tell_full_disk(shard);
     let listener = take(&context.listener, Option::take);
-    kafka::listen(shard, listener).map_err(|e| format!("cannot accept Kafka connections: {e}"))
+    kafka::listen(shard, listener).map_err(|e| format!("cannot accept Kafka connections: {e}"))?;
+    tracing::info!(
+        kafka = %context.kafka, admin = %context.admin, runtime = context.info.engine, shards = context.info.shards,
+        data = %context.data.display(), "tidemill {} serves clients, {} ms after its start",
+        env!("CARGO_PKG_VERSION"), context.started.elapsed().as_millis()
+    );
+    Ok(())
 }
 
 /// Says when the disk has become full and when it has room again, once each. One shard speaks for all: they share the disk.

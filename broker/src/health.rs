@@ -27,6 +27,13 @@ pub(crate) fn run(args: &HealthArgs) -> ExitCode {
             println!("the broker at {} serves clients", args.admin_addr);
             ExitCode::SUCCESS
         }
+        Ok(answer) if !answer.starts_with("HTTP/") => {
+            eprintln!(
+                "what answers at {} is no admin API: give the admin address (--admin-addr, 9644 by default), not the Kafka one",
+                args.admin_addr
+            );
+            ExitCode::FAILURE
+        }
         Ok(answer) => {
             let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
             eprintln!(

@@ -46,12 +46,12 @@ enum Format {
 /// # Errors
 /// What cannot be read, for people.
 pub(crate) fn filter(level: &str) -> Result<EnvFilter, String> {
-    let level = match level.contains("openraft") {
+    let whole = match level.contains("openraft") {
         true => level.to_owned(),
         false => format!("{level},openraft=error"),
     };
     EnvFilter::builder()
-        .parse(&level)
+        .parse(&whole)
         .map_err(|e| format!("'{level}' is no filter ({e}): write for example \"info\" or \"info,tidemill_ring=debug\""))
 }
 

@@ -18,6 +18,7 @@ mod topic_changes;
 mod topics;
 mod transforms;
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -81,15 +82,23 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(args),
         Command::Health(args) => health::run(&args),
         Command::Completions { shell } => {
-            clap_complete::generate(
-                shell,
-                &mut Cli::command(),
-                "tidemill",
-                &mut std::io::stdout(),
-            );
-            ExitCode::SUCCESS
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "tidemill", &mut script);
+            print(&script)
         }
         Command::Man { dir } => man(&dir),
+    }
+}
+
+/// Writes to standard output. Whoever reads may have seen enough and gone; any other failure is said.
+pub(crate) fn print(text: &[u8]) -> ExitCode {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text).and_then(|()| out.flush()) {
+        Err(e) if e.kind() != std::io::ErrorKind::BrokenPipe => {
+            eprintln!("error: cannot write to standard output: {e}");
+            ExitCode::FAILURE
+        }
+        _ => ExitCode::SUCCESS,
     }
 }
 

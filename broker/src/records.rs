@@ -33,7 +33,7 @@ pub(crate) const UNPACKING_MAX: u64 = 2;
 /// The error a client of the admin API sees for a missing topic.
 pub(crate) fn topic_not_found(name: &str) -> ApiError {
     let message = format!(
-        "topic '{name}' does not exist; make it: transform topic create {name}, or see: transform topic list"
+        "topic '{name}' does not exist; see `transform topic list`, or make it: `transform topic create {name}`"
     );
     ApiError::not_found("topic_not_found", message)
 }

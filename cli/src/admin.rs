@@ -50,7 +50,11 @@ impl Admin {
 
     /// `GET`.
     pub(crate) fn get(&self, path: &str) -> CliResult<Value> {
-        self.answer(self.agent.get(self.url(path)).call())
+        let answer = self.answer(self.agent.get(self.url(path)).call());
+        answer.map_err(|error| match error {
+            CliError::Lost { address, reason } => CliError::Silent { address, reason },
+            error => error,
+        })
     }
 
     /// `DELETE`.
@@ -168,7 +172,7 @@ fn is_unconnected(error: &io::Error) -> bool {
             | io::ErrorKind::AddrNotAvailable
             | io::ErrorKind::PermissionDenied
             | io::ErrorKind::NotFound
-    )
+    ) || error.to_string().contains("failed to lookup address")
 }
 
 /// All that `reader` gives; nothing where that is more than `max` bytes.

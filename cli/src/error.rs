@@ -32,6 +32,17 @@ pub(crate) enum CliError {
         /// What the system said.
         reason: String,
     },
+    /// The broker was asked to tell something, and did not answer whole.
+    #[error(
+        "the broker at {address} gave no whole answer ({reason})\n\
+         Nothing was changed. See that it runs and that this is its admin address (9644 by default), not the Kafka one."
+    )]
+    Silent {
+        /// Who was asked.
+        address: String,
+        /// What the system said.
+        reason: String,
+    },
     /// The broker refused; its sentence says why and what to do.
     #[error("{0}")]
     Refused(String),

@@ -41,7 +41,12 @@ Usage: cargo xtask <COMMAND>
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let rest = args.get(1..).unwrap_or_default();
+    let asks_for_help = rest.iter().any(|arg| arg == "--help" || arg == "-h");
     let result = match args.first().map(String::as_str) {
+        Some(_) if asks_for_help => {
+            print!("{USAGE}");
+            Ok(())
+        }
         Some("demo") => demo::run(rest),
         Some("test") => test::run(rest),
         Some("bench") => bench::run(rest),

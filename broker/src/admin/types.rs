@@ -202,6 +202,8 @@ pub(crate) struct Deployed {
     pub(crate) version: u32,
     /// Its life: kept by later versions, new after a delete.
     pub(crate) incarnation: u64,
+    /// Whether it stands still: it was paused before, and a new version changes nothing of that.
+    pub(crate) paused: bool,
     /// Output topics that were missing and were made.
     pub(crate) created_topics: Vec<CreatedTopic>,
 }

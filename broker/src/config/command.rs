@@ -1,6 +1,5 @@
 //! `tidemill config`: checking, showing and printing settings.
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -40,10 +39,7 @@ pub(crate) fn run(command: ConfigCommand) -> ExitCode {
     match command {
         ConfigCommand::Check(args) => check(args.file),
         ConfigCommand::Show(flags) => show(&flags),
-        ConfigCommand::Default => {
-            say(&print::default_file());
-            ExitCode::SUCCESS
-        }
+        ConfigCommand::Default => crate::print(print::default_file().as_bytes()),
     }
 }
 
@@ -72,9 +68,9 @@ fn check(file: PathBuf) -> ExitCode {
     for warning in &warnings {
         out.push_str(&format!("this machine cannot give all of it: {warning}\n"));
     }
-    say(&out);
+    let printed = crate::print(out.as_bytes());
     match warnings.is_empty() {
-        true => ExitCode::SUCCESS,
+        true => printed,
         false => ExitCode::from(LESS),
     }
 }
@@ -82,10 +78,7 @@ fn check(file: PathBuf) -> ExitCode {
 fn show(flags: &Flags) -> ExitCode {
     let file = flags.config.as_ref().map(|f| f.display().to_string());
     match resolve_values(flags).and_then(|values| values.checked(flags).map(|_| values)) {
-        Ok(values) => {
-            say(&print::effective(&values, file.as_deref()));
-            ExitCode::SUCCESS
-        }
+        Ok(values) => crate::print(print::effective(&values, file.as_deref()).as_bytes()),
         Err(error) => refused(&error),
     }
 }
@@ -93,9 +86,4 @@ fn show(flags: &Flags) -> ExitCode {
 fn refused(error: &ConfigError) -> ExitCode {
     eprintln!("{error}");
     ExitCode::from(UNUSABLE)
-}
-
-/// Prints; whoever reads may have gone.
-fn say(text: &str) {
-    let _ = std::io::stdout().write_all(text.as_bytes());
 }

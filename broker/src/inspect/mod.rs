@@ -100,6 +100,12 @@ async fn file(args: &InspectArgs, report: &mut Report) -> Result<(), String> {
     {
         return Err(format!("{} does not exist", path.display()));
     }
+    if path.join("..").join("identity").is_file() && path.is_dir() {
+        return Err(format!(
+            "{} is a part of a data directory; name the folder above it",
+            path.display()
+        ));
+    }
     match path.extension().and_then(|e| e.to_str()) {
         Some("log") => logs::file(path, true, report).await,
         Some("checkpoint") => {

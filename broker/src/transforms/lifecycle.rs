@@ -66,7 +66,9 @@ impl Shard {
             .topic(&deploy.input)
             .cloned()
             .ok_or_else(|| topic_not_found(&deploy.input))?;
-        if let Some(current) = image.transform(&name) {
+        let current = image.transform(&name);
+        let paused = current.is_some_and(|t| t.status == TransformStatus::Paused);
+        if let Some(current) = current {
             deploy.from = current.from;
             may_follow(current, &input)?;
         }
@@ -113,6 +115,7 @@ impl Shard {
             name,
             version,
             incarnation,
+            paused,
             created_topics,
         })
     }

@@ -34,9 +34,8 @@ pub(crate) fn run(arguments: &Arguments) -> CliResult {
         "transform",
         &mut script,
     );
-    // Whoever reads may have seen enough.
-    let _ = std::io::stdout().write_all(&script);
-    Ok(())
+    let mut out = std::io::stdout().lock();
+    Ok(out.write_all(&script).and_then(|()| out.flush())?)
 }
 
 /// Writes the man pages of all verbs.

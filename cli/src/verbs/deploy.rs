@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 
 use super::pair;
 use crate::Context;
-use crate::admin::{segment, typed};
+use crate::admin::{Admin, segment, typed};
 use crate::compile;
 use crate::error::{CliError, CliResult};
 use crate::manifest::{self, OnError, Project};
@@ -90,6 +90,8 @@ struct Stored {
 #[derive(Debug, Deserialize)]
 struct Deployed {
     version: u32,
+    #[serde(default)]
+    paused: bool,
     created_topics: Vec<CreatedTopic>,
 }
 
@@ -107,6 +109,11 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> CliResult {
     };
     let wasm = read_module(&deployment.module)?;
     let admin = context.admin()?;
+    let input = deployment.request["input"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned();
+    check_input(&admin, &input)?;
     let stored: Stored = {
         let _progress = Progress::start("uploading the module; the broker compiles it");
         typed(&admin.put_wasm("/v1/modules", &wasm)?)?
@@ -114,10 +121,6 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> CliResult {
     deployment
         .request
         .insert("module".to_owned(), json!(stored.hash));
-    let input = deployment.request["input"]
-        .as_str()
-        .unwrap_or_default()
-        .to_owned();
     let outputs = outputs_shown(&deployment.request);
     let answer = {
         let _progress = Progress::start(format!("deploying {}", deployment.name));
@@ -139,7 +142,26 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> CliResult {
     context.output.say(&format!(
         "deployed {} version {} ({size}): {input} -> {outputs}",
         deployment.name, deployed.version
-    ))
+    ))?;
+    match deployed.paused {
+        true => context.output.say(&format!(
+            "it is still paused: `transform resume {}` lets it go on",
+            deployment.name
+        )),
+        false => Ok(()),
+    }
+}
+
+/// Refuses a topic that is not there before a module is uploaded and compiled for it.
+fn check_input(admin: &Admin, input: &str) -> CliResult {
+    let answer = admin.get("/v1/topics")?;
+    let mut topics = answer["topics"].as_array().into_iter().flatten();
+    match topics.any(|topic| topic["name"] == input) {
+        true => Ok(()),
+        false => Err(CliError::said(format!(
+            "the input topic '{input}' does not exist; see `transform topic list`, or make it: `transform topic create {input}`"
+        ))),
+    }
 }
 
 fn outputs_shown(request: &Map<String, Value>) -> String {

@@ -155,6 +155,7 @@ impl Controller {
         &self,
         command: &ControllerCommand,
     ) -> Result<ControllerReply, ControllerError> {
+        let told = crate::trail::told(command, &self.image());
         let head = serde_json::to_vec(command).expect("commands are plain data with text keys");
         let command = Command {
             head: Bytes::from(head),
@@ -168,7 +169,11 @@ impl Controller {
         let applied = reply
             .downcast::<Applied>()
             .expect("this machine's replies are of this type");
-        Ok((*applied)?)
+        let reply = (*applied)?;
+        if let Some(told) = told {
+            tracing::info!("{told}");
+        }
+        Ok(reply)
     }
 
     async fn checkpoint_if_due(&self) -> Result<(), ControllerError> {

@@ -13,6 +13,7 @@ pub mod handle;
 pub mod image;
 pub mod placement;
 pub mod state;
+mod trail;
 
 pub use command::{ControllerCommand, ControllerReply, Refusal};
 pub use handle::{Controller, ControllerConfig, ControllerError};

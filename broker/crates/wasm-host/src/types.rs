@@ -140,7 +140,7 @@ pub enum CallError {
     Trap(String),
     /// The call used up its CPU time.
     #[error(
-        "the transform ran for more than {limit_ms} ms of CPU time; make it faster or raise limits.time_ms"
+        "the transform ran for more than {limit_ms} ms of CPU time; make it faster, or raise its limit (time_ms in transform.toml, --time-ms)"
     )]
     Timeout {
         /// What it may use, in ms.
@@ -148,7 +148,7 @@ pub enum CallError {
     },
     /// The guest wanted more memory than it may have.
     #[error(
-        "the transform wanted {wanted_bytes} bytes of memory and may have {limit_bytes}; make it smaller or raise limits.memory_bytes"
+        "the transform wanted {wanted_bytes} bytes of memory and may have {limit_bytes}; make it smaller, or raise its limit (memory_mb in transform.toml, --memory-mb)"
     )]
     Memory {
         /// What it would have had, in bytes.

@@ -162,6 +162,7 @@ impl AdminService for Fake {
                 name,
                 version: 1,
                 incarnation: 7,
+                paused: false,
                 created_topics: Vec::new(),
             },
         )
