@@ -89,7 +89,11 @@ async fn topic_detail(shard: Rc<Shard>, name: String) -> Result<TopicDetail, Api
     let effective = |d: &configs::ConfigDef| {
         (
             d.name.to_owned(),
-            configs::value(&topic.configs, d.name).to_owned(),
+            shard
+                .info
+                .topic_defaults
+                .value(&topic.configs, d.name)
+                .to_owned(),
         )
     };
     Ok(TopicDetail {

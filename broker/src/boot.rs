@@ -253,6 +253,8 @@ fn node_info(config: &BrokerConfig, data: &DataDir, engine: EngineKind) -> NodeI
         modules_dir: config.data_dir.join("modules"),
         topic_labels: Arc::new(TopicLabels::new(config.settings.metrics.topics_max)),
         settings: config.settings.clone(),
+        stated: config.stated.clone(),
+        topic_defaults: config.topic_defaults.clone(),
     }
 }
 
@@ -465,6 +467,7 @@ async fn open_rings(
             outbox_bytes: settings.memory.outbox,
             flush_bytes: settings.storage.flush_size,
             flush_interval: settings.storage.flush_interval,
+            retention_interval: settings.topics.retention_interval,
             ..RingConfig::new(ring, context.info.node, dir, memory.clone(), broken)
         };
         let from = recovered.remove(&ring).unwrap_or_default();

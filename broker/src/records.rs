@@ -74,8 +74,8 @@ impl Shard {
         index: i32,
         records: Vec<NewRecord>,
     ) -> Result<OffsetRange, ApiError> {
-        let limit =
-            tidemill_controller::configs::integer(&topic.configs, "max.message.bytes") as usize;
+        let defaults = &self.info.topic_defaults;
+        let limit = defaults.integer(&topic.configs, "max.message.bytes") as usize;
         let batches = build_batches(&records, limit)?;
         let partition = topic.partition(index);
         let (ring, shard) = self

@@ -7,6 +7,7 @@ use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use tidemill_controller::configs::Defaults;
 use tidemill_controller::{Controller, Image};
 use tidemill_model::{NodeId, PartitionId, RingId, ShardId};
 use tidemill_ring::Ring;
@@ -16,7 +17,7 @@ use tidemill_rt::mailbox::{self, reply};
 use tidemill_rt::task::{self, Queue};
 use tidemill_shardlog::ShardLog;
 
-use crate::config::{HostPort, Settings};
+use crate::config::{HostPort, Settings, Stated};
 use crate::groups::Groups;
 use crate::kafka::{Budgets, ConnectionLimits, FetchSessions};
 use crate::metrics::{ShardMetrics, TopicLabels};
@@ -61,6 +62,10 @@ pub(crate) struct NodeInfo {
     pub(crate) topic_labels: Arc<TopicLabels>,
     /// What the operator set.
     pub(crate) settings: Arc<Settings>,
+    /// Which settings the operator set.
+    pub(crate) stated: Stated,
+    /// What a topic has that sets nothing itself.
+    pub(crate) topic_defaults: Arc<Defaults>,
 }
 
 /// One shard. Lives on its thread; everything here is reached through `Rc` without locks.

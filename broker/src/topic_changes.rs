@@ -160,7 +160,7 @@ impl Shard {
 
     /// The partitions of `topic` on this shard that have other settings than their topic.
     fn settings_to_change(&self, topic: &Topic) -> Vec<Setting> {
-        let wanted = partition_config(topic);
+        let wanted = partition_config(topic, &self.info.topic_defaults);
         let mut out = Vec::new();
         for (index, ring) in topic.rings.iter().enumerate() {
             let partition = topic.partition(index as i32);

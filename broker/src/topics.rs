@@ -110,24 +110,25 @@ impl TopicError {
 }
 
 /// What a partition of `topic` is opened with.
-pub(crate) fn partition_config(topic: &Topic) -> PartitionConfig {
+pub(crate) fn partition_config(topic: &Topic, defaults: &configs::Defaults) -> PartitionConfig {
+    let integer = |name| defaults.integer(&topic.configs, name);
     // What groups and transactions committed is not a matter of age or size.
     let removes = !topic_name::is_internal(&topic.name) && configs::deletes(&topic.configs);
     let kept = |name| match removes {
-        true => configs::integer(&topic.configs, name),
+        true => integer(name),
         false => -1,
     };
     PartitionConfig {
-        timestamp_type: match configs::value(&topic.configs, "message.timestamp.type") {
+        timestamp_type: match defaults.value(&topic.configs, "message.timestamp.type") {
             "LogAppendTime" => TimestampType::LogAppendTime,
             _ => TimestampType::CreateTime,
         },
-        segment_bytes: configs::integer(&topic.configs, "segment.bytes") as u32,
-        max_message_bytes: configs::integer(&topic.configs, "max.message.bytes") as u32,
-        segment_ms: configs::integer(&topic.configs, "segment.ms"),
+        segment_bytes: integer("segment.bytes") as u32,
+        max_message_bytes: integer("max.message.bytes") as u32,
+        segment_ms: integer("segment.ms"),
         retention_ms: kept("retention.ms"),
         retention_bytes: kept("retention.bytes"),
-        timestamp_after_max_ms: configs::integer(&topic.configs, "message.timestamp.after.max.ms"),
+        timestamp_after_max_ms: integer("message.timestamp.after.max.ms"),
     }
 }
 
@@ -263,7 +264,7 @@ impl Shard {
     }
 
     async fn open_partitions_here(&self, topic: &Topic, first: usize) -> Result<(), String> {
-        let config = partition_config(topic);
+        let config = partition_config(topic, &self.info.topic_defaults);
         let mut here = Vec::new();
         for (index, ring) in topic.rings.iter().enumerate().skip(first) {
             if let Some(ring) = self.ring(RingId(*ring)) {
@@ -422,10 +423,12 @@ impl Shard {
                 .collect();
             let dropped = ring.drop_partitions(&gone).await;
             dropped.map_err(|e| e.to_string())?;
-            let missing: Vec<_> = missing(&image, *id, &here)
-                .into_iter()
-                .map(|(partition, topic)| (ring.clone(), partition, partition_config(&topic)))
-                .collect();
+            let opened_as = |(partition, topic): (PartitionId, Arc<Topic>)| {
+                let config = partition_config(&topic, &self.info.topic_defaults);
+                (ring.clone(), partition, config)
+            };
+            let missing = missing(&image, *id, &here).into_iter().map(opened_as);
+            let missing: Vec<_> = missing.collect();
             open_in_turns(&missing).await?;
         }
         self.configure_partitions(&image).await

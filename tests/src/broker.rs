@@ -216,6 +216,11 @@ impl Broker {
         command
     }
 
+    /// What its settings file holds from the next start on.
+    pub fn set_settings(&mut self, toml: &str) {
+        self.options.settings = Some(toml.to_owned());
+    }
+
     /// Starts it (again) in the same data directory, on the same ports, and waits until it is healthy.
     ///
     /// # Panics

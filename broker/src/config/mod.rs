@@ -8,15 +8,18 @@ mod machine;
 mod print;
 mod sources;
 pub(crate) mod table;
+mod topic_defaults;
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Args;
+use tidemill_controller::configs::Defaults;
 use tidemill_rt::runtime::EngineChoice;
 
 pub(crate) use command::{ConfigCommand, run};
+pub(crate) use sources::Stated;
 pub(crate) use table::{SHARDS_MAX, Settings};
 
 use kind::Written;
@@ -91,6 +94,10 @@ pub(crate) struct HostPort {
 pub(crate) struct BrokerConfig {
     /// Every setting.
     pub(crate) settings: Arc<Settings>,
+    /// Which of them somebody set.
+    pub(crate) stated: Stated,
+    /// What a topic has that sets nothing itself.
+    pub(crate) topic_defaults: Arc<Defaults>,
     /// Folder for all data.
     pub(crate) data_dir: PathBuf,
     /// Where Kafka clients connect.
@@ -249,6 +256,12 @@ impl Values {
         for (name, problem) in contradictions(&settings) {
             or_told(name, problem);
         }
+        let stated = self.stated();
+        let topic_defaults =
+            topic_defaults::of(&settings.topics, &stated).unwrap_or_else(|(name, problem)| {
+                or_told(name, problem);
+                Defaults::default()
+            });
         if !wrong.is_empty() {
             return Err(ConfigError::Refused {
                 file: flags.config.clone(),
@@ -263,6 +276,8 @@ impl Values {
         Ok(BrokerConfig {
             data_dir: PathBuf::from(&settings.storage.data_dir),
             settings: Arc::new(settings),
+            stated,
+            topic_defaults: Arc::new(topic_defaults),
             kafka_addr,
             advertised,
             admin_addr,
@@ -302,6 +317,10 @@ fn contradictions(settings: &Settings) -> Vec<(Name, String)> {
         let problem =
             "is more than half of memory.unflushed: writes would wait for every flush".to_owned();
         out.push((("storage", "flush_size"), problem));
+    }
+    if settings.topics.message_size_max > settings.kafka.request_size_max as u64 {
+        let problem = "is more than kafka.request_size_max: no such batch could be sent".to_owned();
+        out.push((("topics", "message_size_max"), problem));
     }
     if let Err(problem) = crate::log::filter(&settings.log.level) {
         out.push((("log", "level"), problem));

@@ -1,7 +1,8 @@
 //! Where values come from: defaults, a file, the environment, flags; and what is wrong with them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use toml::de::{DeTable, DeValue};
 
@@ -37,6 +38,17 @@ impl fmt::Display for Origin {
             Origin::Flag(name) => write!(f, "{name}"),
             Origin::Machine => write!(f, "fitted to the memory of this machine"),
         }
+    }
+}
+
+/// Which settings somebody set, by section and key.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Stated(Arc<BTreeSet<(&'static str, &'static str)>>);
+
+impl Stated {
+    /// Whether `section.key` was set.
+    pub(crate) fn contains(&self, section: &'static str, key: &'static str) -> bool {
+        self.0.contains(&(section, key))
     }
 }
 
@@ -219,6 +231,14 @@ impl Values {
             });
         }
         problems
+    }
+
+    /// Which settings somebody set, to whatever value.
+    pub(crate) fn stated(&self) -> Stated {
+        let set =
+            |(_, origin): &(Value, Origin)| !matches!(origin, Origin::Default | Origin::Machine);
+        let names = self.values.iter().filter(|(_, v)| set(v));
+        Stated(Arc::new(names.map(|(name, _)| *name).collect()))
     }
 
     /// The settings, typed. Values that were refused stand at their default.

@@ -155,12 +155,26 @@ settings! {
         fetch_sessions_max: usize = number("1000", 0, 1_000_000);
     }
 
-    /// Topics that are made without saying more.
+    /// Topics: whether they are made by themselves, and what those have that say nothing else.
     topics: Topics {
         /// Whether a missing topic is made when a client asks for it (Kafka's auto.create.topics.enable).
         auto_create: bool = switch("true");
         /// Partitions of a topic that is made without saying how many (Kafka's num.partitions).
         partitions: i32 = number("1", 1, 100_000);
+        /// How long records are kept, counted from the newest of their segment (Kafka's log.retention.ms, .minutes and
+        /// .hours); a topic's retention.ms wins.
+        retention: Option<Duration> = time("7 d", MS, DAY.saturating_mul(36_500)).or("forever");
+        /// Bytes of a partition to keep (Kafka's log.retention.bytes); a topic's retention.bytes wins.
+        retention_size: Option<u64> = size("unlimited", 0, 1_024 * 1_024 * TIB).or("unlimited");
+        /// How often is looked for what retention removes (Kafka's log.retention.check.interval.ms, there 5 min).
+        retention_interval: Duration = time("5 s", Duration::from_millis(100), DAY);
+        /// Size at which a new segment is begun (Kafka's log.segment.bytes); a topic's segment.bytes wins.
+        segment_size: u64 = size("1 GiB", MIB, i32::MAX as u64);
+        /// Age at which a new segment is begun (Kafka's log.roll.ms and .hours); a topic's segment.ms wins.
+        segment_age: Duration = time("7 d", MS, DAY.saturating_mul(36_500));
+        /// Largest record batch a producer may send, its header included (Kafka's message.max.bytes); a topic's
+        /// max.message.bytes wins.
+        message_size_max: u64 = size("1048588 B", 1, 100 * MIB);
     }
 
     /// Consumer groups.

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use tidemill_controller::image::ErrorPolicy;
-use tidemill_controller::{Image, StartPosition, TransformSpec, TransformStatus, configs};
+use tidemill_controller::{Image, StartPosition, TransformSpec, TransformStatus};
 use tidemill_model::{PartitionId, ShardId};
 use tidemill_ring::{Ring, StartAt};
 use tidemill_rt::chan::notify::Notify;
@@ -250,7 +250,7 @@ impl Shard {
         let limits_changed = {
             let active = self.transforms.active.borrow();
             let loaded = active.get(&spec.name).filter(|a| a.key.is_some());
-            loaded.is_some_and(|a| a.output_max != output_max(image, spec))
+            loaded.is_some_and(|a| a.output_max != self.output_max(image, spec))
         };
         if let Some(current) = &current
             && (limits_changed
@@ -300,7 +300,7 @@ impl Shard {
         match loaded {
             Ok(key) => {
                 entry.key = Some(key);
-                entry.output_max = output_max(image, spec);
+                entry.output_max = self.output_max(image, spec);
                 entry.load_error = None;
                 Some(key)
             }
@@ -337,7 +337,7 @@ impl Shard {
             time_ms: spec.time_ms,
             memory_bytes: spec.memory_bytes as usize,
         };
-        guest.register(key, module, env, limits, output_max(image, spec));
+        guest.register(key, module, env, limits, self.output_max(image, spec));
         Ok(key)
     }
 
@@ -485,17 +485,18 @@ impl Shard {
         }
         *self.transforms.guest.borrow_mut() = None;
     }
-}
 
-/// Largest batches of the outputs a function may write to, in bytes.
-fn output_max(image: &Image, spec: &TransformSpec) -> Vec<usize> {
-    let limit = |topic| {
-        let topic = image.topic_by_id(topic);
-        let configs = topic.map(|t| t.configs.clone()).unwrap_or_default();
-        configs::integer(&configs, "max.message.bytes") as usize
-    };
-    let declared = &spec.outputs[..spec.declared_outputs as usize];
-    declared.iter().map(|o| limit(o.id)).collect()
+    /// Largest batches of the outputs a function may write to, in bytes.
+    fn output_max(&self, image: &Image, spec: &TransformSpec) -> Vec<usize> {
+        let limit = |topic| {
+            let topic = image.topic_by_id(topic);
+            let configs = topic.map(|t| t.configs.clone()).unwrap_or_default();
+            let defaults = &self.info.topic_defaults;
+            defaults.integer(&configs, "max.message.bytes") as usize
+        };
+        let declared = &spec.outputs[..spec.declared_outputs as usize];
+        declared.iter().map(|o| limit(o.id)).collect()
+    }
 }
 
 fn on_error(spec: &TransformSpec) -> OnError {

@@ -6,6 +6,7 @@ mod admin;
 mod answers;
 mod bad_input;
 mod bad_modules;
+mod broker_defaults;
 mod clients;
 mod command_line;
 mod connections;

@@ -261,11 +261,51 @@ fn describe(kind: Kind) -> String {
     }
 }
 
-/// The value of a setting: what was set, else its default.
-pub fn value<'a>(configs: &'a BTreeMap<String, String>, name: &str) -> &'a str {
+/// The value of a setting where the broker sets nothing for topics: what was set, else what is built in.
+pub(crate) fn value<'a>(configs: &'a BTreeMap<String, String>, name: &str) -> &'a str {
     match configs.get(name) {
         Some(v) => v,
         None => definition(name).map_or("", |d| d.default),
+    }
+}
+
+/// What a topic has that does not set a value itself: the broker's settings for topics, over what is built in.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Defaults(BTreeMap<&'static str, String>);
+
+impl Defaults {
+    /// The values that the broker was given, by the name of the topic's setting.
+    ///
+    /// # Errors
+    /// The first [`ConfigError`]: a broker's value must be one that a topic takes.
+    pub fn new(
+        given: impl IntoIterator<Item = (&'static str, String)>,
+    ) -> Result<Defaults, ConfigError> {
+        let given: BTreeMap<&'static str, String> = given.into_iter().collect();
+        let owned = given.iter().map(|(n, v)| ((*n).to_owned(), v.clone()));
+        validate(&owned.collect())?;
+        Ok(Defaults(given))
+    }
+
+    /// What the broker was given for `name`, if anything.
+    pub fn given(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
+    /// The value of a setting: what was set for the topic, else for the broker, else what is built in.
+    pub fn value<'a>(&'a self, configs: &'a BTreeMap<String, String>, name: &str) -> &'a str {
+        match (configs.get(name), self.given(name)) {
+            (Some(own), _) => own,
+            (None, Some(given)) => given,
+            (None, None) => value(configs, name),
+        }
+    }
+
+    /// The value of an integer setting.
+    pub fn integer(&self, configs: &BTreeMap<String, String>, name: &str) -> i64 {
+        self.value(configs, name).parse().expect(
+            "integer settings are checked before they are stored, and have integer defaults",
+        )
     }
 }
 
@@ -273,13 +313,6 @@ pub fn value<'a>(configs: &'a BTreeMap<String, String>, name: &str) -> &'a str {
 pub fn deletes(configs: &BTreeMap<String, String>) -> bool {
     let policy = value(configs, "cleanup.policy");
     policy.split(',').any(|word| word.trim() == "delete")
-}
-
-/// The value of an integer setting.
-pub fn integer(configs: &BTreeMap<String, String>, name: &str) -> i64 {
-    value(configs, name)
-        .parse()
-        .expect("integer settings are checked before they are stored, and have integer defaults")
 }
 
 #[cfg(test)]
@@ -337,10 +370,20 @@ mod tests {
     }
 
     #[test]
-    fn integer_takes_the_default_when_not_set() {
-        assert_eq!(
-            integer(&BTreeMap::new(), "max.message.bytes"),
-            MAX_MESSAGE_BYTES_DEFAULT
-        );
+    fn topic_has_its_own_value_else_the_brokers_else_what_is_built_in() {
+        const NAME: &str = "max.message.bytes";
+        let (none, own) = (BTreeMap::new(), one(NAME, "7"));
+        let built_in = Defaults::default();
+        assert_eq!(built_in.integer(&none, NAME), MAX_MESSAGE_BYTES_DEFAULT);
+        let given = Defaults::new([(NAME, "9".to_owned())]).expect("topics take it");
+        assert_eq!(given.integer(&none, NAME), 9);
+        assert_eq!(given.integer(&own, NAME), 7);
+        assert_eq!(given.integer(&none, "retention.bytes"), -1);
+    }
+
+    #[test]
+    fn brokers_value_that_no_topic_takes_is_refused() {
+        assert!(Defaults::new([("segment.bytes", "1".to_owned())]).is_err());
+        assert!(Defaults::new([("nope", "1".to_owned())]).is_err());
     }
 }

@@ -62,7 +62,7 @@ async fn answer(request: Request, body: CreateTopicsRequest) -> Answer {
         };
         let result = CreatableTopicResult::default().with_name(name);
         results.push(match made {
-            Ok(topic) => success(result, &topic),
+            Ok(topic) => success(&request.shard.info.topic_defaults, result, &topic),
             Err((code, message)) => result
                 .with_error_code(code)
                 .with_error_message(Some(super::message(message)))
@@ -171,12 +171,16 @@ fn convert(topic: CreatableTopic, node: i32) -> Result<NewTopic, Refused> {
     Ok(new)
 }
 
-fn success(result: CreatableTopicResult, topic: &Topic) -> CreatableTopicResult {
+fn success(
+    defaults: &configs::Defaults,
+    result: CreatableTopicResult,
+    topic: &Topic,
+) -> CreatableTopicResult {
     let config = |def: &configs::ConfigDef| {
         CreatableTopicConfigs::default()
             .with_name(text(def.name))
-            .with_value(Some(text(configs::value(&topic.configs, def.name))))
-            .with_config_source(source_of(topic, def.name))
+            .with_value(Some(text(defaults.value(&topic.configs, def.name))))
+            .with_config_source(source_of(topic, defaults, def.name))
     };
     result
         .with_topic_id(Uuid::from_bytes(topic.id.0))

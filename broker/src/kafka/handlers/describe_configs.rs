@@ -14,19 +14,20 @@ use tidemill_wire::WireError;
 use super::super::answers::{Answer, Pending};
 use super::super::dispatch::Request;
 use super::super::error_map::code;
+use super::broker_settings::BROKER_SETTINGS;
 use super::{resource, text};
-use crate::topics::REPLICAS_DEFAULT;
 
 /// Bytes of an answer for a resource, with synonyms and documentation, about.
 const RESOURCE_BYTES: usize = 4 << 10;
-/// Where a value comes from: set for the topic; built in.
+/// Where a value comes from: set for the topic; in the broker's settings; built in.
 const SOURCE_TOPIC: i8 = 1;
-const SOURCE_DEFAULT: i8 = 5;
+pub(super) const SOURCE_BROKER: i8 = 4;
+pub(super) const SOURCE_DEFAULT: i8 = 5;
 /// Types of values.
-const TYPE_BOOLEAN: i8 = 1;
+pub(super) const TYPE_BOOLEAN: i8 = 1;
 const TYPE_STRING: i8 = 2;
-const TYPE_INT: i8 = 3;
-const TYPE_LONG: i8 = 5;
+pub(super) const TYPE_INT: i8 = 3;
+pub(super) const TYPE_LONG: i8 = 5;
 const TYPE_LIST: i8 = 7;
 
 pub(in super::super) fn start(request: Request) -> Result<Pending, WireError> {
@@ -62,24 +63,26 @@ struct Options {
 }
 
 /// A setting as it is answered.
-struct Setting {
-    name: &'static str,
-    value: String,
-    source: i8,
-    kind: i8,
-    read_only: bool,
-    default: String,
+pub(super) struct Setting {
+    pub(super) name: &'static str,
+    pub(super) value: String,
+    pub(super) source: i8,
+    pub(super) kind: i8,
+    pub(super) read_only: bool,
+    /// What the broker was given for it.
+    pub(super) given: Option<String>,
+    pub(super) default: String,
     /// Kafka's name for the broker's setting that the default comes from.
-    default_name: &'static str,
-    doc: &'static str,
+    pub(super) default_name: &'static str,
+    pub(super) doc: &'static str,
 }
 
 /// Where a topic's setting comes from, in Kafka's numbers.
-pub(super) fn source_of(topic: &Topic, name: &str) -> i8 {
-    if topic.configs.contains_key(name) {
-        SOURCE_TOPIC
-    } else {
-        SOURCE_DEFAULT
+pub(super) fn source_of(topic: &Topic, defaults: &configs::Defaults, name: &str) -> i8 {
+    match (topic.configs.contains_key(name), defaults.given(name)) {
+        (true, _) => SOURCE_TOPIC,
+        (false, Some(_)) => SOURCE_BROKER,
+        (false, None) => SOURCE_DEFAULT,
     }
 }
 
@@ -131,10 +134,12 @@ fn topic_settings(request: &Request, name: &str) -> Result<Vec<Setting>, (i16, S
         )
     };
     let topic = image.topic(name).ok_or_else(missing)?;
+    let defaults = &request.shard.info.topic_defaults;
     let setting = |def: &configs::ConfigDef| Setting {
         name: def.name,
-        value: configs::value(&topic.configs, def.name).to_owned(),
-        source: source_of(topic, def.name),
+        value: defaults.value(&topic.configs, def.name).to_owned(),
+        source: source_of(topic, defaults, def.name),
+        given: defaults.given(def.name).map(str::to_owned),
         kind: match def.kind {
             configs::Kind::Int(..) => TYPE_INT,
             configs::Kind::Long(..) => TYPE_LONG,
@@ -171,62 +176,16 @@ fn broker_name(name: &'static str) -> &'static str {
 
 fn broker_settings(request: &Request, name: &str) -> Result<Vec<Setting>, (i16, String)> {
     let node = request.shard.info.node.0;
-    let settings = &request.shard.info.settings;
     if !name.is_empty() && name.parse() != Ok(node) {
         return Err((
             code::INVALID_REQUEST,
             format!("this is node {node}, not '{name}'"),
         ));
     }
-    let fixed = |name, value: String, kind, doc| Setting {
-        name,
-        default_name: name,
-        default: value.clone(),
-        value,
-        source: SOURCE_DEFAULT,
-        kind,
-        read_only: true,
-        doc,
-    };
-    let message_bytes = configs::MAX_MESSAGE_BYTES_DEFAULT.to_string();
-    Ok(vec![
-        fixed(
-            "auto.create.topics.enable",
-            settings.topics.auto_create.to_string(),
-            TYPE_BOOLEAN,
-            "Topics asked for are made.",
-        ),
-        fixed(
-            "connections.max.idle.ms",
-            settings.kafka.idle_timeout.as_millis().to_string(),
-            TYPE_LONG,
-            "Idle connections are closed.",
-        ),
-        fixed(
-            "default.replication.factor",
-            REPLICAS_DEFAULT.to_string(),
-            TYPE_INT,
-            "Of topics made without one.",
-        ),
-        fixed(
-            "message.max.bytes",
-            message_bytes,
-            TYPE_INT,
-            "Default of the topic setting max.message.bytes.",
-        ),
-        fixed(
-            "num.partitions",
-            settings.topics.partitions.to_string(),
-            TYPE_INT,
-            "Of topics made without a number.",
-        ),
-        fixed(
-            "socket.request.max.bytes",
-            settings.kafka.request_size_max.to_string(),
-            TYPE_INT,
-            "Largest request.",
-        ),
-    ])
+    Ok(BROKER_SETTINGS
+        .iter()
+        .map(|known| known.told(&request.shard.info))
+        .collect())
 }
 
 fn convert(s: Setting, options: &Options) -> DescribeConfigsResourceResult {
@@ -238,8 +197,11 @@ fn convert(s: Setting, options: &Options) -> DescribeConfigsResourceResult {
                 .with_value(Some(text(value)))
                 .with_source(source)
         };
-        if s.source != SOURCE_DEFAULT {
+        if s.source == SOURCE_TOPIC {
             synonyms.push(synonym(s.name, &s.value, s.source));
+        }
+        if let Some(given) = &s.given {
+            synonyms.push(synonym(s.default_name, given, SOURCE_BROKER));
         }
         synonyms.push(synonym(s.default_name, &s.default, SOURCE_DEFAULT));
     }

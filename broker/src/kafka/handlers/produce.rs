@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{Either, LocalBoxFuture, join_all};
-use tidemill_controller::{Image, Topic, configs};
+use tidemill_controller::{Image, Topic};
 use tidemill_model::batch::Compression;
 use tidemill_model::{BatchHeader, PartitionId, RingId, ShardId, topic_name};
 use tidemill_ring::{AppendError, Appended};
@@ -193,8 +193,13 @@ fn sort_topic(
         let index = partition.index;
         let checked = match (refused, &found) {
             (Some(refused), _) | (None, Err(refused)) => Err(refused.clone()),
-            (None, Ok(topic)) => check(request.version, topic, partition, (t, p))
-                .map(|job| unpin(job, &request.frame)),
+            (None, Ok(topic)) => {
+                let defaults = &request.shard.info.topic_defaults;
+                let limit = defaults.integer(&topic.configs, "max.message.bytes");
+                let place = (topic.as_ref(), (t, p));
+                check(request.version, place, partition, limit)
+                    .map(|job| unpin(job, &request.frame))
+            }
         };
         let placeholder = match checked {
             Ok(job) => {
@@ -230,12 +235,12 @@ fn unpin(mut job: Job, frame: &Bytes) -> Job {
     job
 }
 
-/// Everything that can be known about a batch without its partition.
+/// Everything that can be known about a batch without its partition. Its topic takes batches of up to `limit` bytes.
 fn check(
     version: i16,
-    topic: &Topic,
+    (topic, slot): (&Topic, Slot),
     partition: PartitionProduce,
-    slot: Slot,
+    limit: i64,
 ) -> Result<Job, Refused> {
     let id = topic.partition(partition.index);
     let ring = topic
@@ -249,7 +254,6 @@ fn check(
             "a Produce request has one record batch per partition",
         )
     })?;
-    let limit = configs::integer(&topic.configs, "max.message.bytes");
     if batch.len() as i64 > limit {
         let message = format!(
             "the batch has {} bytes, max.message.bytes is {limit}",
