@@ -58,6 +58,9 @@ impl Shard {
         if mode == Mode::Check {
             return Ok(());
         }
+        if self.log().space().is_full() {
+            return Err(TopicError::DiskFull);
+        }
         let existing = topic.rings.len();
         let command = ControllerCommand::AddPartitions {
             id: topic.id,
