@@ -6,6 +6,7 @@ use std::path::Path;
 use bytes::Bytes;
 use serde_json::json;
 use tidemill_model::RingId;
+use tidemill_ring::inspect::Removals;
 use tidemill_shardlog::inspect::{Found, log_file, log_files};
 use tidemill_shardlog::{Frame, LogError};
 
@@ -20,22 +21,35 @@ struct OfRing {
     last: Option<u64>,
 }
 
+/// What the entries of each ring do away with.
+pub(super) type Removed = BTreeMap<RingId, Removals>;
+
 /// Every file of a log, oldest first.
-pub(super) async fn folder(dir: &Path, details: bool, report: &mut Report) {
+pub(super) async fn folder(dir: &Path, details: bool, report: &mut Report) -> Removed {
+    let mut removed = Removed::new();
     match log_files(dir).await {
         Ok(files) => {
             for path in files {
-                file(&path, details, report).await;
+                look_at(&path, details, &mut removed, report).await;
             }
         }
         Err(error) => report.problem(1, dir, None, error.to_string()),
     }
+    removed
+}
+
+/// One file by itself.
+pub(super) async fn file(path: &Path, details: bool, report: &mut Report) {
+    look_at(path, details, &mut Removed::new(), report).await;
 }
 
 /// One file: its frames where `details` are wanted, and what each ring has in it.
-pub(super) async fn file(path: &Path, details: bool, report: &mut Report) {
+async fn look_at(path: &Path, details: bool, removed: &mut Removed, report: &mut Report) {
     let mut looked = Looked::default();
     let result = log_file(path, &mut |found| {
+        if let Found::Frame { ring, frame, .. } = &found {
+            note_removals(*ring, frame, removed);
+        }
         looked.take(path, found, details, report);
     })
     .await;
@@ -66,6 +80,21 @@ pub(super) async fn file(path: &Path, details: bool, report: &mut Report) {
             what,
         }) => report.problem(2, &file, Some(position), what),
         Err(error) => report.problem(2, path, None, error.to_string()),
+    }
+}
+
+fn note_removals(ring: RingId, frame: &Frame, removed: &mut Removed) {
+    let (index, data) = match frame {
+        Frame::Entry { index, data } => (*index, data.first().cloned().unwrap_or_default()),
+        Frame::Carried { index, data } => (*index, data.clone()),
+        Frame::Truncate { .. } | Frame::Vote { .. } | Frame::Purge { .. } => return,
+    };
+    if ring == RingId::CONTROLLER {
+        return;
+    }
+    // One that cannot be read is told of where its fields are shown.
+    if let Ok(Some(command)) = tidemill_consensus::inspect::command(index, data) {
+        removed.entry(ring).or_default().note(index, &command);
     }
 }
 

@@ -146,20 +146,19 @@ async fn directory(args: &InspectArgs, looked: &LookedAt, report: &mut Report) {
             report.problem(1, &folder, None, "the folder is missing".to_owned());
             continue;
         }
-        logs::folder(&folder.join("log"), args.details, report).await;
+        let removed = logs::folder(&folder.join("log"), args.details, report).await;
         for path in in_folder(&folder.join("rings"), "checkpoint", report).await {
             let read = checkpoints::file(&path, report).await;
             if let checkpoints::Checkpoint::Controller(topics) = read {
                 names = Some(topics);
             } else if let checkpoints::Checkpoint::Ring(summary) = read {
-                segments::of_ring(
-                    &folder.join("partitions"),
-                    &summary,
-                    names.as_ref(),
+                let look = segments::Look {
+                    partitions: folder.join("partitions"),
+                    names: names.as_ref(),
+                    removals: ring_of(&path).and_then(|ring| removed.get(&ring)),
                     args,
-                    report,
-                )
-                .await;
+                };
+                segments::of_ring(&summary, &look, report).await;
             }
         }
     }
@@ -179,6 +178,12 @@ async fn in_folder(folder: &Path, extension: &str, report: &mut Report) -> Vec<P
     let ends = format!(".{extension}");
     let wanted = names.into_iter().filter(|name| name.ends_with(&ends));
     wanted.map(|name| folder.join(name)).collect()
+}
+
+/// The ring whose checkpoint `path` is.
+fn ring_of(path: &Path) -> Option<RingId> {
+    let stem = path.file_stem().and_then(|s| s.to_str());
+    stem.and_then(|s| s.parse().ok()).map(RingId)
 }
 
 /// Whether `path` is the checkpoint of the controller's ring.

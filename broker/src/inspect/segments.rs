@@ -1,12 +1,12 @@
 //! Partitions, segments, indexes and records.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
-use tidemill_model::{Batch, batch, compression, record};
+use tidemill_model::{Batch, PartitionId, batch, compression, record};
 use tidemill_partition::inspect::{index_file, whole_segment};
 use tidemill_partition::segment::{READ_CHUNK_BYTES, Scan, SegmentError, SegmentMeta, load_index};
-use tidemill_ring::inspect::{PartitionSummary, RingSummary};
+use tidemill_ring::inspect::{PartitionSummary, Removals, RingSummary};
 use tidemill_rt::fs;
 
 use super::InspectArgs;
@@ -21,24 +21,45 @@ enum Show {
     Records,
 }
 
+/// What is known where the partitions of a ring are looked at.
+pub(super) struct Look<'a> {
+    /// The folder of their folders.
+    pub(super) partitions: PathBuf,
+    /// Names of topics.
+    pub(super) names: Option<&'a Names>,
+    /// What the ring's log does away with.
+    pub(super) removals: Option<&'a Removals>,
+    /// What was asked for.
+    pub(super) args: &'a InspectArgs,
+}
+
+impl Look<'_> {
+    /// Whether a segment was done away with after the checkpoint: its files go at any time.
+    fn is_removed(&self, summary: &RingSummary, id: PartitionId, meta: &SegmentMeta) -> bool {
+        let at = summary.point.index;
+        self.removals
+            .is_some_and(|removals| removals.covers(id, meta.next_offset, at))
+    }
+}
+
 /// Every partition of a ring: what its checkpoint says, and its segments as far as they are valid.
-pub(super) async fn of_ring(
-    partitions: &Path,
-    summary: &RingSummary,
-    names: Option<&Names>,
-    args: &InspectArgs,
-    report: &mut Report,
-) {
-    let show = match (args.records, args.details) {
+pub(super) async fn of_ring(summary: &RingSummary, look: &Look<'_>, report: &mut Report) {
+    let show = match (look.args.records, look.args.details) {
         (true, _) => Show::Records,
         (false, true) => Show::Batches,
         (false, false) => Show::Nothing,
     };
     for partition in &summary.partitions {
-        let topic = names.and_then(|names| names.get(&partition.id.topic));
+        let id = partition.id;
+        let topic = look.names.and_then(|names| names.get(&id.topic));
         say_partition(partition, topic.map(String::as_str), report);
-        let folder = partitions.join(format!("{}-{}", partition.id.topic, partition.id.index));
+        let folder = look.partitions.join(format!("{}-{}", id.topic, id.index));
+        usable(&folder, report).await;
         for meta in &partition.segments {
+            if look.is_removed(summary, id, meta) {
+                say_removed(&folder, meta, report);
+                continue;
+            }
             segment(&folder, meta, show, report).await;
             checked_index(&folder, meta, report).await;
         }
@@ -52,6 +73,32 @@ pub(super) async fn of_ring(
             }
         }
     }
+}
+
+/// A partition whose folder cannot be written is set aside while a broker runs; what it has taken is in the checkpoint.
+async fn usable(folder: &Path, report: &mut Report) {
+    match fs::list_dir(folder).await {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            let message = format!(
+                "the folder of the partition cannot be read: {e}. The partition is set aside: it refuses records, and those \
+                 it has taken since are in the checkpoint"
+            );
+            report.problem(3, folder, None, message);
+        }
+        _ => {}
+    }
+}
+
+fn say_removed(folder: &Path, meta: &SegmentMeta, report: &mut Report) {
+    let path = meta.path(folder).display().to_string();
+    let fields = [
+        ("path", json!(path)),
+        ("base_offset", json!(meta.base_offset)),
+        ("next_offset", json!(meta.next_offset)),
+        // Its records were deleted after the checkpoint, or their time was over; the next start knows it from the log.
+        ("removed", json!(true)),
+    ];
+    report.say(3, "segment", fields);
 }
 
 fn say_partition(partition: &PartitionSummary, topic: Option<&str>, report: &mut Report) {

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use openraft::EntryPayload;
-use tidemill_model::NodeId;
+use tidemill_model::{Command, NodeId};
 
 use crate::error::Malformed;
 use crate::types::{decode_entry, decode_point};
@@ -38,6 +38,17 @@ pub fn point(encoded: Bytes) -> Result<Point, Malformed> {
         term: last.committed_leader_id().term,
         index: last.index(),
         voters,
+    })
+}
+
+/// The command that the entry in `data` carries; `None` where it is one of consensus' own.
+///
+/// # Errors
+/// [`Malformed`].
+pub fn command(index: u64, data: Bytes) -> Result<Option<Command>, Malformed> {
+    Ok(match decode_entry(index, data)?.payload {
+        EntryPayload::Normal(data) => Some(Command::clone(&data.0)),
+        EntryPayload::Blank | EntryPayload::Membership(_) => None,
     })
 }
 
