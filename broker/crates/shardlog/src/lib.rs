@@ -9,6 +9,7 @@
 
 #![forbid(unsafe_code)]
 
+mod aside;
 mod carry;
 mod catalog;
 pub mod checkpoint;

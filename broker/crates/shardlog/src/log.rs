@@ -15,6 +15,7 @@ use tidemill_rt::fs;
 use tidemill_rt::task::{self, Queue};
 use tidemill_rt::time::{self, Instant};
 
+use crate::aside;
 use crate::catalog::{Catalog, Mark};
 use crate::error::LogError;
 use crate::files::{self, OpenFile, Spare};
@@ -185,6 +186,9 @@ impl ShardLog {
         files::remove_spare(&config.dir).await?;
         let recovered = recover(&config.dir).await?;
         let (newest, end) = recovered.end.unwrap_or((0, 0));
+        if let Some(torn) = &recovered.torn {
+            aside::keep(&config.dir, torn).await;
+        }
         let file = first_file(&config, newest, end).await?;
         let mut state = State {
             catalog: recovered.catalog,

@@ -32,12 +32,27 @@ pub(crate) struct Recovered {
     pub(crate) catalog: Catalog,
     /// The newest file and where its valid part ends; nothing when there is no file.
     pub(crate) end: Option<(u64, u64)>,
+    /// What was begun behind the valid end.
+    pub(crate) torn: Option<Torn>,
     /// Number of the next group.
     pub(crate) next_group: u64,
     /// Groups read.
     pub(crate) groups: u64,
     /// The entries asked for, when it is not all: per ring, the first and the last index.
     wanted: Option<BTreeMap<RingId, (u64, u64)>>,
+}
+
+/// Something that was begun behind the valid end of the newest file and is not whole; nothing says that it was durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Torn {
+    /// The file.
+    pub(crate) sequence: u64,
+    /// Where it begins, in bytes.
+    pub(crate) position: u64,
+    /// Where what can be told of it ends, in bytes.
+    pub(crate) end: u64,
+    /// What is wrong with it.
+    pub(crate) what: &'static str,
 }
 
 impl Recovered {
@@ -167,8 +182,7 @@ async fn read_file(
             }
             Err(what) if end.is_some() => return Err(reader.corrupt(at, what.into())),
             Err(what) => {
-                check_torn(&mut reader, &header, at, what).await?;
-                tell_torn(&mut reader, &header, at, what).await?;
+                out.torn = look_at_torn(&mut reader, &header, at, what).await?;
                 break;
             }
         }
@@ -264,13 +278,15 @@ fn detach(data: &Bytes, group_bytes: usize) -> Bytes {
     }
 }
 
-/// The group at `at` of the newest file is unreadable: fine if nothing behind it says that it was durable (rule S2).
+/// The group at `at` of the newest file is unreadable: fine if nothing behind it says that it was durable (rule S2). Where the last
+/// group behind it ends, if there is one.
 pub(crate) async fn check_torn(
     reader: &mut Reader,
     file: &FileHeader,
     at: u64,
     what: &str,
-) -> Result<(), LogError> {
+) -> Result<Option<u64>, LogError> {
+    let mut end = None;
     let mut block_at = at + BLOCK;
     while block_at < reader.bytes {
         let block = reader.get(block_at, BLOCK_BYTES).await?;
@@ -279,34 +295,44 @@ pub(crate) async fn check_torn(
             block_at = reader.next_data(block_at + BLOCK).await?;
             continue;
         }
-        if let Some(later) = GroupHeader::decode(&block, file.generation)
-            && later.durable > (file.sequence, at)
-        {
-            let what = format!("{what}, and the group at {block_at} says that it was durable");
-            return Err(reader.corrupt(at, what));
+        if let Some(later) = GroupHeader::decode(&block, file.generation) {
+            if later.durable > (file.sequence, at) {
+                let what = format!("{what}, and the group at {block_at} says that it was durable");
+                return Err(reader.corrupt(at, what));
+            }
+            end = Some(group_end(&later, block_at, reader.bytes));
         }
         block_at += BLOCK;
     }
-    Ok(())
+    Ok(end)
 }
 
-/// Says that a group which had begun to be written is dropped. Without a sound header there is nothing to tell it by from what the
-/// file held before it was taken up again.
-async fn tell_torn(
+/// Where a group that begins at `at` ends, in a file of `bytes` bytes.
+fn group_end(group: &GroupHeader, at: u64, bytes: u64) -> u64 {
+    let total = GroupHeader::total_len(group.payload_len);
+    total
+        .and_then(|t| at.checked_add(t))
+        .map_or(bytes, |end| end.min(bytes))
+}
+
+/// What was begun at `at` of the newest file. Without a sound header there, and without a group behind it, there is nothing to tell it
+/// by from what the file held before it was taken up again.
+async fn look_at_torn(
     reader: &mut Reader,
     file: &FileHeader,
     at: u64,
-    what: &str,
-) -> Result<(), LogError> {
+    what: &'static str,
+) -> Result<Option<Torn>, LogError> {
+    let behind = check_torn(reader, file, at, what).await?;
     let block = reader.get(at, BLOCK_BYTES).await?;
-    if let Some(group) = GroupHeader::decode(&block, file.generation) {
-        tracing::warn!(
-            file = %reader.path.display(), position = at, bytes = group.payload_len, what,
-            "the end of the write-ahead log was not written whole when the process or the machine stopped; it is dropped, and none of \
-             it was acknowledged"
-        );
-    }
-    Ok(())
+    let group = GroupHeader::decode(&block, file.generation);
+    let own = group.map(|group| group_end(&group, at, reader.bytes));
+    Ok(behind.max(own).map(|end| Torn {
+        sequence: file.sequence,
+        position: at,
+        end,
+        what,
+    }))
 }
 
 /// A file read front to back in big pieces.

@@ -119,6 +119,64 @@ fn s2_damage_in_last_group_is_a_torn_tail() {
     assert_eq!(entries_of(&sim, &config).expect("it opens"), vec![1, 2]);
 }
 
+/// The pieces set aside, with their content.
+fn pieces(sim: &Sim) -> Vec<(String, Vec<u8>)> {
+    let files = sim.disk().files().into_iter();
+    let pieces = files.filter(|f| f.extension().is_some_and(|e| e == "piece"));
+    let named = pieces.map(|path| {
+        let name = path.file_name().expect("a file").to_string_lossy();
+        let content = sim.disk().read(&path).expect("it is there");
+        (name.into_owned(), content)
+    });
+    named.collect()
+}
+
+#[test]
+fn torn_piece_is_kept_aside_before_it_is_cut_off() {
+    let sim = Sim::new(2);
+    let config = written(&sim, 1 << 20, 3);
+    entries_of(&sim, &config).expect("it opens");
+    assert_eq!(pieces(&sim), [], "a killed process leaves nothing torn");
+    let sim = Sim::new(2);
+    let config = written(&sim, 1 << 20, 3);
+    sim.disk()
+        .flip_bytes(FIRST, 3 * 4096 + 80, 1)
+        .expect("it is there");
+    let torn = sim.disk().read(FIRST).expect("it is there")[3 * 4096..4 * 4096].to_vec();
+    assert_eq!(entries_of(&sim, &config).expect("it opens"), vec![1, 2]);
+    let name = "torn-0000000000000001-0000000000003000.piece".to_owned();
+    assert_eq!(pieces(&sim), [(name, torn)]);
+    let first = sim.disk().read(FIRST).expect("it is there");
+    assert_eq!(first.len(), 3 * 4096, "the file itself is cut");
+}
+
+#[test]
+fn few_torn_pieces_are_kept_and_those_the_newest() {
+    const ROUNDS: u64 = 11;
+    let sim = Sim::new(2);
+    let config = written(&sim, 1 << 20, 1);
+    for _ in 0..ROUNDS {
+        let used = config.clone();
+        let appended = sim.block_on(async move {
+            let log = open(&used).await;
+            append(&log, RING, vec![entry(2, 100)]).await;
+        });
+        appended.expect("it ends");
+        sim.kill();
+        let files = sim.disk().files();
+        let logs = files
+            .iter()
+            .filter(|f| f.extension().is_some_and(|e| e == "log"));
+        let newest = logs.max().expect("there are some");
+        let flipped = sim.disk().flip_bytes(newest, 4096 + 80, 1);
+        flipped.expect("it is there");
+    }
+    assert_eq!(entries_of(&sim, &config).expect("it opens"), [1]);
+    let names: Vec<String> = pieces(&sim).into_iter().map(|(name, _)| name).collect();
+    let kept = (ROUNDS - 6..=ROUNDS + 1).map(|n| format!("torn-{n:016x}-{:016x}.piece", 4096));
+    assert_eq!(names, kept.collect::<Vec<_>>());
+}
+
 #[test]
 fn s2_damage_below_the_stated_position_is_corruption() {
     let sim = Sim::new(2);
