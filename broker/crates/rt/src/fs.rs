@@ -14,7 +14,7 @@ use std::time::Duration;
 use crate::buf::AlignedBuf;
 use crate::context::{self, EngineKind};
 use crate::gather::GatherFile;
-use crate::{sim, task, time};
+use crate::{sim, task, time, writer};
 
 /// Pause before a directory that could not be opened is tried again.
 const OPEN_AGAIN: Duration = Duration::from_millis(100);
@@ -254,7 +254,8 @@ impl DirectFile {
         }
     }
 
-    /// Writes all of `buf` at byte `position`, a multiple of the block size.
+    /// Writes all of `buf` at byte `position`, a multiple of the block size. On `epoll` the writes of files whose writes are durable
+    /// have a thread of their own, so that no read keeps them waiting.
     ///
     /// # Errors
     /// As the operating system says; the file may then hold any part of the data. Of a file whose writes are durable
@@ -272,10 +273,11 @@ impl DirectFile {
             }
             DirectInner::Std(f) => {
                 let f = f.clone();
-                task::blocking(move || {
-                    std::os::unix::fs::FileExt::write_all_at(&*f, &buf, position)
-                })
-                .await
+                let write = move || std::os::unix::fs::FileExt::write_all_at(&*f, &buf, position);
+                match (context::current(), self.durable) {
+                    (EngineKind::Epoll, Durable::WhenWritten) => writer::run(write).await,
+                    _ => task::blocking(write).await,
+                }
             }
         }
     }

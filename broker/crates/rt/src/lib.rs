@@ -22,6 +22,7 @@ pub mod runtime;
 pub mod sim;
 pub mod task;
 pub mod time;
+mod writer;
 
 mod context;
 mod uring;

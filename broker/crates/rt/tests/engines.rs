@@ -528,3 +528,29 @@ fn oneshot_reaches_a_task_of_another_queue() {
         assert_eq!(waiting.await.unwrap().unwrap(), 5);
     });
 }
+
+/// On epoll a few helper threads serve every file. (io_uring writes the log without any.)
+#[test]
+fn durable_write_does_not_wait_for_helper_threads_that_are_all_busy() {
+    block_on(EngineChoice::Epoll, || async {
+        const MORE_THAN_THERE_ARE: usize = 64;
+        let dir = TempDir::new(&std::env::temp_dir());
+        let path = dir.0.join("log");
+        let file = DirectFile::open(&path, OpenMode::CreateNew, Durable::WhenWritten)
+            .await
+            .unwrap();
+        let (go_on, held) = std::sync::mpsc::channel::<()>();
+        let held = Arc::new(std::sync::Mutex::new(held));
+        for _ in 0..MORE_THAN_THERE_ARE {
+            let held = held.clone();
+            spawn(Queue::Background, async move {
+                blocking(move || held.lock().unwrap().recv().is_ok()).await;
+            });
+        }
+        let written = time::timeout(Duration::from_secs(20), file.write_at(file.alloc(4096), 0));
+        let written = written.await;
+        drop(go_on);
+        written.expect("it waits for none of them").unwrap();
+    })
+    .unwrap();
+}
