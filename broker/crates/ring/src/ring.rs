@@ -363,14 +363,14 @@ impl Ring {
         now_ms: i64,
     ) -> impl Future<Output = Result<Done, ChangeError>> + use<> {
         let cost = batch.bytes.len() as u64 + BATCH_OVERHEAD_BYTES;
-        let gathers = gather::is_small(&batch) && self.0.line.borrow().is_empty();
-        let free = match gathers {
-            true => self.0.config.memory.try_reserve(cost),
-            false => None,
-        };
-        let submitted = match free {
-            Some(held) => Ok(gather::append(&self.0, (id, batch), now_ms, held)),
-            None => Err(self.submit(Entry::one(now_ms, id, Op::Append { batch }), cost)),
+        let submitted = match self.reserve(cost) {
+            Some(held) if gather::is_small(&batch) => {
+                Ok(gather::append(&self.0, (id, batch), now_ms, held))
+            }
+            held => {
+                let entry = Entry::one(now_ms, id, Op::Append { batch });
+                Err(self.submit_holding(held, entry, cost))
+            }
         };
         async move {
             match submitted {
@@ -444,9 +444,27 @@ impl Ring {
         answer(self.0.propose(entry.into_command(), reservation))
     }
 
+    /// Memory for a write that may be proposed at once: nobody waits for some.
+    fn reserve(&self, bytes: u64) -> Option<Reservation> {
+        match self.0.line.borrow().is_empty() {
+            true => self.0.config.memory.try_reserve(bytes),
+            false => None,
+        }
+    }
+
     /// Proposes a write as soon as there is memory for it, in call order.
     fn submit(
         &self,
+        entry: Entry,
+        bytes: u64,
+    ) -> impl Future<Output = Result<Vec<Done>, ChangeError>> + use<> {
+        self.submit_holding(self.reserve(bytes), entry, bytes)
+    }
+
+    /// Proposes a write with the memory `held`, or once there are `bytes` of it, in call order.
+    fn submit_holding(
+        &self,
+        held: Option<Reservation>,
         entry: Entry,
         bytes: u64,
     ) -> impl Future<Output = Result<Vec<Done>, ChangeError>> + use<> {
@@ -455,11 +473,7 @@ impl Ring {
             _ => None,
         };
         let command = entry.into_command();
-        let free = match self.0.line.borrow().is_empty() {
-            true => self.0.config.memory.try_reserve(bytes),
-            false => None,
-        };
-        let submitted = match free {
+        let submitted = match held {
             Some(reservation) => Ok(self.0.propose(command, Some(reservation))),
             None => Err(self.wait_for_memory(to, bytes, command)),
         };

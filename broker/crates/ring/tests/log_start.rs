@@ -56,10 +56,7 @@ struct Node {
 }
 
 async fn start() -> Node {
-    let (log, recovered) = common::open_log(256 * 1024)
-        .await
-        .expect("the log is sound");
-    let mut rings = common::open_rings(&log, recovered, 1, |config| {
+    let (log, mut rings) = common::start_rings(256 * 1024, 1, |config| {
         config.flush_bytes = 60 * 1024;
         config.flush_interval = Duration::from_millis(30);
         config.retention_interval = Duration::from_millis(7);

@@ -274,12 +274,9 @@ fn round_that_failed_is_tried_again_soon_also_when_memory_is_full_of_what_it_is_
     let sim = Sim::new(1);
     let disk = sim.disk();
     sim.block_on(async {
-        let (log, mut recovered) = common::open_log(4 << 20).await.expect("the log is sound");
         let interval = Duration::from_secs(40);
-        let rings = common::open_rings(&log, std::mem::take(&mut recovered), 1, |config| {
-            config.flush_interval = interval;
-        });
-        let ring = rings.await.remove(0);
+        let set = |config: &mut RingConfig| config.flush_interval = interval;
+        let ring = common::start_rings(4 << 20, 1, set).await.1.remove(0);
         let opened = ring.open_partition(PARTITION, PartitionConfig::default(), 0);
         opened.await.expect("opens");
         let refused = io::ErrorKind::StorageFull;

@@ -47,10 +47,7 @@ struct Node {
 }
 
 async fn start() -> Node {
-    let (log, recovered) = common::open_log(256 * 1024)
-        .await
-        .expect("the log is sound");
-    let mut rings = common::open_rings(&log, recovered, 2, |config| {
+    let (log, mut rings) = common::start_rings(256 * 1024, 2, |config| {
         config.flush_bytes = 80 * 1024;
         config.flush_interval = Duration::from_millis(50);
         config.outbox_bytes = 256 * 1024;

@@ -16,7 +16,6 @@ use std::path::{Path, PathBuf};
 use tidemill_model::{PartitionId, RingId, ShardId};
 use tidemill_rt::fs::{self, File, LockFile, OpenMode};
 
-use crate::error::is_full;
 use crate::identity::{FORMAT_VERSION, IDENTITY_BYTES_MAX, Identity, IdentityError};
 
 const IDENTITY: &str = "identity";
@@ -308,7 +307,7 @@ async fn take_lock(path: &Path) -> Result<LockFile, DataDirError> {
     };
     match write.await {
         // The number only helps whoever finds the directory in use; a node on a full disk must start all the same.
-        Err(e) if !is_full(&e) => Err(io_error(path, "write its lock")(e)),
+        Err(e) if !fs::is_full(&e) => Err(io_error(path, "write its lock")(e)),
         _ => Ok(lock),
     }
 }

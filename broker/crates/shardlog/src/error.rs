@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use tidemill_model::RingId;
+use tidemill_rt::fs;
 
 /// Why the log cannot be opened or can no longer be written.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +82,7 @@ impl LogError {
     pub fn is_full(&self) -> bool {
         match self {
             LogError::Full { .. } => true,
-            LogError::Io { action, source, .. } => *action != "sync" && is_full(source),
+            LogError::Io { action, source, .. } => *action != "sync" && fs::is_full(source),
             _ => false,
         }
     }
@@ -92,7 +93,7 @@ impl LogError {
         let of_opening = matches!(
             self,
             LogError::Io { action, source, .. }
-                if !matches!(*action, "sync" | "write") && tidemill_rt::fs::is_shortage(source)
+                if !matches!(*action, "sync" | "write") && fs::is_shortage(source)
         );
         of_opening || self.is_full()
     }
@@ -105,9 +106,4 @@ impl LogError {
             source,
         }
     }
-}
-
-/// Whether the operating system says that there is no room, on the disk or within the user's quota.
-pub(crate) fn is_full(e: &io::Error) -> bool {
-    tidemill_rt::fs::is_full(e)
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use tidemill_rt::buf::{AlignedBuf, BLOCK_BYTES};
 use tidemill_rt::fs::{self, DirectFile, Durable, OpenMode};
 
-use crate::error::{LogError, is_full};
+use crate::error::LogError;
 use crate::format::{FILE_HEADER_BYTES, FileHeader};
 
 /// Name of the file that is prepared to become the next one.
@@ -82,7 +82,7 @@ pub(crate) async fn make_spare(dir: &Path, bytes: u64) -> Result<Spare, LogError
         .map_err(LogError::io("make", &path))?;
     file.preallocate(bytes)
         .await
-        .map_err(|source| match is_full(&source) {
+        .map_err(|source| match fs::is_full(&source) {
             true => LogError::Full {
                 dir: dir.to_owned(),
                 bytes,

@@ -111,6 +111,17 @@ pub(crate) async fn open_rings(
     rings
 }
 
+/// Opens the log of the shard, with files of `file_bytes`, and the rings 1 to `count` with the settings that `set` makes.
+pub(crate) async fn start_rings(
+    file_bytes: u64,
+    count: u32,
+    set: impl Fn(&mut RingConfig),
+) -> (ShardLog, Vec<Ring>) {
+    let (log, recovered) = open_log(file_bytes).await.expect("the log is sound");
+    let rings = open_rings(&log, recovered, count, set).await;
+    (log, rings)
+}
+
 /// Writes checkpoints until no file is to be removed any more.
 pub(crate) async fn remove_old_files(ring: &Ring) {
     for _ in 0..2 {

@@ -284,7 +284,7 @@ impl UringStream {
         let ready = &self.0.ready;
         let once = || {
             let result = read();
-            if result.as_ref().is_ok_and(|n| *n < len) || would_block(&result) {
+            if result.as_ref().is_ok_and(|n| *n < len) {
                 ready.drained();
             }
             result
@@ -294,13 +294,7 @@ impl UringStream {
 
     pub(crate) async fn write(&self, buf: &[u8]) -> io::Result<usize> {
         let ready = &self.0.ready;
-        let once = || {
-            let result = (&self.0.socket).write(buf);
-            if would_block(&result) {
-                ready.writable.set(false);
-            }
-            result
-        };
+        let once = || (&self.0.socket).write(buf);
         once_ready(&ready.writable, &ready.writer, once).await
     }
 
@@ -309,11 +303,7 @@ impl UringStream {
     }
 }
 
-fn would_block(result: &io::Result<usize>) -> bool {
-    matches!(result, Err(e) if e.kind() == io::ErrorKind::WouldBlock)
-}
-
-/// Does `operation` whenever the connection is ready for it, until it does not refuse.
+/// Does `operation` whenever the connection is ready for it, until it does not refuse; a refusal says that it is not ready.
 async fn once_ready(
     ready: &Cell<bool>,
     waiting: &RefCell<Option<Waker>>,
