@@ -8,10 +8,13 @@ use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer};
 use rdkafka::{Offset, TopicPartitionList};
 use tidemill_tests::cli::Cli;
 use tidemill_tests::raw::{self, Connection, Fetched};
-use tidemill_tests::{Broker, Engine, Options, on_both_engines};
+use tidemill_tests::{Broker, Engine, Options, on_both_engines, wait};
+
+use crate::operations::inspect;
 
 on_both_engines!(
     damaged_batch_hides_no_other_records,
+    partition_whose_folder_is_lost_is_set_aside_until_it_can_be_written_again,
     damaged_commit_closes_no_groups_and_later_ones_count,
 );
 
@@ -76,6 +79,57 @@ fn damaged_batch_hides_no_other_records(engine: Engine) {
     assert_eq!(behind.error, 0);
     assert_eq!(offsets(&behind), (21..40).collect::<Vec<_>>());
     assert!(broker.metric("tidemill_segment_damage_total", "") >= 1.0);
+}
+
+fn produce(broker: &Broker, topic: &str) -> i16 {
+    let mut connection = Connection::open(&broker.kafka()).expect("it listens");
+    let batch = raw::batch(&[(b"k".as_slice(), &[7; 200_000])], raw::now_ms());
+    let answer = connection.call(&raw::produce(topic, 0, &batch));
+    raw::produced(&answer.expect("it answers"), topic)
+        .expect("it is an answer")
+        .0
+}
+
+/// High watermark of partition 0.
+fn end_of(cli: &Cli, topic: &str) -> i64 {
+    let described = cli.json(&["topic", "describe", topic]);
+    let end = described["partitions"][0]["high_watermark"].as_i64();
+    end.expect("it has one")
+}
+
+/// A file stands where the folder of a partition must be: root may do anything else to folders.
+fn partition_whose_folder_is_lost_is_set_aside_until_it_can_be_written_again(engine: Engine) {
+    const ASIDE: &str = "tidemill_partitions_set_aside";
+    let settings = "[storage]\nflush_interval = '100 ms'\n";
+    let mut broker = Options::new(engine).shards(1).settings(settings).start();
+    broker.expect_error("the partition cannot be written");
+    let cli = Cli::new(&broker);
+    cli.create_topic("t", 1);
+    cli.create_topic("other", 1);
+    let described = cli.json(&["topic", "describe", "t"]);
+    let id = described["id"].as_str().expect("a topic has one");
+    let folder = broker.data().join(format!("shard-0/partitions/{id}-0"));
+    std::fs::create_dir_all(folder.parent().expect("it has one")).expect("it can be made");
+    std::fs::write(&folder, "in the way").expect("nothing is there yet");
+    assert_eq!(produce(&broker, "t"), 0);
+    assert!(wait::until(PATIENCE, || broker.metric(ASIDE, "") == 1.0));
+    assert_eq!(produce(&broker, "t"), STORAGE_ERROR);
+    for offset in 1..=20 {
+        assert_eq!(produce(&broker, "other"), 0);
+        assert_eq!(end_of(&cli, "other"), offset);
+    }
+    assert_eq!(fetch(&broker, 0).error, 0, "what it has taken is served");
+    assert!(broker.stop().success());
+    let (code, said) = inspect(&broker.data(), &[]);
+    assert!(code == Some(1) && said.contains("set aside"), "{said}");
+    broker.restart();
+    assert_eq!(fetch(&broker, 0).error, 0, "what it has taken is there");
+    std::fs::remove_file(&folder).expect("it is there");
+    // With the next flush, for which there must be something new.
+    let again = || produce(&broker, "other") == 0 && produce(&broker, "t") == 0;
+    assert!(wait::until(PATIENCE, again), "{}", broker.log());
+    assert!(wait::until(PATIENCE, || broker.metric(ASIDE, "") == 0.0));
+    assert_eq!(fetch(&broker, 0).error, 0);
 }
 
 fn member(broker: &Broker, group: &str) -> BaseConsumer {

@@ -337,7 +337,7 @@ fn completions_are_scripts_that_shells_take_and_man_pages_are_written() {
     assert!(folder.path().join("tidemill-start.1").exists());
 }
 
-fn inspect(path: &Path, more: &[&str]) -> (Option<i32>, String) {
+pub(crate) fn inspect(path: &Path, more: &[&str]) -> (Option<i32>, String) {
     let output = tidemill(&[&["inspect", path_text(path)], more].concat());
     let said = format!("{}{}", text(&output.stdout), text(&output.stderr));
     assert!(!said.contains("panicked"), "{said}");
