@@ -258,7 +258,7 @@ impl Values {
         }
         let stated = self.stated();
         let topic_defaults =
-            topic_defaults::of(&settings.topics, &stated).unwrap_or_else(|(name, problem)| {
+            topic_defaults::of(&settings, &stated).unwrap_or_else(|(name, problem)| {
                 or_told(name, problem);
                 Defaults::default()
             });
@@ -317,10 +317,6 @@ fn contradictions(settings: &Settings) -> Vec<(Name, String)> {
         let problem =
             "is more than half of memory.unflushed: writes would wait for every flush".to_owned();
         out.push((("storage", "flush_size"), problem));
-    }
-    if settings.topics.message_size_max > settings.kafka.request_size_max as u64 {
-        let problem = "is more than kafka.request_size_max: no such batch could be sent".to_owned();
-        out.push((("topics", "message_size_max"), problem));
     }
     if let Err(problem) = crate::log::filter(&settings.log.level) {
         out.push((("log", "level"), problem));

@@ -6,7 +6,7 @@ use tidemill_controller::configs::Defaults;
 
 use super::Name;
 use super::sources::Stated;
-use super::table::Topics;
+use super::table::{Settings, Topics};
 
 /// A setting of `[topics]` and the topics' own setting whose default it is.
 pub(crate) const NAMES: [(&str, &str); 5] = [
@@ -20,8 +20,15 @@ pub(crate) const NAMES: [(&str, &str); 5] = [
 /// What topics have that set nothing themselves: what was stated, of the settings that are theirs.
 ///
 /// # Errors
-/// The first setting whose value no topic takes.
-pub(super) fn of(topics: &Topics, stated: &Stated) -> Result<Defaults, (Name, String)> {
+/// The first setting whose value no topic takes, or that no client could reach. What is built in may be more than requests can be.
+pub(super) fn of(settings: &Settings, stated: &Stated) -> Result<Defaults, (Name, String)> {
+    const LARGEST: Name = ("topics", "message_size_max");
+    let topics = &settings.topics;
+    let unreachable = topics.message_size_max > settings.kafka.request_size_max as u64;
+    if stated.contains(LARGEST.0, LARGEST.1) && unreachable {
+        let problem = "is more than kafka.request_size_max: no such batch could be sent";
+        return Err((LARGEST, problem.to_owned()));
+    }
     let mut given = Vec::new();
     for (key, name) in NAMES {
         if stated.contains("topics", key) {
@@ -88,5 +95,7 @@ mod tests {
             told.contains("topics.message_size_max: is more than"),
             "{told}"
         );
+        let small = checked("[kafka]\nrequest_size_max = '1 MiB'\n");
+        assert!(small.is_ok(), "{small:?}");
     }
 }
