@@ -13,6 +13,7 @@ mod connections;
 mod damage;
 mod disks;
 mod greedy_clients;
+mod group_limits;
 mod groups;
 mod kafka;
 mod kills;

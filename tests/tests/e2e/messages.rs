@@ -14,6 +14,12 @@ impl Messages {
 
     /// Sends a request and reads its answer, to the last byte.
     pub(crate) fn call<Q: Request>(&mut self, version: i16, request: &Q) -> Q::Response {
+        self.send(version, request);
+        self.receive::<Q>(version)
+    }
+
+    /// Sends a request whose answer is read later: answers come in the order of requests.
+    pub(crate) fn send<Q: Request>(&mut self, version: i16, request: &Q) {
         let mut body = BytesMut::new();
         request
             .encode(&mut body, version)
@@ -23,7 +29,12 @@ impl Messages {
             _ => Header::Plain,
         };
         let frame = raw::frame(Q::KEY, version, header, &body);
-        let mut answer = Bytes::from(self.0.call(&frame).expect("the broker answers"));
+        self.0.send(&frame).expect("the broker reads");
+    }
+
+    /// The next answer, which is one to a `Q`.
+    pub(crate) fn receive<Q: Request>(&mut self, version: i16) -> Q::Response {
+        let mut answer = Bytes::from(self.0.receive().expect("the broker answers"));
         let head = match Q::Response::header_version(version) {
             1 => 5,
             _ => 4,
