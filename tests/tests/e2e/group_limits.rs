@@ -20,6 +20,7 @@ use tidemill_tests::{Broker, Engine, Options, on_both_engines, wait};
 use crate::messages::{Messages, text};
 
 on_both_engines!(
+    joins_are_refused_while_too_much_waits_to_be_written,
     member_that_does_not_join_again_in_time_is_out,
     group_deleted_behind_a_commit_on_its_way_stays_deleted,
     groups_of_one_request_are_deleted_with_few_syncs,
@@ -87,6 +88,28 @@ fn settled(messages: &mut Messages, id: &str, bytes: usize) {
     let joined = messages.call(5, &join(id, "", Some("s")));
     assert_eq!(joined.error_code, 0);
     assign(messages, id, &joined, bytes);
+}
+
+fn joins_are_refused_while_too_much_waits_to_be_written(engine: Engine) {
+    const TIMES: usize = 20;
+    let broker = started(engine, 16);
+    let mut messages = connected(&broker);
+    settled(&mut messages, "g", 4 << 20);
+    // Each time such a member comes back all of its group is written: 4 MiB for a request of 100 bytes, where 2 may wait.
+    let back = join("g", "", Some("s"));
+    messages.send_often(5, &back, TIMES);
+    let codes: Vec<i16> = (0..TIMES)
+        .map(|_| messages.receive::<JoinGroupRequest>(5).error_code)
+        .collect();
+    let refused = codes.iter().filter(|c| **c == COORDINATOR_NOT_AVAILABLE);
+    let refused = refused.count();
+    assert!(refused > 0, "{codes:?}");
+    let counted = broker.metric("tidemill_group_writes_refused_total", "");
+    assert!(counted >= refused as f64, "{counted} of {refused}");
+    let let_in = wait::until(PATIENCE, || messages.call(5, &back).error_code == 0);
+    assert!(let_in, "whoever comes again");
+    let waiting = || broker.metric("tidemill_group_writes_waiting_bytes", "");
+    assert!(wait::until(PATIENCE, || waiting() == 0.0));
 }
 
 /// Joins as a client does: again with the id it is given, which is returned.

@@ -20,6 +20,11 @@ impl Messages {
 
     /// Sends a request whose answer is read later: answers come in the order of requests.
     pub(crate) fn send<Q: Request>(&mut self, version: i16, request: &Q) {
+        self.send_often(version, request, 1);
+    }
+
+    /// Sends a request several times at once.
+    pub(crate) fn send_often<Q: Request>(&mut self, version: i16, request: &Q, times: usize) {
         let mut body = BytesMut::new();
         request
             .encode(&mut body, version)
@@ -29,7 +34,7 @@ impl Messages {
             _ => Header::Plain,
         };
         let frame = raw::frame(Q::KEY, version, header, &body);
-        self.0.send(&frame).expect("the broker reads");
+        self.0.send(&frame.repeat(times)).expect("the broker reads");
     }
 
     /// The next answer, which is one to a `Q`.
