@@ -12,6 +12,7 @@ pub mod choices;
 pub mod corpus;
 mod disk;
 mod groups;
+mod guests;
 pub mod mutate;
 mod requests;
 mod segments;
@@ -41,7 +42,7 @@ pub(crate) fn marked(mark: u8, bytes: &[u8]) -> Vec<u8> {
 }
 
 /// Every reader.
-pub const TARGETS: [Target; 11] = [
+pub const TARGETS: [Target; 13] = [
     requests::FRAME,
     requests::REQUEST,
     requests::PRODUCE,
@@ -53,6 +54,8 @@ pub const TARGETS: [Target; 11] = [
     segments::SEGMENT,
     groups::GROUPS,
     admin::ADMIN,
+    guests::MODULE,
+    guests::OUTCOME,
 ];
 
 /// The reader called `name`.

@@ -91,6 +91,8 @@ readers!(
     damaged_segments_are_read_within_their_memory: "segment",
     records_of_groups_are_read_within_their_memory: "groups",
     admin_bodies_are_read_within_their_memory: "admin",
+    modules_are_looked_through_within_their_memory: "module",
+    outcomes_of_guests_are_checked_within_their_memory: "outcome",
 );
 
 #[test]

@@ -18,6 +18,7 @@ mod captured;
 mod check;
 mod engine;
 mod factory;
+pub mod foreign;
 mod guest;
 mod instance;
 mod local;

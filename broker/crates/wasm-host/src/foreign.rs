@@ -1,0 +1,59 @@
+//! What this crate reads of bytes that others made, as functions of bytes: for the tests that throw hostile ones at it.
+
+use tidemill_model::Offset;
+
+use crate::bindings::exports::tidemill::transform::processor::{
+    Outcome, OutputSection, RecordFailure as Reported,
+};
+use crate::check::check;
+use crate::factory::ModuleError;
+use crate::scan::scan;
+use crate::types::{CallError, InputBatch, OutputBatch, RecordFailure};
+
+/// Looks through a module as a deployment does before the engine sees it.
+///
+/// # Errors
+/// [`ModuleError`]: why it is not compiled.
+pub fn module(wasm: &[u8]) -> Result<(), ModuleError> {
+    scan(wasm)
+}
+
+/// A section of records as a guest returns it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Section {
+    /// Index of the output, as it says.
+    pub output: u32,
+    /// Records in it, as it says.
+    pub record_count: u32,
+    /// What timestamps count from, in ms.
+    pub base_timestamp: i64,
+    /// The largest timestamp, in ms, as it says.
+    pub max_timestamp: i64,
+    /// The records.
+    pub records: Vec<u8>,
+}
+
+/// Checks what a guest returned for a call with `input`, as the host does; output *i* takes batches of `output_max_bytes[i]` bytes.
+///
+/// # Errors
+/// [`CallError`]: what is wrong with it.
+pub fn outcome(
+    sections: Vec<Section>,
+    failures: Vec<(Offset, String)>,
+    input: &[InputBatch],
+    output_max_bytes: &[usize],
+) -> Result<(Vec<OutputBatch>, Vec<RecordFailure>), CallError> {
+    let section = |s: Section| OutputSection {
+        output: s.output,
+        base_timestamp: s.base_timestamp,
+        max_timestamp: s.max_timestamp,
+        record_count: s.record_count,
+        records: s.records,
+    };
+    let failure = |(offset, message)| Reported { offset, message };
+    let outcome = Outcome {
+        outputs: sections.into_iter().map(section).collect(),
+        failures: failures.into_iter().map(failure).collect(),
+    };
+    check(outcome, input, output_max_bytes)
+}
