@@ -68,6 +68,7 @@ const OTHERS: [(&str, &[&str]); 8] = [
             "tidemill-controller",
             "tidemill-groups",
             "tidemill-consensus",
+            "tidemill-wasm-host",
         ],
     ),
     (
