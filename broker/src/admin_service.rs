@@ -289,6 +289,12 @@ impl AdminService for Service {
                 ("version", env!("CARGO_PKG_VERSION").to_owned()),
             ];
             samples.push(Sample::plain("tidemill_build_info", labels, 1.0));
+            let failures = self.factory.compile_failures() as f64;
+            samples.push(Sample::plain(
+                "tidemill_compile_failures_total",
+                Vec::new(),
+                failures,
+            ));
             crate::process::collect(&mut samples);
             let space = self.handle.on(CONTROLLER_SHARD, |shard| async move {
                 tidemill_rt::fs::space(&shard.info.data_dir).await

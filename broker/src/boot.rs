@@ -22,6 +22,7 @@ use tidemill_wasm_host::{Factory, HostConfig};
 
 use crate::admin;
 use crate::admin_service::Service;
+use crate::compiler;
 use crate::config::BrokerConfig;
 use crate::kafka;
 use crate::metrics::TopicLabels;
@@ -148,6 +149,7 @@ pub(crate) fn run(config: BrokerConfig) -> Result<(), BootError> {
         initialised: data.identity().initialised,
         factory: Factory::new(HostConfig {
             cache_dir: Some(config.data_dir.join("code-cache")),
+            compiler: Some(compiler::process(&config.settings.transforms)),
         }),
         listener: Mutex::new(Some(kafka_listener)),
         started,

@@ -3,6 +3,7 @@
 mod admin;
 mod admin_service;
 mod boot;
+mod compiler;
 mod config;
 mod groups;
 mod guide;
@@ -24,6 +25,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
 
+use crate::compiler::CompileArgs;
 use crate::config::{ConfigCommand, Flags};
 use crate::health::HealthArgs;
 use crate::inspect::InspectArgs;
@@ -65,6 +67,9 @@ enum Command {
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
+    /// Compile a module from standard input; the broker runs it for itself
+    #[command(hide = true)]
+    CompileModule(CompileArgs),
     /// Write man pages to a folder
     #[command(hide = true)]
     Man {
@@ -86,6 +91,7 @@ fn main() -> ExitCode {
             clap_complete::generate(shell, &mut Cli::command(), "tidemill", &mut script);
             print(&script)
         }
+        Command::CompileModule(args) => args.run(),
         Command::Man { dir } => man(&dir),
     }
 }

@@ -139,6 +139,7 @@ families! {
     "tidemill_stalled_connections_total" counter "Kafka connections closed because a request came too slowly, or none at all, or an answer was not taken.",
     "tidemill_admin_requests_total" counter [outcome] "Requests to the admin address, by what became of them.",
     "tidemill_unpacking_waits_total" counter "Readings of the admin API that had to wait their turn to unpack a batch.",
+    "tidemill_compile_failures_total" counter "Modules that could not be compiled: refused by the compiler, or beyond transforms.compile_memory or transforms.compile_time.",
     "tidemill_topic_records_in_total" counter [topic] "Records produced to a topic by clients.",
     "tidemill_topic_bytes_in_total" counter [topic] "Bytes of record batches produced to a topic by clients.",
     "tidemill_topic_records_out_total" counter [topic] "Records fetched from a topic by clients (as batches are sent).",

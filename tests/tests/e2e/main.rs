@@ -10,6 +10,7 @@ mod broker_defaults;
 mod clients;
 mod command_line;
 mod connections;
+mod costly_modules;
 mod damage;
 mod disks;
 mod greedy_clients;

@@ -10,6 +10,7 @@ use std::fs::File;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
@@ -20,6 +21,7 @@ use wasmtime::component::Component;
 
 use crate::bindings::BatchTransformPre;
 use crate::cache::{Cache, hex, path_of};
+use crate::compile::CompilerProcess;
 use crate::instance::{Instance, Setup};
 use crate::local::{surroundings, wasi_runtime};
 use crate::scan::scan;
@@ -32,9 +34,9 @@ const COMPILE_THREADS: usize = 2;
 /// Modules waiting to be compiled or tried out, at most.
 const COMPILE_QUEUE_MAX: usize = 64;
 /// Nice value of the compile threads: the lowest priority.
-const COMPILE_NICE: i32 = 19;
+pub(crate) const COMPILE_NICE: i32 = 19;
 /// Bytes of a compile thread's stack; the compiler recurses by the nesting of blocks.
-const COMPILE_STACK_BYTES: usize = 16 << 20;
+pub(crate) const COMPILE_STACK_BYTES: usize = 16 << 20;
 
 /// What modules are checked against.
 const CONTRACT: [&str; 3] = [
@@ -48,6 +50,8 @@ const CONTRACT: [&str; 3] = [
 pub struct HostConfig {
     /// Where machine code is kept; nowhere when `None`.
     pub cache_dir: Option<PathBuf>,
+    /// Where modules are compiled that are not trusted; in this process when `None`.
+    pub compiler: Option<CompilerProcess>,
 }
 
 /// Why a module is refused.
@@ -75,6 +79,9 @@ pub enum ModuleError {
     /// Larger than can be compiled safely.
     #[error("this module is too large: {0}")]
     TooLarge(String),
+    /// Compiling it would take more memory or time than it may.
+    #[error("compiling this module took {0}")]
+    Costly(String),
     /// The engine refuses it.
     #[error("this module cannot be compiled: {0}")]
     Refused(String),
@@ -128,7 +135,7 @@ impl Module {
             // SAFETY: the file was written by this program with an engine of the same configuration, its digest was checked after it
             // was opened, only this user may write it, and it is never changed in place.
             Code::File(file) => unsafe { Component::deserialize_file(engine, path_of(file)) },
-            // SAFETY: the bytes came from `precompile_component` in this process.
+            // SAFETY: the bytes came from `precompile_component` in this process, or in one that runs this same binary.
             Code::Memory(code) => unsafe { Component::deserialize(engine, code) },
             #[cfg(test)]
             Code::Panics => panic!("a bug of the engine"),
@@ -142,6 +149,9 @@ pub struct Factory(Arc<Shared>);
 
 struct Shared {
     cache: Option<Cache>,
+    compiler: Option<CompilerProcess>,
+    /// Modules that the compiler gave no code for.
+    failures: AtomicU64,
     queue: Mutex<Queue>,
 }
 
@@ -167,6 +177,8 @@ impl Factory {
     pub fn new(config: HostConfig) -> Factory {
         Factory(Arc::new(Shared {
             cache: config.cache_dir.map(Cache::new),
+            compiler: config.compiler,
+            failures: AtomicU64::new(0),
             queue: Mutex::default(),
         }))
     }
@@ -174,7 +186,7 @@ impl Factory {
     /// Makes `wasm` ready, on a compile thread: from the cache in a moment, otherwise by compiling, in up to seconds. Works on every
     /// thread. The reply is `None` only when the thread was killed by a bug.
     pub fn load(&self, wasm: Bytes) -> ReplyReceiver<Result<Module, ModuleError>> {
-        self.queue(move |shared| make(&wasm, shared.cache.as_ref()))
+        self.queue(move |shared| make(&wasm, shared))
     }
 
     /// Makes one instance of `module` with this environment (see [`crate::guest_env`]) and these limits, on a compile thread, and throws it
@@ -228,7 +240,12 @@ impl Factory {
     /// # Errors
     /// [`ModuleError`].
     pub fn load_here(&self, wasm: &[u8]) -> Result<Module, ModuleError> {
-        make(wasm, self.0.cache.as_ref())
+        make(wasm, &self.0)
+    }
+
+    /// Modules that could not be compiled since the start: refused by the compiler, or beyond what it may take.
+    pub fn compile_failures(&self) -> u64 {
+        self.0.failures.load(Ordering::Relaxed)
     }
 
     fn start_thread(&self, queue: &mut Queue) {
@@ -275,8 +292,9 @@ fn compile_all(shared: &Shared) {
 }
 
 /// What lies in the cache was checked before it came there, so that a load from it needs neither compiler nor engine.
-fn make(wasm: &[u8], cache: Option<&Cache>) -> Result<Module, ModuleError> {
+fn make(wasm: &[u8], shared: &Shared) -> Result<Module, ModuleError> {
     scan(wasm)?;
+    let cache = shared.cache.as_ref();
     let sha256: [u8; 32] = Sha256::digest(wasm).into();
     let key = format!("{}-{:016x}", hex(&sha256), host_hash()?);
     if let Some(file) = cache.and_then(|cache| kept(cache.get(&key))) {
@@ -284,7 +302,13 @@ fn make(wasm: &[u8], cache: Option<&Cache>) -> Result<Module, ModuleError> {
         return Ok(Module { sha256, code });
     }
     let engine = new_engine()?;
-    let code = engine.precompile_component(wasm).map_err(refused)?;
+    let code = match &shared.compiler {
+        Some(process) => process.compile(wasm),
+        None => engine.precompile_component(wasm).map_err(refused),
+    };
+    let code = code.inspect_err(|_| {
+        shared.failures.fetch_add(1, Ordering::Relaxed);
+    })?;
     let mut module = Module {
         sha256,
         code: Code::Memory(code.into()),
@@ -331,11 +355,11 @@ fn check_types(module: &Module, engine: &Engine) -> Result<(), ModuleError> {
     Ok(())
 }
 
-fn refused(error: wasmtime::Error) -> ModuleError {
+pub(crate) fn refused(error: wasmtime::Error) -> ModuleError {
     ModuleError::Refused(format!("{error:#}"))
 }
 
-fn new_engine() -> Result<Engine, ModuleError> {
+pub(crate) fn new_engine() -> Result<Engine, ModuleError> {
     engine::engine().map_err(|e| ModuleError::Unavailable(format!("{e:#}")))
 }
 

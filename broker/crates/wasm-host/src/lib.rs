@@ -1,7 +1,7 @@
 //! Transforms as WebAssembly: the one crate that knows the engine.
 //!
-//! * [`Factory`], one in a process: checks a module, compiles it on two threads of low priority that exist only while there is
-//!   something to compile, and keeps the machine code on disk.
+//! * [`Factory`], one in a process: checks a module, compiles it, and keeps the machine code on disk. Its two threads of low priority
+//!   exist only while there is something to compile; a broker's have it done by a process of limited memory and time.
 //! * [`Guest`], one per shard: a thread of its own at nice 10, in which the transforms of that shard take turns. Started at the first
 //!   registration, ended with the last transform, so a broker without transforms holds no memory of the engine.
 //! * [`LocalRunner`]: the same on the current thread, for `transform test` and benchmarks.
@@ -16,6 +16,7 @@ mod bindings;
 mod cache;
 mod captured;
 mod check;
+mod compile;
 mod engine;
 mod factory;
 pub mod foreign;
@@ -29,6 +30,7 @@ mod sys;
 mod ticker;
 mod types;
 
+pub use compile::{CompileLimits, CompilerProcess, compile_for_parent};
 pub use factory::{Factory, HostConfig, Module, ModuleError};
 pub use guest::{Guest, GuestConfig};
 pub use local::LocalRunner;

@@ -2,7 +2,10 @@
 //! of a size that can be compiled. Compiling takes time and memory by the number of functions, and instantiating by the number of
 //! everything else, neither of which the file's size bounds.
 
-use wasmparser::{Encoding, Parser, Payload};
+use wasmparser::{
+    BinaryReaderError, CompositeInnerType, Encoding, FunctionBody, Operator, Parser, Payload,
+    TypeSectionReader,
+};
 
 use crate::factory::ModuleError;
 
@@ -12,6 +15,12 @@ pub(crate) const MODULE_BYTES_MAX: usize = 64 << 20;
 const FUNCTIONS_MAX: u64 = 400_000;
 /// Bytes of one function's body: register allocation takes more than linear time.
 const FUNCTION_BYTES_MAX: u64 = 4 << 20;
+/// Local variables of one function times the places in it where control may come from elsewhere: so many values the compiler may make
+/// of them, each of some 50 bytes. With 1,000 variables there may be 20,000 such places.
+const VALUES_MAX: u64 = 20_000_000;
+/// Parameters and results of one type of function: a call of a few bytes makes a value of each.
+const PARAMETERS_MAX: u64 = 256;
+const RESULTS_MAX: u64 = 64;
 /// Entries of any other section: types, imports, globals, elements, data segments, instances.
 const ENTRIES_MAX: u64 = 1_000_000;
 /// Core modules and components inside a component.
@@ -95,7 +104,11 @@ fn check_import(name: &str) -> Result<(), ModuleError> {
 fn count(payload: &Payload<'_>, counts: &mut Counts) -> Result<(), ModuleError> {
     match payload {
         Payload::FunctionSection(s) => counts.functions += u64::from(s.count()),
-        Payload::TypeSection(s) => counts.entries += u64::from(s.count()),
+        Payload::TypeSection(s) => {
+            counts.entries += u64::from(s.count());
+            within("entries", counts.entries, ENTRIES_MAX)?;
+            check_types(s)?;
+        }
         Payload::ImportSection(s) => counts.entries += u64::from(s.count()),
         Payload::GlobalSection(s) => counts.entries += u64::from(s.count()),
         Payload::ElementSection(s) => counts.entries += u64::from(s.count()),
@@ -106,14 +119,63 @@ fn count(payload: &Payload<'_>, counts: &mut Counts) -> Result<(), ModuleError> 
         Payload::ComponentInstanceSection(s) => counts.entries += u64::from(s.count()),
         Payload::ComponentCanonicalSection(s) => counts.functions += u64::from(s.count()),
         Payload::CodeSectionEntry(body) => {
-            let bytes = body.range().len() as u64;
-            within("bytes in one function", bytes, FUNCTION_BYTES_MAX)?;
+            check_body(body)?;
         }
         _ => {}
     }
     within("functions", counts.functions, FUNCTIONS_MAX)?;
     within("entries", counts.entries, ENTRIES_MAX)?;
     within("modules inside it", counts.nested, NESTED_MAX)
+}
+
+fn malformed(error: BinaryReaderError) -> ModuleError {
+    ModuleError::Malformed(error.to_string())
+}
+
+/// Whether the core functions' types have few enough parameters and results.
+fn check_types(types: &TypeSectionReader<'_>) -> Result<(), ModuleError> {
+    for group in types.clone() {
+        for ty in group.map_err(malformed)?.types() {
+            if let CompositeInnerType::Func(ty) = &ty.composite_type.inner {
+                let (parameters, results) = (ty.params().len() as u64, ty.results().len() as u64);
+                within("parameters of one function", parameters, PARAMETERS_MAX)?;
+                within("results of one function", results, RESULTS_MAX)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn check_body(body: &FunctionBody<'_>) -> Result<(), ModuleError> {
+    let bytes = body.range().len() as u64;
+    within("bytes in one function", bytes, FUNCTION_BYTES_MAX)?;
+    let mut locals = 0;
+    for declared in body.get_locals_reader().map_err(malformed)? {
+        locals += u64::from(declared.map_err(malformed)?.0);
+    }
+    // A place takes a byte at least, so that hardly any function is looked through.
+    if locals.saturating_mul(bytes) <= VALUES_MAX {
+        return Ok(());
+    }
+    let mut places = 0;
+    for operator in body.get_operators_reader().map_err(malformed)? {
+        places += places_of(&operator.map_err(malformed)?);
+    }
+    within(
+        "local variables times blocks and branches in one function",
+        locals.saturating_mul(places),
+        VALUES_MAX,
+    )
+}
+
+/// How many ways of control `operator` makes.
+fn places_of(operator: &Operator<'_>) -> u64 {
+    match operator {
+        Operator::Block { .. } | Operator::Loop { .. } | Operator::If { .. } | Operator::Else => 1,
+        Operator::Br { .. } | Operator::BrIf { .. } => 1,
+        Operator::BrTable { targets } => 1 + u64::from(targets.len()),
+        _ => 0,
+    }
 }
 
 fn within(what: &str, count: u64, limit: u64) -> Result<(), ModuleError> {
@@ -124,3 +186,6 @@ fn within(what: &str, count: u64, limit: u64) -> Result<(), ModuleError> {
         "{count} {what}, the limit is {limit}"
     )))
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,8 @@
     reason = "libc is the only binding of these calls among our dependencies"
 )]
 
+use std::io;
+
 /// CPU time that the current thread has used, in ns.
 pub(crate) fn thread_cpu_ns() -> u64 {
     let mut time = libc::timespec {
@@ -43,5 +45,53 @@ pub(crate) fn set_cpus(cpus: &[usize]) {
     };
     if result != 0 {
         tracing::warn!(error = %std::io::Error::last_os_error(), "a guest thread runs on any processor");
+    }
+}
+
+/// Has the kernel end this process when the thread that started it ends.
+pub(crate) fn end_with_parent() {
+    // SAFETY: PR_SET_PDEATHSIG takes plain numbers.
+    unsafe {
+        libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0);
+    }
+}
+
+/// Ends this process, whatever its other threads are doing.
+pub(crate) fn end_at_once(code: i32) -> ! {
+    // SAFETY: it takes a plain number and runs nothing of this process any more.
+    unsafe { libc::_exit(code) }
+}
+
+/// Has the kernel end this process when it has used so many seconds of CPU time.
+pub(crate) fn limit_cpu(seconds: u64) -> io::Result<()> {
+    limit(libc::RLIMIT_CPU, seconds)
+}
+
+/// Lets this process have so many bytes of address space, and no core file.
+pub(crate) fn limit_address_space(bytes: u64) -> io::Result<()> {
+    limit(libc::RLIMIT_CORE, 0)?;
+    limit(libc::RLIMIT_AS, bytes)
+}
+
+#[cfg(target_env = "gnu")]
+type Limited = libc::__rlimit_resource_t;
+#[cfg(not(target_env = "gnu"))]
+type Limited = libc::c_int;
+
+fn limit(what: Limited, most: u64) -> io::Result<()> {
+    let mut now = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: `now` is a valid rlimit that lives through the call.
+    if unsafe { libc::getrlimit(what, &mut now) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // The hard limit stays: SIGXCPU, which says what was too much, comes at the soft one. A lower limit from outside stays too.
+    now.rlim_cur = now.rlim_cur.min(most);
+    // SAFETY: as above.
+    match unsafe { libc::setrlimit(what, &now) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
 }

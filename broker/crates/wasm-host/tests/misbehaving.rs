@@ -205,6 +205,7 @@ fn module_of_another_contract_is_refused_each_time() {
     let dir = std::env::temp_dir().join(format!("tidemill-refused-{}", std::process::id()));
     let factory = Factory::new(HostConfig {
         cache_dir: Some(dir.clone()),
+        ..HostConfig::default()
     });
     for _ in 0..2 {
         let refused = factory.load_here(&other).unwrap_err();
@@ -218,6 +219,7 @@ fn damaged_code_on_disk_is_compiled_anew() {
     let dir = std::env::temp_dir().join(format!("tidemill-code-{}", std::process::id()));
     let config = HostConfig {
         cache_dir: Some(dir.clone()),
+        ..HostConfig::default()
     };
     let factory = Factory::new(config);
     factory.load_here(wasm()).unwrap();
@@ -273,7 +275,7 @@ fn module_that_does_not_start_is_no_fault_of_the_records() {
         LocalRunner::new(&module(), env(""), TOO_LITTLE, vec![BATCH_BYTES_MAX]).unwrap();
     let error = runner.call(&[input(&["a"])]).unwrap_err();
     assert!(
-        matches!(&error, CallError::Unavailable(m) if m.contains("raise limits.memory_bytes")),
+        matches!(&error, CallError::Unavailable(m) if m.contains("raise its limit (memory_mb")),
         "{error:?}"
     );
 }
@@ -287,7 +289,7 @@ fn module_that_does_not_start_is_found_before_it_is_deployed() {
         let answer = factory.try_out(module(), env(""), TOO_LITTLE).recv().await;
         let error = answer.unwrap().unwrap_err();
         assert!(
-            matches!(&error, ModuleError::Start(m) if m.contains("raise limits.memory_bytes")),
+            matches!(&error, ModuleError::Start(m) if m.contains("raise its limit (memory_mb")),
             "{error:?}"
         );
     })
@@ -300,6 +302,7 @@ fn cache_that_cannot_be_used_costs_no_module() {
     std::fs::write(&file, b"").unwrap();
     let factory = Factory::new(HostConfig {
         cache_dir: Some(file.join("code")),
+        ..HostConfig::default()
     });
     let module = factory.load_here(wasm()).unwrap();
     std::fs::remove_file(&file).unwrap();
