@@ -1,13 +1,12 @@
 //! The routes of the admin API: each checks its input, asks the service, renders the answer.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::Bytes;
+use axum::body::{Bytes, HttpBody as _};
 use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, Query, Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
@@ -15,7 +14,8 @@ use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
-use futures_util::stream::{StreamExt, try_unfold};
+use bytes::BytesMut;
+use futures_util::stream::StreamExt;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use tokio::sync::{Semaphore, SemaphorePermit};
 
@@ -40,11 +40,15 @@ pub(super) const REQUESTS_MAX: usize = 64;
 pub(super) const WAITING_MAX: usize = 32;
 /// Paths that whoever watches over the broker asks: they are answered however many other requests there are.
 const WATCHED_PATHS: [&str; 2] = ["/health", "/metrics"];
-/// Requests with a large body under way at once; more wait their turn, so that bodies cannot fill the memory.
+/// Modules and records under way at once; more wait their turn, so that bodies cannot fill the memory.
 const LARGE_REQUESTS_MAX: usize = 3;
-/// Such a body must arrive within this time and what its bytes take at the least rate, as requests of Kafka's clients must.
-const LARGE_BODY_TIME: Duration = Duration::from_secs(10);
-const LARGE_BODY_BYTES_PER_SECOND_MIN: u64 = 256 << 10;
+/// Other bodies that arrive at once and are, or may be, larger than what every connection may have.
+const ARRIVING_MAX: usize = 16;
+/// Bytes of a body that every connection may have at any time.
+const SMALL_BODY_BYTES_MAX: u64 = 64 << 10;
+/// A body must arrive within this time and what its bytes take at the least rate, as requests of Kafka's clients must.
+const BODY_TIME: Duration = Duration::from_secs(10);
+const BODY_BYTES_PER_SECOND_MIN: u64 = 256 << 10;
 /// A request that takes longer is given up.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
 /// The longest wait a client may ask for, milliseconds.
@@ -66,6 +70,7 @@ struct Shared {
     requests: Semaphore,
     waiting: Semaphore,
     large: Semaphore,
+    arriving: Semaphore,
     counts: Counts,
 }
 
@@ -90,6 +95,7 @@ pub(super) fn router(guard: Guard, service: Arc<dyn AdminService>) -> Router {
         requests: Semaphore::new(REQUESTS_MAX),
         waiting: Semaphore::new(WAITING_MAX),
         large: Semaphore::new(LARGE_REQUESTS_MAX),
+        arriving: Semaphore::new(ARRIVING_MAX),
         counts: Counts::default(),
     });
     let records = get(read)
@@ -159,20 +165,8 @@ async fn admitted(shared: &Shared, request: Request, next: Next) -> Reply {
         return Err(error);
     }
     check_length(&request)?;
-    let _permit = if WATCHED_PATHS.contains(&request.uri().path()) {
-        None
-    } else if is_reserved(&request) {
-        shared.counts.full.fetch_add(1, Ordering::Relaxed);
-        return Err(ApiError::unavailable(
-            "too_many_connections",
-            "all connections of the admin API are in use; close some, raise admin.connections_max, or try again",
-        ));
-    } else {
-        Some(shared.place(&shared.requests, REQUESTS_MAX)?)
-    };
-    shared.counts.served.fetch_add(1, Ordering::Relaxed);
-    match tokio::time::timeout(REQUEST_TIMEOUT, next.run(request)).await {
-        Ok(response) => Ok(response),
+    match tokio::time::timeout(REQUEST_TIMEOUT, served(shared, request, next)).await {
+        Ok(reply) => reply,
         Err(_) => {
             shared.counts.timed_out.fetch_add(1, Ordering::Relaxed);
             Err(ApiError::unavailable(
@@ -182,6 +176,79 @@ async fn admitted(shared: &Shared, request: Request, next: Next) -> Reply {
                     REQUEST_TIMEOUT.as_secs()
                 ),
             ))
+        }
+    }
+}
+
+/// A request takes its place only when its body is there: those that do not come keep nobody out.
+async fn served(shared: &Shared, request: Request, next: Next) -> Reply {
+    if WATCHED_PATHS.contains(&request.uri().path()) {
+        shared.counts.served.fetch_add(1, Ordering::Relaxed);
+        return Ok(next.run(request).await);
+    }
+    if is_reserved(&request) {
+        shared.counts.full.fetch_add(1, Ordering::Relaxed);
+        return Err(ApiError::unavailable(
+            "too_many_connections",
+            "all connections of the admin API are in use; close some, raise admin.connections_max, or try again",
+        ));
+    }
+    let (request, _turn) = arrived(shared, request).await?;
+    let _place = shared.place(&shared.requests, REQUESTS_MAX)?;
+    shared.counts.served.fetch_add(1, Ordering::Relaxed);
+    Ok(next.run(request).await)
+}
+
+/// The request with its body whole, and the turn of a large one, which lasts until it is answered.
+async fn arrived(
+    shared: &Shared,
+    request: Request,
+) -> Result<(Request, Option<SemaphorePermit<'_>>), ApiError> {
+    let limit = body_limit(request.uri().path());
+    let small = request
+        .body()
+        .size_hint()
+        .upper()
+        .is_some_and(|most| most <= SMALL_BODY_BYTES_MAX);
+    if small {
+        return Ok((whole(request, limit).await?, None));
+    }
+    let turns = match limit {
+        MODULE_BYTES_MAX | RECORDS_BYTES_MAX => &shared.large,
+        _ => &shared.arriving,
+    };
+    let turn = turns.acquire().await.expect("it is never closed");
+    let request = whole(request, limit).await?;
+    // Once it is there, places bound how many small ones there are.
+    let turn = (limit >= RECORDS_BYTES_MAX).then_some(turn);
+    Ok((request, turn))
+}
+
+async fn whole(request: Request, limit: usize) -> Result<Request, ApiError> {
+    let (head, body) = request.into_parts();
+    let bytes = collect(body, limit, BODY_TIME).await?;
+    Ok(Request::from_parts(head, axum::body::Body::from(bytes)))
+}
+
+/// All of `body`, if it has no more than `limit` bytes and arrives within `time` and what its bytes take at the least rate.
+pub(super) async fn collect(
+    body: axum::body::Body,
+    limit: usize,
+    time: Duration,
+) -> Result<Bytes, ApiError> {
+    let began = Instant::now();
+    let mut body = body.into_data_stream();
+    let mut whole = BytesMut::new();
+    loop {
+        let of_bytes = whole.len() as u64 * 1000 / BODY_BYTES_PER_SECOND_MIN;
+        let due = began + time + Duration::from_millis(of_bytes);
+        match tokio::time::timeout_at(due.into(), body.next()).await {
+            Ok(None) => return Ok(whole.freeze()),
+            Ok(Some(Ok(bytes))) if whole.len() + bytes.len() > limit => {
+                return Err(body_too_large());
+            }
+            Ok(Some(Ok(bytes))) => whole.extend_from_slice(&bytes),
+            Ok(Some(Err(_))) | Err(_) => return Err(body_incomplete()),
         }
     }
 }
@@ -217,16 +284,24 @@ fn check_length(request: &Request) -> Result<(), ApiError> {
         .headers()
         .get(CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    let limit = match request.uri().path() {
+    match length {
+        Some(length) if length > body_limit(request.uri().path()) as u64 => Err(body_too_large()),
+        _ => Ok(()),
+    }
+}
+
+/// Bytes that the body of a request for `path` may have.
+fn body_limit(path: &str) -> usize {
+    match path {
         "/v1/modules" => MODULE_BYTES_MAX,
         path if path.ends_with("/records") => RECORDS_BYTES_MAX,
         path if path.ends_with("/records/read") => POSITIONS_BYTES_MAX,
         _ => BODY_BYTES_MAX,
-    };
-    match length {
-        Some(length) if length > limit as u64 => Err(body_too_large()),
-        _ => Ok(()),
     }
+}
+
+fn body_incomplete() -> ApiError {
+    ApiError::bad_request("body_incomplete", "the request's body did not arrive whole")
 }
 
 fn body_too_large() -> ApiError {
@@ -282,7 +357,7 @@ async fn answered<T: Serialize>(answer: Answer<'_, T>) -> Reply {
 fn body(body: Body) -> Result<Bytes, ApiError> {
     body.map_err(|rejection| match rejection.status() {
         StatusCode::PAYLOAD_TOO_LARGE => body_too_large(),
-        _ => ApiError::bad_request("body_incomplete", "the request's body did not arrive whole"),
+        _ => body_incomplete(),
     })
 }
 
@@ -336,52 +411,11 @@ async fn delete_topic(State(app): App, Path(name): Path<String>) -> Reply {
     ))
 }
 
-/// Reads a large body only once it is this request's turn.
-async fn large_body<R>(
-    app: &Shared,
-    request: Request,
-    then: impl AsyncFnOnce(Bytes) -> R,
-) -> Result<R, ApiError> {
-    let _turn = app
-        .large
-        .acquire()
-        .await
-        .expect("the semaphore is never closed");
-    let request = request.map(|body| paced(body, LARGE_BODY_TIME));
-    let bytes = <Bytes as axum::extract::FromRequest<()>>::from_request(request, &()).await;
-    Ok(then(body(bytes)?).await)
-}
-
-/// `body`, which ends with an error when it has not arrived within `time` and what its bytes take at the least rate: others
-/// wait for their turn.
-pub(super) fn paced(body: axum::body::Body, time: Duration) -> axum::body::Body {
-    let began = Instant::now();
-    let paced = try_unfold(
-        (body.into_data_stream(), 0),
-        move |(mut body, came)| async move {
-            let of_bytes = Duration::from_millis(came * 1000 / LARGE_BODY_BYTES_PER_SECOND_MIN);
-            let due = (began + time + of_bytes).into();
-            match tokio::time::timeout_at(due, body.next()).await {
-                Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut)),
-                Ok(None) => Ok(None),
-                Ok(Some(Err(error))) => Err(io::Error::other(error)),
-                Ok(Some(Ok(bytes))) => {
-                    let came = came + bytes.len() as u64;
-                    Ok(Some((bytes, (body, came))))
-                }
-            }
-        },
-    );
-    axum::body::Body::from_stream(paced)
-}
-
-async fn produce(State(app): App, Path(name): Path<String>, request: Request) -> Reply {
-    large_body(&app, request, async |bytes| {
-        let records = parse_lines(&bytes)?;
-        drop(bytes);
-        answered(app.service.produce(name, records)).await
-    })
-    .await?
+async fn produce(State(app): App, Path(name): Path<String>, raw: Body) -> Reply {
+    let bytes = body(raw)?;
+    let records = parse_lines(&bytes)?;
+    drop(bytes);
+    answered(app.service.produce(name, records)).await
 }
 
 #[derive(Deserialize)]
@@ -470,11 +504,8 @@ fn parse_positions(text: &str) -> Result<BTreeMap<i32, i64>, ApiError> {
     Ok(positions)
 }
 
-async fn store_module(State(app): App, request: Request) -> Reply {
-    large_body(&app, request, async |bytes| {
-        answered(app.service.store_module(bytes)).await
-    })
-    .await?
+async fn store_module(State(app): App, raw: Body) -> Reply {
+    answered(app.service.store_module(body(raw)?)).await
 }
 
 async fn transforms(State(app): App) -> Reply {

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 use bytes::Bytes;
 
 use super::super::records::{NewRecord, ReadQuery, ReadRecord, ReadRecords};
-use super::super::routes::{MODULE_BYTES_MAX, REQUESTS_MAX, WAITING_MAX, paced};
+use super::super::routes::{MODULE_BYTES_MAX, REQUESTS_MAX, WAITING_MAX, collect};
 use super::super::service::{Answer, ApiError, BoxFuture};
 use super::super::types::*;
 use super::*;
@@ -582,10 +582,10 @@ fn stop_lets_a_request_under_way_end() {
 }
 
 #[test]
-fn large_body_that_stops_coming_ends_and_one_that_comes_is_passed_on() {
+fn body_that_stops_coming_ends_and_one_that_comes_is_passed_on() {
     use std::time::Duration;
 
-    use axum::body::{Body, to_bytes};
+    use axum::body::Body;
     use futures_util::stream::{StreamExt, iter, pending};
 
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -594,11 +594,41 @@ fn large_body_that_stops_coming_ends_and_one_that_comes_is_passed_on() {
         .expect("a runtime");
     runtime.block_on(async {
         let pieces = || iter([Ok::<_, std::io::Error>(Bytes::from("ab")), Ok("cd".into())]);
-        let whole = paced(Body::from_stream(pieces()), Duration::from_secs(60));
-        let whole = to_bytes(whole, 10).await.expect("it is whole");
-        assert_eq!(whole, "abcd");
+        let time = Duration::from_secs(60);
+        let whole = collect(Body::from_stream(pieces()), 4, time).await;
+        assert_eq!(whole.expect("it is whole"), "abcd");
+        let large = collect(Body::from_stream(pieces()), 3, time).await;
+        assert_eq!(large.expect_err("it is too large").status, 413);
         let stalled = Body::from_stream(pieces().chain(pending()));
-        let ended = to_bytes(paced(stalled, Duration::from_millis(20)), 10).await;
-        assert!(ended.is_err());
+        let ended = collect(stalled, 4, Duration::from_millis(20)).await;
+        assert_eq!(ended.expect_err("it ended").code, "body_incomplete");
     });
+}
+
+/// A connection whose request the server reads: it was told to go on with the body, which does not come.
+fn without_body(f: &Fixture, method: &str, path: &str, length: usize) -> TcpStream {
+    let mut stream = TcpStream::connect(f.address).expect("it listens");
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nhost: {}\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\
+         expect: 100-continue\r\n\r\n",
+        f.address
+    );
+    stream.write_all(head.as_bytes()).expect("head goes out");
+    let mut said = [0; 12];
+    stream.read_exact(&mut said).expect("it is told to go on");
+    assert_eq!(&said, b"HTTP/1.1 100");
+    stream
+}
+
+#[test]
+fn bodies_that_do_not_come_keep_nobody_out() {
+    let f = fixture();
+    let mut held: Vec<TcpStream> = (0..REQUESTS_MAX)
+        .map(|_| without_body(&f, "POST", "/v1/topics", 1000))
+        .collect();
+    held.push(without_body(&f, "PUT", "/v1/modules", 1 << 20));
+    assert_eq!(f.ask("GET", "/v1/topics", "").0, 200);
+    assert_eq!(f.ask("POST", "/v1/transforms/m/pause", "").0, 200);
+    drop(held);
+    f.server.stop();
 }
