@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use tidemill_controller::{Topic, configs};
 use tidemill_model::topic_name;
+use tidemill_rt::task;
 use tidemill_rt::time::Instant;
 use tidemill_wasm_host::Factory;
 
@@ -18,6 +19,7 @@ use crate::admin::types::{
     TransformList, TransformState, TransformStateChanged,
 };
 use crate::admin::{AdminService, Answer, ApiError, BoxFuture};
+use crate::ask::PARTITIONS_PER_TURN;
 use crate::metrics::{self, Sample};
 use crate::records::{api_error, gone, topic_not_found};
 use crate::shard::{NodeInfo, Shard, ShardHandle};
@@ -72,9 +74,11 @@ async fn topic_detail(shard: Rc<Shard>, name: String) -> Result<TopicDetail, Api
         .cloned()
         .ok_or_else(|| topic_not_found(&name))?;
     let mut partitions = Vec::new();
-    for (index, ring) in topic.rings.iter().enumerate() {
-        let partition = topic.partition(index as i32);
-        let view = shard.partition_view(partition).await?;
+    let standings = shard.standings(&topic).await?;
+    for (index, (ring, view)) in topic.rings.iter().zip(standings).enumerate() {
+        if index % PARTITIONS_PER_TURN == PARTITIONS_PER_TURN - 1 {
+            task::yield_now().await;
+        }
         partitions.push(PartitionDetail {
             index: index as i32,
             ring: *ring,

@@ -2,6 +2,7 @@
 
 mod admin;
 mod admin_service;
+mod ask;
 mod boot;
 mod compiler;
 mod config;

@@ -3,16 +3,15 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
 use tidemill_controller::Topic;
 use tidemill_model::batch::{Compression, UNCOMPRESSED_BYTES_MAX};
 use tidemill_model::record::{BatchBuilder, NewRecord as BatchRecord, RecordRef, Records};
-use tidemill_model::{
-    Batch, BatchError, BatchHeader, Offset, PartitionId, compression, topic_name,
-};
-use tidemill_ring::{Isolation, ReadError};
+use tidemill_model::{Batch, BatchError, BatchHeader, Offset, RingId, compression, topic_name};
+use tidemill_ring::{Isolation, PartitionView, ReadError, Ring};
 use tidemill_rt::{rand, task, time};
 
 use crate::admin::ApiError;
@@ -20,9 +19,13 @@ use crate::admin::records::{
     NewRecord, ReadQuery, ReadRecord, ReadRecords, Unreadable, partition_for_key,
 };
 use crate::admin::types::{OffsetRange, Produced, StartFrom};
+use crate::ask::{Question, ask};
 use crate::shard::Shard;
 use crate::topics::{TopicError, now_ms};
 
+/// How often waiting readers look again, at the most, and how much longer they wait than a look at all partitions took.
+const LOOK: Duration = Duration::from_millis(20);
+const LOOK_FACTOR: u32 = 10;
 /// Bytes a batch made for the admin API may reach before the next begins.
 const BATCH_BYTES: usize = 512 << 10;
 /// Most bytes that the headers of a record weigh where it is read back, whatever else was asked for.
@@ -120,16 +123,22 @@ impl Shard {
             .topic(topic)
             .cloned()
             .ok_or_else(|| topic_not_found(topic))?;
-        let deadline = time::Instant::now() + std::time::Duration::from_millis(query.wait_ms);
+        let deadline = time::Instant::now() + Duration::from_millis(query.wait_ms);
         let mut positions = self.start_positions(&topic, &query).await?;
         loop {
             let mut found = ReadRecords::default();
             let (mut records_left, mut bytes_left) = (query.max, query.max_bytes);
-            for index in 0..topic.partition_count() {
+            let began = time::Instant::now();
+            let standings = self.standings(&topic).await?;
+            let took = began.elapsed();
+            for (index, standing) in (0..).zip(standings) {
                 if records_left == 0 || bytes_left == 0 {
                     break;
                 }
                 let from = positions[&index];
+                if standing.has_nothing_at(from) {
+                    continue;
+                }
                 let run = self.read_partition(&topic, index, from, bytes_left).await?;
                 let mut next = run.next;
                 bytes_left = bytes_left.saturating_sub(run.unreadable.len() * UNREADABLE_BYTES);
@@ -150,7 +159,7 @@ impl Shard {
                 return Ok(found);
             }
             // Partitions of several shards cannot be waited for together cheaply; people read this way, programs fetch.
-            time::sleep(std::time::Duration::from_millis(20)).await;
+            time::sleep(LOOK.max(took * LOOK_FACTOR)).await;
         }
     }
 
@@ -159,39 +168,42 @@ impl Shard {
         topic: &Arc<Topic>,
         query: &ReadQuery,
     ) -> Result<BTreeMap<i32, Offset>, ApiError> {
-        let mut positions = BTreeMap::new();
-        for index in 0..topic.partition_count() {
-            let position = match query.positions.get(&index) {
-                Some(position) => *position,
-                None => {
-                    let view = self.partition_view(topic.partition(index)).await?;
-                    match query.from {
-                        StartFrom::Earliest => view.log_start_offset,
-                        StartFrom::Latest => view.last_stable_offset,
-                    }
-                }
-            };
-            positions.insert(index, position);
-        }
-        Ok(positions)
+        let standings = self.standings(topic).await?;
+        let start = |(index, standing): (i32, Standing)| {
+            let position = query.positions.get(&index).copied();
+            let position = position.unwrap_or(match query.from {
+                StartFrom::Earliest => standing.log_start_offset,
+                StartFrom::Latest => standing.last_stable_offset,
+            });
+            (index, position)
+        };
+        Ok((0..).zip(standings).map(start).collect())
     }
 
-    /// What is known of a partition, from whatever shard it is on.
-    pub(crate) async fn partition_view(
+    /// Where each partition of `topic` stands, in order: one question for each shard.
+    pub(crate) async fn standings(
         self: &Rc<Shard>,
-        partition: PartitionId,
-    ) -> Result<tidemill_ring::PartitionView, ApiError> {
-        let missing = || {
-            ApiError::not_found(
-                "partition_not_found",
-                format!("partition {partition} does not exist"),
-            )
+        topic: &Topic,
+    ) -> Result<Vec<Standing>, ApiError> {
+        let question = |(p, ring): (usize, &u32)| Question {
+            slot: (0, p),
+            ring: RingId(*ring),
+            partition: topic.partition(p as i32),
+            asked: (),
         };
-        let (ring, shard) = self.locate(partition).ok_or_else(missing)?;
-        let view = self.on(shard, move |shard| async move {
-            shard.ring(ring).and_then(|ring| ring.view(partition))
-        });
-        view.await.map_err(gone)?.ok_or_else(missing)
+        let questions = topic.rings.iter().enumerate().map(question).collect();
+        let mut standings = vec![None; topic.rings.len()];
+        let look = |ring: &Ring, partition, ()| ring.view(partition).map(Standing::of);
+        for ((_, p), standing) in ask(self, questions, look).await {
+            standings[p] = Some(standing);
+        }
+        let found = |(p, standing): (usize, Option<Standing>)| {
+            standing.ok_or_else(|| {
+                let message = format!("partition {} is not open", topic.partition(p as i32));
+                ApiError::not_found("partition_not_found", message)
+            })
+        };
+        standings.into_iter().enumerate().map(found).collect()
     }
 
     async fn read_partition(
@@ -225,6 +237,36 @@ impl Shard {
         let _turn = self.unpacking.acquire(1).await;
         let unpacking = move || Run::of(index, from, &read.batches, max_bytes);
         Ok(task::blocking(unpacking).await)
+    }
+}
+
+/// Where a partition stands.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Standing {
+    /// First offset that can be read.
+    pub(crate) log_start_offset: Offset,
+    /// Offset after the last committed record.
+    pub(crate) high_watermark: Offset,
+    /// Offset below which no transaction is open.
+    pub(crate) last_stable_offset: Offset,
+    /// Bytes of its batches.
+    pub(crate) bytes: u64,
+}
+
+impl Standing {
+    fn of(view: PartitionView) -> Standing {
+        Standing {
+            log_start_offset: view.log_start_offset,
+            high_watermark: view.high_watermark,
+            last_stable_offset: view.last_stable_offset,
+            bytes: view.bytes,
+        }
+    }
+
+    /// Whether a reader at `from` can only wait; one that is out of range has to move.
+    fn has_nothing_at(&self, from: Offset) -> bool {
+        (self.last_stable_offset..=self.high_watermark).contains(&from)
+            && from >= self.log_start_offset
     }
 }
 

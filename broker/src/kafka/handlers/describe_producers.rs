@@ -14,8 +14,8 @@ use tidemill_wire::WireError;
 use super::super::answers::{Answer, Pending};
 use super::super::dispatch::Request;
 use super::super::error_map::code;
-use super::ask::{Question, ask};
 use super::named_twice;
+use crate::ask::{Question, ask};
 
 /// Bytes of an answer for a partition or a producer, about.
 const ENTRY_BYTES: usize = 64;

@@ -17,8 +17,8 @@ use uuid::Uuid;
 use super::super::answers::{Answer, Pending};
 use super::super::dispatch::Request;
 use super::super::error_map::code;
-use super::ask::{Question, ask};
 use super::text;
+use crate::ask::{Question, ask};
 
 /// Most partitions of an answer: Kafka's default of `max.request.partition.size.limit`.
 const PARTITIONS_MAX: usize = 2_000;

@@ -2,7 +2,6 @@
 
 pub(super) mod alter_configs;
 pub(super) mod api_versions;
-mod ask;
 mod broker_settings;
 pub(super) mod create_partitions;
 pub(super) mod create_topics;

@@ -15,7 +15,7 @@ use tidemill_wire::WireError;
 use super::super::answers::{Answer, Pending};
 use super::super::dispatch::Request;
 use super::super::error_map::{self, code};
-use super::ask::{Question, ask};
+use crate::ask::{Question, ask};
 
 /// Bytes of an answer for a topic or a partition, about.
 const ENTRY_BYTES: usize = 48;

@@ -10,23 +10,23 @@ use tidemill_rt::task;
 use crate::shard::Shard;
 
 /// Partitions looked at before other tasks have their turn.
-const PARTITIONS_PER_TURN: usize = 256;
+pub(crate) const PARTITIONS_PER_TURN: usize = 256;
 
 /// A question about a partition, and the place in the answer it is for.
 #[derive(Debug)]
-pub(super) struct Question<Q> {
-    pub(super) slot: (usize, usize),
-    pub(super) ring: RingId,
-    pub(super) partition: PartitionId,
-    pub(super) asked: Q,
+pub(crate) struct Question<Q> {
+    pub(crate) slot: (usize, usize),
+    pub(crate) ring: RingId,
+    pub(crate) partition: PartitionId,
+    pub(crate) asked: Q,
 }
 
 /// Answers with their places.
-pub(super) type Answered<T> = Vec<((usize, usize), T)>;
+pub(crate) type Answered<T> = Vec<((usize, usize), T)>;
 
 /// Has `look` answer every question on the shard of its partition. A partition that is not open there, and those of a
 /// stopped shard, have no answer.
-pub(super) async fn ask<Q, T>(
+pub(crate) async fn ask<Q, T>(
     shard: &Rc<Shard>,
     questions: Vec<Question<Q>>,
     look: fn(&Ring, PartitionId, Q) -> Option<T>,
