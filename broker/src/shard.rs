@@ -92,6 +92,8 @@ pub(crate) struct Shard {
     pub(crate) topic_changes: Semaphore,
     /// Serialises the storing of modules (shard 0).
     pub(crate) module_changes: Semaphore,
+    /// A large Metadata answer that is being made.
+    pub(crate) metadata_turn: Semaphore,
     /// Whether shards are being made to agree with the controller in the background (shard 0).
     pub(crate) reconciling: Cell<bool>,
     pub(crate) producer_ids: RefCell<Range<i64>>,
@@ -235,6 +237,7 @@ impl Shard {
             unpacking: Semaphore::new(UNPACKING_MAX),
             topic_changes: Semaphore::new(1),
             module_changes: Semaphore::new(1),
+            metadata_turn: Semaphore::new(1),
             info,
             reconciling: Cell::new(false),
             producer_ids: RefCell::new(0..0),

@@ -143,9 +143,18 @@ impl Request {
         self.encoded(response, |body| Body::within(room, vec![body]))
     }
 
+    /// `made`, a response that was encoded within `room`, as an answer.
+    pub(crate) fn answer_made(&self, room: AnswerRoom, made: Result<Bytes, WireError>) -> Answer {
+        self.made(made, |body| Body::within(room, vec![body]))
+    }
+
     fn encoded<M: Encodable>(&self, response: &M, body: impl FnOnce(Bytes) -> Body) -> Answer {
         let version = message::crate_version(self.api.key, self.version);
-        match message::encode(response, version) {
+        self.made(message::encode(response, version), body)
+    }
+
+    fn made(&self, made: Result<Bytes, WireError>, body: impl FnOnce(Bytes) -> Body) -> Answer {
+        match made {
             Ok(bytes) => Answer::Body(body(bytes)),
             Err(e) => Answer::Close(format!(
                 "{} version {} cannot be answered: {e}",

@@ -1,6 +1,6 @@
 //! Metadata: brokers, topics, partitions and their leaders; makes topics that are asked for and missing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -10,15 +10,17 @@ use kafka_protocol::messages::metadata_response::{
 };
 use kafka_protocol::messages::{BrokerId, MetadataRequest, MetadataResponse, TopicName};
 use tidemill_controller::Topic;
-use tidemill_model::{PartitionId, RingId, ShardId, TopicId, topic_name};
-use tidemill_wire::WireError;
+use tidemill_model::{RingId, TopicId, topic_name};
+use tidemill_rt::task;
+use tidemill_wire::{WireError, api, message};
 use uuid::Uuid;
 
 use super::super::answers::{Answer, Pending};
 use super::super::dispatch::Request;
 use super::super::error_map::{self, code};
 use super::text;
-use crate::shard::Shard;
+use crate::ask::{PARTITIONS_PER_TURN, Question, ask};
+use crate::shard::{NodeInfo, Shard};
 
 /// First version in which an empty list means no topics (before: all).
 const EMPTY_IS_NONE_FROM: i16 = 1;
@@ -28,6 +30,9 @@ const TOPICS_MADE_MAX: usize = 100;
 /// Bytes of an answer for a topic beside its name, and for a partition, about.
 const TOPIC_BYTES: usize = 64;
 const PARTITION_BYTES: usize = 64;
+
+/// In place of the leader epoch of a partition that is not open.
+const NOT_OPEN: i32 = -1;
 
 /// What is said about one topic.
 enum Found {
@@ -40,6 +45,14 @@ enum Found {
 }
 
 impl Found {
+    /// How many topics and partitions it is.
+    fn parts(&self) -> usize {
+        match self {
+            Found::Topic(topic) => 1 + topic.rings.len(),
+            Found::Error { .. } => 1,
+        }
+    }
+
     fn answer_bytes(&self) -> usize {
         match self {
             Found::Topic(topic) => {
@@ -88,22 +101,44 @@ async fn answer(mut request: Request, body: MetadataRequest) -> Answer {
     let room = request
         .room(found.iter().map(Found::answer_bytes).sum())
         .await;
+    let large = found.iter().map(Found::parts).sum::<usize>() > PARTITIONS_PER_TURN;
+    // What is made of one answer takes several times its room, so that only one large one is made at a time.
+    let _turn = match large {
+        true => Some(shard.metadata_turn.acquire(1).await),
+        false => None,
+    };
     let epochs = leader_epochs(shard, &found).await;
-    let node = BrokerId(shard.info.node.0);
+    let (info, version) = (shard.info.clone(), request.version);
+    let make = move || {
+        message::encode(
+            &response(&info, found, epochs),
+            message::crate_version(api::METADATA, version),
+        )
+    };
+    // It may take as long as many requests do.
+    let made = match large {
+        true => task::blocking(make).await,
+        false => make(),
+    };
+    request.answer_made(room, made)
+}
+
+fn response(info: &NodeInfo, found: Vec<Found>, epochs: Vec<Vec<i32>>) -> MetadataResponse {
+    let node = BrokerId(info.node.0);
     let broker = MetadataResponseBroker::default()
         .with_node_id(node)
-        .with_host(text(shard.info.advertised.host.clone()))
-        .with_port(i32::from(shard.info.advertised.port));
-    let topics = found
-        .into_iter()
-        .map(|f| describe(f, node, &epochs))
-        .collect();
-    let response = MetadataResponse::default()
+        .with_host(text(info.advertised.host.clone()))
+        .with_port(i32::from(info.advertised.port));
+    let topics = found.into_iter().zip(epochs);
+    MetadataResponse::default()
         .with_brokers(vec![broker])
-        .with_cluster_id(Some(text(shard.info.cluster_id.clone())))
+        .with_cluster_id(Some(text(info.cluster_id.clone())))
         .with_controller_id(node)
-        .with_topics(topics);
-    request.answer_within(room, &response)
+        .with_topics(
+            topics
+                .map(|(f, epochs)| describe(f, node, &epochs))
+                .collect(),
+        )
 }
 
 /// Looks a topic up, and makes it where it is missing and `may_create` more may be made.
@@ -142,43 +177,41 @@ async fn find(shard: &Rc<Shard>, topic: MetadataRequestTopic, may_create: &mut u
     }
 }
 
-/// The leader epochs of the partitions that are open, asked of their shards.
-async fn leader_epochs(shard: &Rc<Shard>, found: &[Found]) -> BTreeMap<PartitionId, i32> {
-    let mut by_shard: BTreeMap<ShardId, Vec<(RingId, PartitionId)>> = BTreeMap::new();
-    for topic in found.iter().filter_map(|f| {
-        if let Found::Topic(t) = f {
-            Some(t)
-        } else {
-            None
-        }
-    }) {
-        for (index, ring) in topic.rings.iter().enumerate() {
-            let ring = RingId(*ring);
-            let partition = topic.partition(index as i32);
-            by_shard
-                .entry(ring.shard(shard.info.shards))
-                .or_default()
-                .push((ring, partition));
+/// The leader epochs of the partitions of each topic, asked of their shards; [`NOT_OPEN`] for one that is not open.
+async fn leader_epochs(shard: &Rc<Shard>, found: &[Found]) -> Vec<Vec<i32>> {
+    let mut epochs = Vec::with_capacity(found.len());
+    let mut questions = Vec::new();
+    for (t, found) in found.iter().enumerate() {
+        let Found::Topic(topic) = found else {
+            epochs.push(Vec::new());
+            continue;
+        };
+        epochs.push(vec![NOT_OPEN; topic.rings.len()]);
+        for (p, ring) in topic.rings.iter().enumerate() {
+            if questions.len() % PARTITIONS_PER_TURN == PARTITIONS_PER_TURN - 1 {
+                task::yield_now().await;
+            }
+            questions.push(Question {
+                slot: (t, p),
+                ring: RingId(*ring),
+                partition: topic.partition(p as i32),
+                asked: (),
+            });
         }
     }
-    let mut epochs = BTreeMap::new();
-    for (target, partitions) in by_shard {
-        let asked = shard.on(target, move |shard| async move {
-            let epoch = |(ring, id): (RingId, PartitionId)| {
-                Some((id, shard.ring(ring)?.view(id)?.leader_epoch))
-            };
-            partitions.into_iter().filter_map(epoch).collect::<Vec<_>>()
-        });
-        epochs.extend(asked.await.unwrap_or_default());
+    let answered = ask(shard, questions, |ring, id, ()| {
+        Some(ring.view(id)?.leader_epoch)
+    });
+    for (i, ((t, p), epoch)) in answered.await.into_iter().enumerate() {
+        if i % PARTITIONS_PER_TURN == PARTITIONS_PER_TURN - 1 {
+            task::yield_now().await;
+        }
+        epochs[t][p] = epoch;
     }
     epochs
 }
 
-fn describe(
-    found: Found,
-    node: BrokerId,
-    epochs: &BTreeMap<PartitionId, i32>,
-) -> MetadataResponseTopic {
+fn describe(found: Found, node: BrokerId, epochs: &[i32]) -> MetadataResponseTopic {
     let topic = match found {
         Found::Topic(topic) => topic,
         Found::Error { name, id, code } => {
@@ -188,16 +221,16 @@ fn describe(
                 .with_topic_id(Uuid::from_bytes(id.0));
         }
     };
-    let partitions = (0..topic.partition_count()).map(|index| {
+    let partitions = (0..).zip(epochs).map(|(index, epoch)| {
         let p = MetadataResponsePartition::default()
             .with_partition_index(index)
             .with_replica_nodes(vec![node])
             .with_isr_nodes(vec![node]);
-        match epochs.get(&topic.partition(index)) {
-            Some(epoch) => p.with_leader_id(node).with_leader_epoch(*epoch),
-            None => p
+        match *epoch {
+            NOT_OPEN => p
                 .with_leader_id(BrokerId(-1))
                 .with_error_code(code::LEADER_NOT_AVAILABLE),
+            epoch => p.with_leader_id(node).with_leader_epoch(epoch),
         }
     });
     MetadataResponseTopic::default()
