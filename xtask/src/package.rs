@@ -126,6 +126,10 @@ fn texts(tree: &Path) -> Result<(), String> {
             "docs/guide/settings.md",
             "usr/share/doc/tidemill/settings.md",
         ),
+        (
+            "docs/guide/topic-settings.md",
+            "usr/share/doc/tidemill/topic-settings.md",
+        ),
         ("docs/guide/metrics.md", "usr/share/doc/tidemill/metrics.md"),
         (
             "docs/guide/operations.md",

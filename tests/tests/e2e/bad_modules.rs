@@ -75,7 +75,7 @@ fn module_that_cannot_start_within_its_memory_is_refused_at_deployment(engine: E
         "--memory-mb",
         "1",
     ]);
-    assert!(said.contains("limits.memory_bytes"), "{said}");
+    assert!(said.contains("--memory-mb"), "{said}");
     assert!(
         !cli.ok(&["list"]).contains("bad"),
         "a refused module is not deployed"
