@@ -65,6 +65,18 @@ impl Sweeper {
         }
     }
 
+    /// Takes back segments that could not be removed: those that were handed over, and no others. What has fallen below the
+    /// log start since then is named by the checkpoint on disk until the next one is durable.
+    fn give_back(&self, id: PartitionId, log: PartitionLog, bases: &[Offset]) {
+        let there: BTreeSet<Offset> = log.leaving().into_iter().collect();
+        let left: Vec<Offset> = bases.iter().copied().filter(|b| there.contains(b)).collect();
+        if !left.is_empty() {
+            // A later checkpoint may have handed them over once more by now, with others.
+            let mut segments = self.segments.borrow_mut();
+            segments.entry(id).or_insert((log, left));
+        }
+    }
+
     /// Takes over the folders of dropped partitions that no checkpoint names any more.
     pub(crate) fn take_folders(&self, ids: impl IntoIterator<Item = PartitionId>) {
         self.folders.borrow_mut().extend(ids);
@@ -123,8 +135,7 @@ async fn sweep(ring: &Rc<Shared>) -> usize {
         let job = ring.sweeper.segments.borrow_mut().remove(&id);
         let Some((log, bases)) = job else { continue };
         if let Err(error) = remove_segments(ring, id, &log, &bases).await {
-            // A later checkpoint may have handed over more of them by now.
-            ring.sweeper.take_segments(id, &log);
+            ring.sweeper.give_back(id, log, &bases);
             failed += note_failure(ring, &error);
         }
         if ring.stopped.get() {
