@@ -25,3 +25,4 @@ mod operations;
 mod outboxes;
 mod sessions;
 mod starting;
+mod wide_topics;
