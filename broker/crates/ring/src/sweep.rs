@@ -69,7 +69,11 @@ impl Sweeper {
     /// log start since then is named by the checkpoint on disk until the next one is durable.
     fn give_back(&self, id: PartitionId, log: PartitionLog, bases: &[Offset]) {
         let there: BTreeSet<Offset> = log.leaving().into_iter().collect();
-        let left: Vec<Offset> = bases.iter().copied().filter(|b| there.contains(b)).collect();
+        let left: Vec<Offset> = bases
+            .iter()
+            .copied()
+            .filter(|b| there.contains(b))
+            .collect();
         if !left.is_empty() {
             // A later checkpoint may have handed them over once more by now, with others.
             let mut segments = self.segments.borrow_mut();
