@@ -16,8 +16,10 @@ pub(super) const ROWS: [&str; 4] = ["B3", "B4", "B5", "B7"];
 /// Seconds measured in a round, after some that are thrown away.
 const SECONDS: &str = "seconds=5";
 const WARM_UP: &str = "warm-up=2";
-/// Load that a JVM gets before the first round.
-const JVM_WARM_UP: &str = "warm-up=60";
+/// Load of each kind before the first round: a JVM takes so long to be fast, and our log goes through files that it has used
+/// before only after some seconds (more would fill the disk).
+const BEFORE_OURS: &str = "warm-up=15";
+const BEFORE_THEIRS: &str = "warm-up=60";
 const FLOOR_ADDRESS: &str = "127.0.0.1:19394";
 const START_LIMIT: Duration = Duration::from_secs(60);
 /// Until a broker has removed the files of a topic that was deleted: the peer waits a second before it does.
@@ -196,17 +198,18 @@ impl Brokers {
         command.extend(["--shards", "1", "--runtime", "uring"].map(str::to_owned));
         let ours = Server::start(&command, &Side::Ours.address())?;
         let theirs = match peer {
-            Some(peer) => {
-                let server = Server::start(&peer.fresh()?, peer.address())?;
-                for shape in [&LARGE, &SMALL[3]] {
-                    let mut settings = vec!["topic=warm-up", JVM_WARM_UP];
-                    settings.extend(shape.settings);
-                    server.load(&settings)?;
-                }
-                Some(server)
-            }
+            Some(peer) => Some(Server::start(&peer.fresh()?, peer.address())?),
             None => None,
         };
+        let warm_up = theirs.iter().map(|server| (server, BEFORE_THEIRS));
+        for (server, before) in warm_up.chain([(&ours, BEFORE_OURS)]) {
+            for shape in [&LARGE, &SMALL[3]] {
+                let mut settings = vec!["topic=warm-up", before];
+                settings.extend(shape.settings);
+                server.load(&settings)?;
+                settle()?;
+            }
+        }
         Ok(Brokers {
             ours,
             theirs,
