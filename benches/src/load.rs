@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 use tidemill_tests::raw::{self, Connection};
+use tidemill_tests::wait;
 
 use crate::broker::Broker;
 use crate::kafka;
@@ -43,6 +44,25 @@ pub fn create(
         Some(0) => Ok(()),
         code => Err(format!("CreateTopics answers {code:?}")),
     }
+}
+
+/// Waits until every partition of a topic is served: Kafka refuses requests for a while after a topic was made, and after a start.
+///
+/// # Errors
+/// When one is not served within [`PATIENCE`].
+pub fn serves(broker: &Broker, topic: &str, partitions: i32) -> Result<(), String> {
+    for partition in 0..partitions {
+        let request = kafka::fetch_up_to(topic, &[(partition, 0)], (0, 1, 1));
+        let served = || {
+            let answer = broker.connect().ok()?.call(&request).ok()?;
+            let parts = kafka::fetched_from(&answer)?;
+            Some(parts.iter().all(|part| part.error == 0) && !parts.is_empty())
+        };
+        if !wait::until(PATIENCE, || served() == Some(true)) {
+            return Err(format!("partition {partition} of {topic} is not served"));
+        }
+    }
+    Ok(())
 }
 
 /// Takes the answer of a Produce request on one partition.

@@ -40,6 +40,7 @@ fn run() -> Result<String, String> {
     let megabytes: usize = megabytes.parse().map_err(|_| usage)?;
     let (mut broker, _) = Broker::start(address, &command)?;
     load::create(&broker, TOPIC, PARTITIONS, &[])?;
+    load::serves(&broker, TOPIC, PARTITIONS)?;
     let batch = load::batch(RECORDS, RECORD_BYTES);
     let requests: Vec<Vec<u8>> = (0..PARTITIONS)
         .map(|partition| raw::produce(TOPIC, partition, &batch))
@@ -56,8 +57,10 @@ fn run() -> Result<String, String> {
     read(&broker, tail, end, WARM_PASSES)?;
     let tail = read(&broker, tail, end, TAIL_PASSES)?;
     broker.restart()?;
+    load::serves(&broker, TOPIC, PARTITIONS)?;
     read(&broker, 0, end, 1)?;
     broker.restart()?;
+    load::serves(&broker, TOPIC, PARTITIONS)?;
     let catch_up = read(&broker, 0, end, 1)?;
     Ok(serde_json::json!({
         "tail_mb_per_s": tail.mb_per_s,

@@ -39,6 +39,7 @@ fn run() -> Result<String, String> {
     let warm = Duration::from_secs(warm.parse().map_err(|_| usage)?);
     let (broker, _) = Broker::start(address, &command)?;
     load::create(&broker, TOPIC, PARTITIONS as i32, configs)?;
+    load::serves(&broker, TOPIC, PARTITIONS as i32)?;
     let batch = load::batch(RECORDS, RECORD_BYTES);
     let requests: Vec<Vec<u8>> = (0..PARTITIONS)
         .map(|partition| raw::produce(TOPIC, partition as i32, &batch))

@@ -31,6 +31,7 @@ fn run() -> Result<String, String> {
     let warm = Duration::from_secs(warm.parse().map_err(|_| usage)?);
     let (broker, _) = Broker::start(address, &command)?;
     load::create(&broker, TOPIC, PARTITIONS, configs)?;
+    load::serves(&broker, TOPIC, PARTITIONS)?;
     let batch = load::batch(1, RECORD_BYTES);
     let requests: Vec<Vec<u8>> = (0..PARTITIONS)
         .map(|partition| raw::produce(TOPIC, partition, &batch))
