@@ -24,6 +24,9 @@ use crate::metrics::Sample;
 
 /// Lines from one place in the code that are written in a [`WINDOW`], at info and above.
 const REPEATS_MAX: u32 = 10;
+/// The same for changes of topics and transforms, which all come from one place: each is worth a line, unless somebody makes
+/// them without end.
+const CHANGES_MAX: u32 = 600;
 /// The time in which they are counted.
 const WINDOW: Duration = Duration::from_secs(60);
 /// Bytes of a message or value that are written.
@@ -211,7 +214,11 @@ impl Repeats {
         if now.duration_since(place.since) >= WINDOW {
             (place.since, place.lines) = (now, 0);
         }
-        if place.lines < REPEATS_MAX {
+        let most = match metadata.target() {
+            tidemill_controller::TRAIL_TARGET => CHANGES_MAX,
+            _ => REPEATS_MAX,
+        };
+        if place.lines < most {
             place.lines += 1;
             return (true, over);
         }

@@ -159,7 +159,8 @@ impl Shard {
                 return Ok(found);
             }
             // Partitions of several shards cannot be waited for together cheaply; people read this way, programs fetch.
-            time::sleep(LOOK.max(took * LOOK_FACTOR)).await;
+            let left = deadline.since(time::Instant::now());
+            time::sleep(LOOK.max(took * LOOK_FACTOR).min(left)).await;
         }
     }
 

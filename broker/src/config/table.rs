@@ -228,7 +228,7 @@ settings! {
         /// Memory that compiling a module may take, in a process of its own; two are compiled at once.
         compile_memory: u64 = size("1 GiB", 16 * MIB, TIB);
         /// CPU time that compiling a module may take; by the clock it may take four times as much.
-        compile_time: Duration = time("5 min", SECOND, MINUTE.saturating_mul(60));
+        compile_time: Duration = time("1 min", SECOND, MINUTE.saturating_mul(60));
         /// Lines of log kept of each transform on a shard, for `transform logs`.
         log_lines: usize = number("1000", 10, 100_000);
     }

@@ -56,7 +56,9 @@ pub(super) async fn of_ring(summary: &RingSummary, look: &Look<'_>, report: &mut
         let folder = look.partitions.join(format!("{}-{}", id.topic, id.index));
         usable(&folder, report).await;
         for meta in &partition.segments {
-            if look.is_removed(summary, id, meta) {
+            // What was refused stands in the log too: a file that is there is looked at, whatever the log says.
+            let there = fs::exists(&meta.path(&folder)).await.unwrap_or(true);
+            if !there && look.is_removed(summary, id, meta) {
                 say_removed(&folder, meta, report);
                 continue;
             }

@@ -171,7 +171,7 @@ impl Controller {
             .expect("this machine's replies are of this type");
         let reply = (*applied)?;
         if let Some(told) = told {
-            tracing::info!("{told}");
+            tracing::info!(target: crate::TRAIL_TARGET, "{told}");
         }
         Ok(reply)
     }

@@ -15,6 +15,9 @@ pub mod placement;
 pub mod state;
 mod trail;
 
+/// The target of log lines that tell of changes of topics and transforms.
+pub const TRAIL_TARGET: &str = "tidemill::changes";
+
 pub use command::{ControllerCommand, ControllerReply, Refusal};
 pub use handle::{Controller, ControllerConfig, ControllerError};
 pub use image::{Image, ModuleHash, StartPosition, Topic, TransformSpec, TransformStatus};

@@ -111,10 +111,13 @@ impl CompilerProcess {
             }
             (Some(0), _, Some(&REFUSED)) => Err(ModuleError::Refused(message(&answer))),
             (Some(0), _, Some(&UNAVAILABLE)) => Err(ModuleError::Unavailable(message(&answer))),
-            // An allocation that is refused aborts; SIGKILL comes from the kernel where the machine has no memory left.
-            (Some(ENDED_BY_MEMORY), ..) | (_, Some(libc::SIGABRT | libc::SIGKILL), _) => {
+            // An allocation that is refused aborts. SIGKILL comes from the kernel where the machine has no memory left.
+            (Some(ENDED_BY_MEMORY), ..) | (_, Some(libc::SIGABRT), _) => {
                 Err(self.limits.too_much_memory())
             }
+            (_, Some(libc::SIGKILL), _) => Err(ModuleError::Costly(
+                "more memory than this machine has left; make its largest functions smaller, or give the machine more".to_owned(),
+            )),
             (Some(ENDED_BY_TIME), ..) | (_, Some(libc::SIGXCPU), _) => {
                 Err(self.limits.too_much_time())
             }
