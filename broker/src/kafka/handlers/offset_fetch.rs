@@ -109,7 +109,8 @@ async fn answer(mut request: Request, groups: Vec<GroupFetch>) -> Answer {
         };
         let found = found.and_then(|found| match found {
             Findings::All(fetched, _) => Ok(fetched),
-            Findings::Larger(_) => Err(GroupError::CoordinatorNotAvailable),
+            // Consumers of Java take few errors here for ones that pass; this is one of them.
+            Findings::Larger(_) => Err(GroupError::CoordinatorLoadInProgress),
         });
         told.push(fill(&image, group, found, request.version));
     }
