@@ -57,8 +57,8 @@ pub(super) async fn of_ring(summary: &RingSummary, look: &Look<'_>, report: &mut
         usable(&folder, report).await;
         for meta in &partition.segments {
             // What was refused stands in the log too: a file that is there is looked at, whatever the log says.
-            let there = fs::exists(&meta.path(&folder)).await.unwrap_or(true);
-            if !there && look.is_removed(summary, id, meta) {
+            let missing = async || !fs::exists(&meta.path(&folder)).await.unwrap_or(true);
+            if look.is_removed(summary, id, meta) && missing().await {
                 say_removed(&folder, meta, report);
                 continue;
             }
