@@ -252,7 +252,7 @@ mod tests {
         for (script, said) in [
             ("exit 40", "64 MiB"),
             ("kill -ABRT $$", "64 MiB"),
-            ("kill -KILL $$", "64 MiB"),
+            ("kill -KILL $$", "this machine has left"),
             ("exit 41", "2 s"),
             ("kill -XCPU $$", "2 s"),
         ] {
