@@ -10,7 +10,7 @@
 )]
 
 wasmtime::component::bindgen!({
-    path: "../../../wit",
+    path: "../../../wit/v0.1",
     world: "batch-transform",
     ownership: Borrowing { duplicate_if_necessary: false },
 });

@@ -40,9 +40,9 @@ pub(crate) const COMPILE_STACK_BYTES: usize = 16 << 20;
 
 /// What modules are checked against.
 const CONTRACT: [&str; 3] = [
-    include_str!("../../../../wit/log.wit"),
-    include_str!("../../../../wit/processor.wit"),
-    include_str!("../../../../wit/world.wit"),
+    include_str!("../../../../wit/v0.1/log.wit"),
+    include_str!("../../../../wit/v0.1/processor.wit"),
+    include_str!("../../../../wit/v0.1/world.wit"),
 ];
 
 /// How the factory works.
