@@ -15,9 +15,7 @@ use tidemill_ring::{Isolation, PartitionView, ReadError, Ring};
 use tidemill_rt::{rand, task, time};
 
 use crate::admin::ApiError;
-use crate::admin::records::{
-    NewRecord, ReadQuery, ReadRecord, ReadRecords, Unreadable, partition_for_key,
-};
+use crate::admin::records::{NewRecord, ReadQuery, ReadRecord, ReadRecords, Unreadable};
 use crate::admin::types::{OffsetRange, Produced, StartFrom};
 use crate::ask::{Question, ask};
 use crate::shard::Shard;
@@ -439,7 +437,10 @@ fn choose(topic: &Topic, record: &NewRecord, sticky: i32) -> Result<i32, ApiErro
             );
             Err(ApiError::bad_request("unknown_partition", message))
         }
-        (None, Some(key)) => Ok(partition_for_key(key, topic.partition_count())),
+        (None, Some(key)) => Ok(tidemill_model::partitioner::partition_for_key(
+            key,
+            topic.partition_count(),
+        )),
         (None, None) => Ok(sticky),
     }
 }

@@ -8,7 +8,7 @@ use tidemill_model::batch::HEADER_BYTES;
 use tidemill_model::record::{BatchBuilder, NewRecord, RecordRef, Records};
 use tidemill_wasm_host::{
     CallOutput, Factory, HostConfig, InputBatch, Limits, LocalRunner, LogLine, MEMORY_BYTES_MAX,
-    OutputBatch, guest_env,
+    OutputBatch, OutputTopic, guest_env,
 };
 
 use crate::error::{CliError, CliResult};
@@ -88,13 +88,13 @@ impl Local {
         let user: Vec<(String, String)> = manifest.env.clone().into_iter().collect();
         let input = manifest.input.as_deref().unwrap_or("input");
         let env = guest_env(&manifest.name, input, &outputs, &user);
-        let maxima = vec![OUTPUT_MAX_BYTES; outputs.len()];
+        let topics = vec![OutputTopic::of_max_bytes(OUTPUT_MAX_BYTES); outputs.len()];
         let refused = |error: String| CliError::said(format!("{}: {error}", path.display()));
         // Nothing is kept on disk: a project's folder is no place from which to load machine code.
         let module = Factory::new(HostConfig::default())
             .load_here(&wasm)
             .map_err(|error| refused(error.to_string()))?;
-        let runner = LocalRunner::new(&module, env, limits(manifest)?, maxima)
+        let runner = LocalRunner::new(&module, env, limits(manifest)?, topics)
             .map_err(|error| refused(error.to_string()))?;
         Ok(Local {
             runner,
@@ -111,7 +111,7 @@ impl Local {
         let batch = self.batch_of(record);
         self.offset += 1;
         let several = self.outputs.len() > 1;
-        match self.runner.call(&[batch]) {
+        match self.runner.call(0, &[batch]) {
             Ok(output) => self.ran(output, several),
             Err(error) => {
                 let logs = logs(self.runner.take_logs());

@@ -17,7 +17,9 @@ use tidemill_benches::stats::percentile;
 use tidemill_model::batch::HEADER_BYTES;
 use tidemill_model::record::{BatchBuilder, NewRecord, batch_from_section};
 use tidemill_sdk::testing::Native;
-use tidemill_wasm_host::{Factory, HostConfig, InputBatch, Limits, LocalRunner, guest_env};
+use tidemill_wasm_host::{
+    Factory, HostConfig, InputBatch, Limits, LocalRunner, OutputTopic, guest_env,
+};
 
 /// Bytes of the values that are measured.
 const VALUE_BYTES: [usize; 2] = [163, 1024];
@@ -64,8 +66,13 @@ fn measure_all() -> Result<Vec<f64>, String> {
         .load_here(&wasm)
         .map_err(|e| e.to_string())?;
     let env = guest_env("t1", "in", &["out".to_owned()], &[]);
-    let mut runner = LocalRunner::new(&module, env, Limits::default(), vec![BATCH_BYTES_MAX])
-        .map_err(|e| e.to_string())?;
+    let mut runner = LocalRunner::new(
+        &module,
+        env,
+        Limits::default(),
+        vec![OutputTopic::of_max_bytes(BATCH_BYTES_MAX)],
+    )
+    .map_err(|e| e.to_string())?;
     VALUE_BYTES
         .iter()
         .map(|bytes| measure(&mut runner, *bytes))
@@ -135,7 +142,7 @@ fn native_call(native: &mut Native, input: &[InputBatch]) -> Result<usize, Strin
 }
 
 fn sandboxed_call(runner: &mut LocalRunner, input: &[InputBatch]) -> Result<usize, String> {
-    let output = runner.call(input).map_err(|e| e.to_string())?;
+    let output = runner.call(0, input).map_err(|e| e.to_string())?;
     match output.failures.first() {
         None => Ok(output.outputs.iter().map(|o| o.batch.len()).sum()),
         Some(failure) => Err(failure.message.clone()),

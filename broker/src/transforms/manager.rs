@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use tidemill_controller::image::ErrorPolicy;
 use tidemill_controller::{Image, StartPosition, TransformSpec, TransformStatus};
+use tidemill_model::batch::Compression;
 use tidemill_model::{PartitionId, ShardId};
 use tidemill_ring::{Ring, StartAt};
 use tidemill_rt::chan::notify::Notify;
@@ -15,7 +16,7 @@ use tidemill_rt::chan::watch;
 use tidemill_rt::task::{self, JoinHandle, Queue};
 use tidemill_rt::time;
 use tidemill_transform::{Control, OnError, Processor, ProcessorConfig, ProcessorStats, Stopped};
-use tidemill_wasm_host::{Factory, Guest, GuestConfig, Limits, TransformKey};
+use tidemill_wasm_host::{Factory, Guest, GuestConfig, Limits, OutputTopic, TransformKey};
 
 use super::logs::{Logs, PartitionObserver};
 use super::modules;
@@ -47,8 +48,8 @@ pub(crate) struct Active {
     pub(crate) key: Option<TransformKey>,
     pub(crate) processors: BTreeMap<i32, Running>,
     pub(crate) load_error: Option<String>,
-    /// Largest batches of its outputs, in bytes, as they were told to the guest thread.
-    output_max: Vec<usize>,
+    /// Its outputs as they were told to the guest thread.
+    outputs: Vec<OutputTopic>,
 }
 
 /// The transforms of a shard.
@@ -250,7 +251,7 @@ impl Shard {
         let limits_changed = {
             let active = self.transforms.active.borrow();
             let loaded = active.get(&spec.name).filter(|a| a.key.is_some());
-            loaded.is_some_and(|a| a.output_max != self.output_max(image, spec))
+            loaded.is_some_and(|a| a.outputs != self.output_topics(image, spec))
         };
         if let Some(current) = &current
             && (limits_changed
@@ -294,13 +295,13 @@ impl Shard {
             key: None,
             processors: BTreeMap::new(),
             load_error: None,
-            output_max: Vec::new(),
+            outputs: Vec::new(),
         });
         entry.spec = spec.clone();
         match loaded {
             Ok(key) => {
                 entry.key = Some(key);
-                entry.output_max = self.output_max(image, spec);
+                entry.outputs = self.output_topics(image, spec);
                 entry.load_error = None;
                 Some(key)
             }
@@ -337,7 +338,7 @@ impl Shard {
             time_ms: spec.time_ms,
             memory_bytes: spec.memory_bytes as usize,
         };
-        guest.register(key, module, env, limits, self.output_max(image, spec));
+        guest.register(key, module, env, limits, self.output_topics(image, spec));
         Ok(key)
     }
 
@@ -409,7 +410,12 @@ impl Shard {
             attempts: spec.attempts,
             unpacking: self.transforms.unpacking.clone(),
         };
-        let parts = (source, sink, GuestRunner { guest, key });
+        let runner = GuestRunner {
+            guest,
+            key,
+            partition: partition.index,
+        };
+        let parts = (source, sink, runner);
         let processor = Processor::new(parts, config, rx, stats.clone(), observer);
         let ended = Rc::new(Cell::new(false));
         let (flag, wake) = (ended.clone(), self.transforms.wake.clone());
@@ -486,16 +492,33 @@ impl Shard {
         *self.transforms.guest.borrow_mut() = None;
     }
 
-    /// Largest batches of the outputs a function may write to, in bytes.
-    fn output_max(&self, image: &Image, spec: &TransformSpec) -> Vec<usize> {
-        let limit = |topic| {
-            let topic = image.topic_by_id(topic);
+    /// The outputs that a function may write to.
+    fn output_topics(&self, image: &Image, spec: &TransformSpec) -> Vec<OutputTopic> {
+        let declared = &spec.outputs[..spec.declared_outputs as usize];
+        let described = declared.iter().map(|output| {
+            let topic = image.topic_by_id(output.id);
             let configs = topic.map(|t| t.configs.clone()).unwrap_or_default();
             let defaults = &self.info.topic_defaults;
-            defaults.integer(&configs, "max.message.bytes") as usize
-        };
-        let declared = &spec.outputs[..spec.declared_outputs as usize];
-        declared.iter().map(|o| limit(o.id)).collect()
+            OutputTopic {
+                max_bytes: defaults.integer(&configs, "max.message.bytes") as usize,
+                partitions: topic.map(|t| t.partition_count().unsigned_abs()),
+                compression: codec(defaults.value(&configs, "compression.type")),
+                by_key: false,
+            }
+        });
+        described.collect()
+    }
+}
+
+/// How batches are compressed for a topic whose `compression.type` is `word`: `producer` leaves it to whoever writes, and a
+/// transform that asks for nothing does not.
+fn codec(word: &str) -> Compression {
+    match word {
+        "gzip" => Compression::Gzip,
+        "snappy" => Compression::Snappy,
+        "lz4" => Compression::Lz4,
+        "zstd" => Compression::Zstd,
+        _ => Compression::None,
     }
 }
 

@@ -8,7 +8,7 @@ use tidemill_model::{Offset, PartitionId};
 use tidemill_ring::{Isolation, OutboxRoom, OutcomeError, ReadError, Ring};
 use tidemill_transform::io::LocalFuture;
 use tidemill_transform::{InputRun, Outcome, Room, Runner, Sink, SinkError, Source, SourceError};
-use tidemill_wasm_host::{CallOutput, FailedCall, Guest, InputBatch, TransformKey};
+use tidemill_wasm_host::{CallOutput, Destination, FailedCall, Guest, InputBatch, TransformKey};
 
 use crate::shard::Shard;
 
@@ -84,8 +84,13 @@ pub(crate) struct RingSink {
 }
 
 impl RingSink {
-    /// The partition that output `index` goes to: the input's index modulo the output topic's partitions.
-    fn target(&self, shard: &Rc<Shard>, index: u32) -> Result<PartitionId, SinkError> {
+    /// The partition that a batch of output `index` goes to.
+    fn target(
+        &self,
+        shard: &Rc<Shard>,
+        index: u32,
+        to: Destination,
+    ) -> Result<PartitionId, SinkError> {
         let gone = |name: &str| SinkError::OutputGone(name.to_owned());
         let output = self
             .spec
@@ -96,7 +101,20 @@ impl RingSink {
         let topic = image
             .topic_by_id(output.id)
             .ok_or_else(|| gone(&output.name))?;
-        Ok(topic.partition(self.partition.index % topic.partition_count()))
+        let partition = match to {
+            Destination::ByInput => self.partition.index % topic.partition_count(),
+            Destination::Partition(index) if index < topic.partition_count() => index,
+            // The topic is another one now, and the function has not been told yet.
+            Destination::Partition(index) => {
+                let message = format!("'{}' has no partition {index}", output.name);
+                return Err(SinkError::Unavailable(message));
+            }
+            Destination::ByKey => {
+                let message = format!("the partitions of '{}' are not known", output.name);
+                return Err(SinkError::Unavailable(message));
+            }
+        };
+        Ok(topic.partition(partition))
     }
 
     /// The partitions that outputs go to, as far as their topics are there.
@@ -106,7 +124,7 @@ impl RingSink {
         };
         let outputs = 0..self.spec.outputs.len() as u32;
         outputs
-            .filter_map(|index| self.target(&shard, index).ok())
+            .filter_map(|index| self.target(&shard, index, Destination::ByInput).ok())
             .collect()
     }
 
@@ -114,7 +132,7 @@ impl RingSink {
         let shard = self.shard.upgrade().ok_or(SinkError::Detached)?;
         let mut outputs = Vec::with_capacity(outcome.outputs.len());
         for output in outcome.outputs {
-            outputs.push((self.target(&shard, output.output)?, output.batch));
+            outputs.push((self.target(&shard, output.output, output.to)?, output.batch));
         }
         Ok(tidemill_ring::Outcome {
             input: self.partition,
@@ -186,10 +204,12 @@ impl Sink for RingSink {
 pub(crate) struct GuestRunner {
     pub(crate) guest: Guest,
     pub(crate) key: TransformKey,
+    /// The input partition's number.
+    pub(crate) partition: i32,
 }
 
 impl Runner for GuestRunner {
     fn call(&self, input: Vec<InputBatch>) -> LocalFuture<'_, Result<CallOutput, FailedCall>> {
-        Box::pin(self.guest.call(self.key, input))
+        Box::pin(self.guest.call(self.key, self.partition, input))
     }
 }

@@ -4,7 +4,7 @@ use bytes::Bytes;
 use tidemill_model::BatchHeader;
 use tidemill_model::batch::HEADER_BYTES;
 use tidemill_wasm_host::foreign::{Section, module, outcome};
-use tidemill_wasm_host::{InputBatch, OutputBatch, RecordFailure};
+use tidemill_wasm_host::{InputBatch, OutputBatch, OutputTopic, RecordFailure};
 
 use crate::Target;
 use crate::alloc::within;
@@ -96,6 +96,13 @@ pub(crate) const OUTCOME: Target = Target {
 /// What the outputs of the transform take at most, in bytes.
 const OUTPUT_MAX: [usize; 3] = [1_000, HEADER_BYTES + 20, 1 << 20];
 
+/// The outputs of the transform, of which one has partitions that are known.
+fn topics() -> Vec<OutputTopic> {
+    let mut topics: Vec<OutputTopic> = OUTPUT_MAX.map(OutputTopic::of_max_bytes).into();
+    topics[0].partitions = Some(3);
+    topics
+}
+
 /// What a guest says: sections, made of good ones by choices or all its own, and failures.
 fn run_outcome(input: &[u8]) {
     let mut choices = Choices::new(input);
@@ -121,7 +128,7 @@ fn run_outcome(input: &[u8]) {
     let said: u64 = sections.iter().map(|s| u64::from(s.record_count)).sum();
     let allowed = OUTCOME_FACTOR * bytes + OUTCOME_BYTES;
     let checked = within("an outcome", allowed, || {
-        outcome(sections, failures, &[given], &OUTPUT_MAX)
+        outcome(sections, failures, &[given], &topics())
     });
     if let Ok((batches, failures)) = checked {
         sound(&batches, &failures, said);
@@ -150,6 +157,7 @@ fn section(choices: &mut Choices<'_>) -> Section {
     let header = BatchHeader::validate(&batch).expect("well formed");
     let mut section = Section {
         output: choices.below(4),
+        partition: choices.below(6) as i32 - 2,
         record_count: header.record_count as u32,
         base_timestamp: header.base_timestamp,
         max_timestamp: header.max_timestamp,

@@ -6,6 +6,7 @@ pub mod batch;
 pub mod command;
 pub mod compression;
 pub mod ids;
+pub mod partitioner;
 pub mod record;
 pub mod topic_name;
 pub mod varint;

@@ -8,8 +8,8 @@ mod build;
 mod tests;
 
 pub use build::{
-    BatchBuilder, NewRecord, Producer, SplitError, batch_from_section, set_log_append_time,
-    split_section,
+    BatchBuilder, NewRecord, Producer, SplitBatch, SplitError, batch_from_section, compress_batch,
+    set_log_append_time, split_section, split_section_by,
 };
 
 use crate::batch::BatchError;

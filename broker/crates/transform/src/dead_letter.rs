@@ -2,7 +2,7 @@
 
 use tidemill_model::Offset;
 use tidemill_model::record::{BatchBuilder, NewRecord, RecordRef};
-use tidemill_wasm_host::OutputBatch;
+use tidemill_wasm_host::{Destination, OutputBatch};
 
 /// Largest record or unreadable batch that is handed on, in bytes.
 pub const HANDED_ON_BYTES_MAX: usize = 16 << 20;
@@ -27,6 +27,7 @@ fn single(output: u32, record: NewRecord<'_>) -> OutputBatch {
     builder.append(record);
     OutputBatch {
         output,
+        to: Destination::ByInput,
         records: 1,
         batch: builder.build(),
     }

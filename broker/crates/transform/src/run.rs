@@ -188,6 +188,7 @@ impl From<CallError> for Fault {
             | CallError::Memory { .. }
             | CallError::Garbage(_)
             | CallError::TooMuch(_)
+            | CallError::NoPartition(_)
             | CallError::TooLarge(_) => Fault::input(e.to_string()),
         }
     }

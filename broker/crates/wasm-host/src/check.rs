@@ -1,12 +1,14 @@
 //! Checking what a guest returned, and making batches of it. Pure.
 
-use tidemill_model::batch::HEADER_BYTES;
-use tidemill_model::record::{SplitError, batch_from_section, check_section, split_section};
-
-use crate::bindings::exports::tidemill::transform::processor::{
-    Outcome, OutputSection, RecordFailure as Reported,
+use bytes::Bytes;
+use tidemill_model::batch::{Compression, HEADER_BYTES};
+use tidemill_model::partitioner::partition_for_key;
+use tidemill_model::record::{
+    RecordRef, SplitError, batch_from_section, check_section, compress_batch, split_section_by,
 };
-use crate::types::{CallError, InputBatch, OutputBatch, RecordFailure};
+
+use crate::outcome::{Outcome, Placement, Reported, Section};
+use crate::types::{CallError, Destination, InputBatch, OutputBatch, OutputTopic, RecordFailure};
 
 /// Bytes of record sections that a call may put out: no more fits an outcome. A call's input is about 1 MB.
 pub(crate) const OUTPUT_BYTES_MAX: usize = 32 << 20;
@@ -19,11 +21,11 @@ const MESSAGE_BYTES_MAX: usize = 1024;
 /// What stands for what was cut off.
 const DOTS: &str = "...";
 
-/// Checks `outcome` of a call with `input`; output *i* takes batches of `output_max_bytes[i]` bytes.
+/// Checks `outcome` of a call with `input` for a transform with these outputs.
 pub(crate) fn check(
     outcome: Outcome,
     input: &[InputBatch],
-    output_max_bytes: &[usize],
+    outputs: &[OutputTopic],
 ) -> Result<(Vec<OutputBatch>, Vec<RecordFailure>), CallError> {
     let total: usize = outcome.outputs.iter().map(|s| s.records.len()).sum();
     if total > OUTPUT_BYTES_MAX {
@@ -35,21 +37,34 @@ pub(crate) fn check(
     let failures = check_failures(outcome.failures, input)?;
     let mut batches = Vec::with_capacity(outcome.outputs.len());
     for (index, section) in outcome.outputs.into_iter().enumerate() {
-        let max_bytes = usize::try_from(section.output)
+        let topic = usize::try_from(section.output)
             .ok()
-            .and_then(|output| output_max_bytes.get(output))
+            .and_then(|output| outputs.get(output))
             .ok_or_else(|| {
-                let (output, count) = (section.output, output_max_bytes.len());
+                let (output, count) = (section.output, outputs.len());
                 CallError::Garbage(format!(
                     "section {index} is for output {output}, but there are {count}"
                 ))
             })?;
         let garbage = |reason: String| CallError::Garbage(format!("section {index}: {reason}"));
         check_one(&section).map_err(garbage)?;
-        push_batches(&section, *max_bytes, &mut batches)?;
+        push_batches(&section, topic, &mut batches)?;
         within_batches(batches.len())?;
     }
+    for batch in &mut batches {
+        let codec = outputs[batch.output as usize].compression;
+        batch.batch = compressed(&batch.batch, codec)?;
+    }
     Ok((batches, failures))
+}
+
+/// `batch` as its topic wants it, or as it is where that is smaller.
+fn compressed(batch: &Bytes, codec: Compression) -> Result<Bytes, CallError> {
+    if codec == Compression::None {
+        return Ok(batch.clone());
+    }
+    let packed = compress_batch(batch, codec).map_err(|e| CallError::TooMuch(e.to_string()))?;
+    Ok(packed.unwrap_or_else(|| batch.clone()))
 }
 
 fn within_batches(count: usize) -> Result<(), CallError> {
@@ -95,7 +110,7 @@ fn check_failures(
     Ok(checked)
 }
 
-fn check_one(section: &OutputSection) -> Result<(), String> {
+fn check_one(section: &Section) -> Result<(), String> {
     let count = i32::try_from(section.record_count).map_err(|_| "too many records".to_owned())?;
     let info = check_section(&section.records, count).map_err(|e| e.to_string())?;
     let max = section.base_timestamp.checked_add(info.max_timestamp_delta);
@@ -109,45 +124,64 @@ fn check_one(section: &OutputSection) -> Result<(), String> {
     Ok(())
 }
 
+/// Which partition the records of a section go to; `None` where each record's key says.
+fn destination(section: &Section, topic: &OutputTopic) -> Result<Option<Destination>, CallError> {
+    match (section.placement, topic.partitions) {
+        (Placement::ByInput, _) if !topic.by_key => Ok(Some(Destination::ByInput)),
+        (Placement::ByInput | Placement::ByKey, None) => Ok(Some(Destination::ByKey)),
+        (Placement::ByInput | Placement::ByKey, Some(_)) => Ok(None),
+        (Placement::Partition(index), Some(has)) if index >= has => Err(CallError::NoPartition(
+            format!("{index}, of output {}, which has {has}", section.output),
+        )),
+        (Placement::Partition(index), _) => match i32::try_from(index) {
+            Ok(index) => Ok(Some(Destination::Partition(index))),
+            Err(_) => Err(CallError::NoPartition(index.to_string())),
+        },
+    }
+}
+
 fn push_batches(
-    section: &OutputSection,
-    max_bytes: usize,
+    section: &Section,
+    topic: &OutputTopic,
     batches: &mut Vec<OutputBatch>,
 ) -> Result<(), CallError> {
     let count = section.record_count as i32;
-    if HEADER_BYTES + section.records.len() <= max_bytes {
-        let batch = batch_from_section(
-            &section.records,
-            count,
-            section.base_timestamp,
-            section.max_timestamp,
-        );
+    let max_bytes = topic.max_bytes;
+    let destination = destination(section, topic)?;
+    if let Some(to) = destination
+        && HEADER_BYTES + section.records.len() <= max_bytes
+    {
+        let (base, max) = (section.base_timestamp, section.max_timestamp);
         batches.push(OutputBatch {
             output: section.output,
+            to,
             records: section.record_count,
-            batch,
+            batch: batch_from_section(&section.records, count, base, max),
         });
         return Ok(());
     }
     // Numbered anew, no record shrinks to less than half: so many batches at least, which need not be made to be refused.
     let room = max_bytes.saturating_sub(HEADER_BYTES).max(1);
     within_batches(section.records.len() / 2 / room)?;
-    let parts =
-        split_section(&section.records, count, section.base_timestamp, max_bytes).map_err(|e| {
-            match e {
-                SplitError::RecordTooLarge { .. } => CallError::TooLarge(e.to_string()),
-                SplitError::Section(e) => CallError::Garbage(e.to_string()),
-            }
-        })?;
-    for batch in parts {
-        let header = tidemill_model::BatchHeader::parse(&batch)
-            .map_err(|e| CallError::Garbage(e.to_string()))?;
-        batches.push(OutputBatch {
-            output: section.output,
-            records: header.record_count as u32,
-            batch,
-        });
-    }
+    let partitions = topic
+        .partitions
+        .map_or(1, |n| n.min(i32::MAX as u32) as i32);
+    let to = |record: &RecordRef<'_>| match (destination, record.key) {
+        (Some(to), _) => to,
+        (None, Some(key)) => Destination::Partition(partition_for_key(key, partitions)),
+        (None, None) => Destination::ByInput,
+    };
+    let counts = (count, section.base_timestamp);
+    let parts = split_section_by(&section.records, counts, max_bytes, to).map_err(|e| match e {
+        SplitError::RecordTooLarge { .. } => CallError::TooLarge(e.to_string()),
+        SplitError::Section(e) => CallError::Garbage(e.to_string()),
+    })?;
+    batches.extend(parts.into_iter().map(|part| OutputBatch {
+        output: section.output,
+        to: part.to,
+        records: part.records as u32,
+        batch: part.batch,
+    }));
     Ok(())
 }
 
@@ -173,8 +207,6 @@ pub(crate) fn head(text: &str, bytes: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
 
     fn input(record_count: u32, bytes: usize) -> InputBatch {
@@ -187,7 +219,7 @@ mod tests {
     }
 
     /// A section of `records` records of the least size.
-    fn section(records: usize) -> OutputSection {
+    fn section(records: usize) -> Section {
         let mut bytes = Vec::new();
         for n in 0..records {
             let delta = 2 * n;
@@ -200,8 +232,9 @@ mod tests {
             bytes.extend(delta);
             bytes.extend([1, 1, 0]);
         }
-        OutputSection {
+        Section {
             output: 0,
+            placement: Placement::ByInput,
             base_timestamp: 0,
             max_timestamp: 0,
             record_count: records as u32,
@@ -209,12 +242,13 @@ mod tests {
         }
     }
 
-    fn check_sections(outputs: Vec<OutputSection>, max_bytes: usize) -> Result<usize, CallError> {
+    fn check_sections(outputs: Vec<Section>, max_bytes: usize) -> Result<usize, CallError> {
         let outcome = Outcome {
             outputs,
             failures: Vec::new(),
         };
-        check(outcome, &[], &[max_bytes]).map(|(batches, _)| batches.len())
+        check(outcome, &[], &[OutputTopic::of_max_bytes(max_bytes)])
+            .map(|(batches, _)| batches.len())
     }
 
     #[test]
@@ -262,7 +296,7 @@ mod tests {
 
     #[test]
     fn more_bytes_than_an_outcome_takes_are_refused() {
-        let large = OutputSection {
+        let large = Section {
             records: vec![0; OUTPUT_BYTES_MAX + 1],
             ..section(1)
         };

@@ -13,7 +13,7 @@ use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::factory::{COMPILE_NICE, COMPILE_STACK_BYTES, ModuleError, new_engine, refused};
+use crate::factory::{COMPILE_NICE, COMPILE_STACK_BYTES, ModuleError, new_engine, precompile};
 use crate::scan::MODULE_BYTES_MAX;
 use crate::sys;
 
@@ -175,7 +175,7 @@ fn compile(limits: CompileLimits, wasm: &[u8]) -> Vec<u8> {
         let space = resident_and_reserved().1 + limits.memory_bytes + RESERVED_BYTES;
         sys::limit_address_space(space)
             .map_err(|e| ModuleError::Unavailable(format!("no limit can be set: {e}")))?;
-        engine.precompile_component(wasm).map_err(refused)
+        precompile(&engine, wasm)
     });
     match code {
         Ok(mut code) => {

@@ -8,10 +8,11 @@ use wasmtime::{
     Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, ResourceLimiter,
     StoreContextMut,
 };
+use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p2::DynPollable;
-use wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi::{WasiCtxBuilder, WasiCtxView, WasiView};
 
-use crate::bindings::tidemill::transform::log;
+use crate::bindings::batch::tidemill::transform::log;
 use crate::captured::Captured;
 use crate::check::head;
 use crate::types::{LogLevel, LogLine, MEMORY_BYTES_MAX};
@@ -22,8 +23,10 @@ pub(crate) const INSTANCES_MAX: u32 = 32;
 const CORE_INSTANCES_PER_COMPONENT: u32 = 24;
 const TABLES_PER_COMPONENT: u32 = 8;
 const TABLE_ELEMENTS_MAX: usize = 50_000;
-/// Bytes of stack for WebAssembly; the thread must have more.
+/// Bytes of stack for WebAssembly.
 const WASM_STACK_BYTES: usize = 1 << 20;
+/// Bytes of a call's whole stack: what the host does for a guest runs on it, too.
+const CALL_STACK_BYTES: usize = 2 << 20;
 /// Bytes of stack that a thread needs to run guests.
 pub(crate) const THREAD_STACK_BYTES: usize = 4 << 20;
 /// Lines of log kept of one call.
@@ -34,8 +37,11 @@ const LOG_LINE_BYTES_MAX: usize = 1024;
 const RANDOM_BYTES_MAX: u64 = 1 << 20;
 /// Bytes that a guest may hand over in one call of the host, as long as no answer of its own is due.
 pub(crate) const HOST_CALL_BYTES_MAX: usize = 1 << 20;
-/// The interface of `wit/log.wit`.
-const LOG: &str = "tidemill:transform/log@0.1.0";
+/// The interface of `wit/log.wit`, which is the same in both versions.
+const LOG: [&str; 2] = [
+    "tidemill:transform/log@0.1.0",
+    "tidemill:transform/log@0.2.0",
+];
 /// The version that wasmtime-wasi 48 links; another patch of it would not replace its functions.
 const MONOTONIC_CLOCK: &str = "wasi:clocks/monotonic-clock@0.2.12";
 
@@ -47,6 +53,7 @@ fn config() -> Config {
         .max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT)
         .total_memories(INSTANCES_MAX)
         .max_memories_per_component(1)
+        .total_stacks(INSTANCES_MAX)
         .max_memory_size(MEMORY_BYTES_MAX)
         .total_tables(INSTANCES_MAX * TABLES_PER_COMPONENT)
         .max_tables_per_component(TABLES_PER_COMPONENT)
@@ -60,6 +67,7 @@ fn config() -> Config {
         .wasm_memory64(false)
         .epoch_interruption(true)
         .max_wasm_stack(WASM_STACK_BYTES)
+        .async_stack_size(CALL_STACK_BYTES)
         .wasm_backtrace_max_frames(None);
     config
 }
@@ -69,11 +77,32 @@ pub(crate) fn engine() -> wasmtime::Result<Engine> {
     Engine::new(&config())
 }
 
-/// Everything a guest may import: WASI without files, sockets, input and waiting, and the log.
-pub(crate) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Host>> {
+/// What guests find around them, by the kind of their module.
+pub(crate) struct Linkers {
+    pub(crate) components: Linker<Host>,
+    pub(crate) core: wasmtime::Linker<Host>,
+}
+
+impl Linkers {
+    pub(crate) fn new(engine: &Engine) -> wasmtime::Result<Linkers> {
+        Ok(Linkers {
+            components: linker(engine)?,
+            core: crate::core_module::linker(engine)?,
+        })
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        self.components.engine()
+    }
+}
+
+/// Everything a component may import: WASI without files, sockets, input and waiting, and the log.
+fn linker(engine: &Engine) -> wasmtime::Result<Linker<Host>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_sync(&mut linker)?;
-    linker.instance(LOG)?.func_wrap("write", write_log)?;
+    for log in LOG {
+        linker.instance(log)?.func_wrap("write", write_log)?;
+    }
     // A guest that sleeps would hold its thread without using CPU time.
     linker.allow_shadowing(true);
     let mut clock = linker.instance(MONOTONIC_CLOCK)?;
@@ -105,8 +134,15 @@ fn write_log(
         log::Level::Error => LogLevel::Error,
     };
     let message = head(&line.to_str(&store)?, LOG_LINE_BYTES_MAX);
-    store.data_mut().logs.push(LogLine { level, message });
+    store.data_mut().keep_line(level, message);
     Ok(())
+}
+
+/// The line in these bytes, cut as every line is.
+pub(crate) fn log_line(bytes: &[u8]) -> String {
+    // A character has four bytes at most, so that nothing of what is kept is lost.
+    let enough = &bytes[..bytes.len().min(LOG_LINE_BYTES_MAX + 4)];
+    head(&String::from_utf8_lossy(enough), LOG_LINE_BYTES_MAX)
 }
 
 /// Memory that the instances of one guest thread share, in bytes.
@@ -121,6 +157,11 @@ impl Reservation {
             limit,
             used: AtomicUsize::new(0),
         })
+    }
+
+    /// Bytes of all of it.
+    pub(crate) fn limit(&self) -> usize {
+        self.limit
     }
 
     /// Bytes not in use.
@@ -214,8 +255,7 @@ impl ResourceLimiter for Limiter {
 
 /// What belongs to one instance on the host's side.
 pub(crate) struct Host {
-    wasi: WasiCtx,
-    table: ResourceTable,
+    wasi: WasiP1Ctx,
     limiter: Limiter,
     stdout: Captured,
     stderr: Captured,
@@ -241,10 +281,9 @@ impl Host {
             .allow_tcp(false)
             .allow_udp(false)
             .allow_ip_name_lookup(false)
-            .build();
+            .build_p1();
         Host {
             wasi,
-            table: ResourceTable::new(),
             limiter: Limiter {
                 own_limit: memory_bytes,
                 own_used: 0,
@@ -302,8 +341,18 @@ impl Host {
         }
     }
 
+    /// Keeps a line for which there is room.
+    pub(crate) fn keep_line(&mut self, level: LogLevel, message: String) {
+        self.logs.push(LogLine { level, message });
+    }
+
+    /// WASI as core modules know it.
+    pub(crate) fn wasi_p1(&mut self) -> &mut WasiP1Ctx {
+        &mut self.wasi
+    }
+
     /// Whether another line is kept of this call; counts it as dropped otherwise.
-    fn has_room_for_log(&mut self) -> bool {
+    pub(crate) fn has_room_for_log(&mut self) -> bool {
         let room = self.logs.len() < LOG_LINES_MAX;
         self.logs_dropped += u64::from(!room);
         room
@@ -312,10 +361,7 @@ impl Host {
 
 impl WasiView for Host {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView {
-            ctx: &mut self.wasi,
-            table: &mut self.table,
-        }
+        self.wasi.ctx()
     }
 }
 

@@ -19,12 +19,13 @@ use tidemill_rt::mailbox::reply::{ReplyReceiver, reply};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-use crate::bindings::BatchTransformPre;
 use crate::cache::{Cache, hex, path_of};
 use crate::compile::CompilerProcess;
+use crate::engine::Linkers;
 use crate::instance::{Instance, Setup};
 use crate::local::{surroundings, wasi_runtime};
-use crate::scan::scan;
+use crate::meter::{Meter, Sliced};
+use crate::scan::{World, scan};
 use crate::survival::{self, panic_message};
 use crate::types::{CallError, Limits};
 use crate::{engine, shape, sys};
@@ -39,7 +40,13 @@ pub(crate) const COMPILE_NICE: i32 = 19;
 pub(crate) const COMPILE_STACK_BYTES: usize = 16 << 20;
 
 /// What modules are checked against.
-const CONTRACT: [&str; 3] = [
+const CONTRACT: [&str; 9] = [
+    include_str!("../../../../wit/core-module.md"),
+    include_str!("../../../../wit/log.wit"),
+    include_str!("../../../../wit/processor.wit"),
+    include_str!("../../../../wit/record-processor.wit"),
+    include_str!("../../../../wit/types.wit"),
+    include_str!("../../../../wit/world.wit"),
     include_str!("../../../../wit/v0.1/log.wit"),
     include_str!("../../../../wit/v0.1/processor.wit"),
     include_str!("../../../../wit/v0.1/world.wit"),
@@ -60,18 +67,23 @@ pub enum ModuleError {
     /// The bytes are not WebAssembly.
     #[error("this is not a WebAssembly module; build one with `transform build`")]
     NotWasm,
-    /// WebAssembly, but not a component.
+    /// A core module without the exports of a transform.
     #[error(
-        "this is a core WebAssembly module, not a component; build it for the target wasm32-wasip2, as `transform build` does"
+        "this core module does not export `{0}`, so it is no transform; in Go, hand your function to tidemill.Register; in Rust, build for the target wasm32-wasip2, as `transform build` does"
     )]
-    CoreModule,
+    CoreModule(String),
     /// A component that is not a transform.
     #[error(
-        "this component does not export `tidemill:transform/processor@0.1.0`, so it is no transform; mark one function with #[tidemill_sdk::transform]"
+        "this component does not export `tidemill:transform/processor@0.2.0` or `record-processor@0.2.0`, so it is no transform; in Rust, mark one function with #[tidemill_sdk::transform], in Python with @transform"
     )]
     NoExport,
-    /// A component that wants what a transform cannot have.
-    #[error("this component imports `{0}`, which a transform cannot have")]
+    /// A transform for another version of the contract.
+    #[error(
+        "this module was made for `{0}`, which this broker does not know: it serves versions 0.1 and 0.2 of the contract, and tidemill_contract_1; build it with this version's SDK"
+    )]
+    Contract(String),
+    /// A module that wants what a transform cannot have.
+    #[error("this module imports `{0}`, which a transform cannot have")]
     UnknownImport(String),
     /// It was cut or damaged.
     #[error("this module is damaged: {0}")]
@@ -100,7 +112,14 @@ pub enum ModuleError {
 #[derive(Debug, Clone)]
 pub struct Module {
     sha256: [u8; 32],
+    world: World,
     code: Code,
+}
+
+/// Code that an engine can make instances of.
+pub(crate) enum Loaded {
+    Component(Component, World),
+    Core(wasmtime::Module),
 }
 
 #[derive(Debug, Clone)]
@@ -119,6 +138,7 @@ impl Module {
     pub(crate) fn that_panics() -> Module {
         Module {
             sha256: [0; 32],
+            world: World::Core,
             code: Code::Panics,
         }
     }
@@ -130,13 +150,23 @@ impl Module {
 
     /// Maps or loads the code.
     #[allow(unsafe_code, reason = "the engine cannot check machine code")]
-    pub(crate) fn component(&self, engine: &Engine) -> wasmtime::Result<Component> {
+    pub(crate) fn loaded(&self, engine: &Engine) -> wasmtime::Result<Loaded> {
+        let core = self.world == World::Core;
+        // SAFETY, for all four: a file was written by this program with an engine of the same configuration, its digest was checked
+        // after it was opened, only this user may write it, and it is never changed in place. Bytes came from the compiler in this
+        // process, or in one that runs this same binary.
         match &self.code {
-            // SAFETY: the file was written by this program with an engine of the same configuration, its digest was checked after it
-            // was opened, only this user may write it, and it is never changed in place.
-            Code::File(file) => unsafe { Component::deserialize_file(engine, path_of(file)) },
-            // SAFETY: the bytes came from `precompile_component` in this process, or in one that runs this same binary.
-            Code::Memory(code) => unsafe { Component::deserialize(engine, code) },
+            Code::File(file) if core => {
+                unsafe { wasmtime::Module::deserialize_file(engine, path_of(file)) }
+                    .map(Loaded::Core)
+            }
+            Code::File(file) => unsafe { Component::deserialize_file(engine, path_of(file)) }
+                .map(|component| Loaded::Component(component, self.world)),
+            Code::Memory(code) if core => {
+                unsafe { wasmtime::Module::deserialize(engine, code) }.map(Loaded::Core)
+            }
+            Code::Memory(code) => unsafe { Component::deserialize(engine, code) }
+                .map(|component| Loaded::Component(component, self.world)),
             #[cfg(test)]
             Code::Panics => panic!("a bug of the engine"),
         }
@@ -200,7 +230,7 @@ impl Factory {
         let setup = Setup {
             env,
             limits,
-            output_max_bytes: Vec::new(),
+            outputs: Vec::new(),
         };
         self.queue(move |_| try_out(&module, &setup))
     }
@@ -293,24 +323,29 @@ fn compile_all(shared: &Shared) {
 
 /// What lies in the cache was checked before it came there, so that a load from it needs neither compiler nor engine.
 fn make(wasm: &[u8], shared: &Shared) -> Result<Module, ModuleError> {
-    scan(wasm)?;
+    let world = scan(wasm)?;
     let cache = shared.cache.as_ref();
     let sha256: [u8; 32] = Sha256::digest(wasm).into();
     let key = format!("{}-{:016x}", hex(&sha256), host_hash()?);
     if let Some(file) = cache.and_then(|cache| kept(cache.get(&key))) {
         let code = Code::File(Arc::new(file));
-        return Ok(Module { sha256, code });
+        return Ok(Module {
+            sha256,
+            world,
+            code,
+        });
     }
     let engine = new_engine()?;
     let code = match &shared.compiler {
         Some(process) => process.compile(wasm),
-        None => engine.precompile_component(wasm).map_err(refused),
+        None => precompile(&engine, wasm),
     };
     let code = code.inspect_err(|_| {
         shared.failures.fetch_add(1, Ordering::Relaxed);
     })?;
     let mut module = Module {
         sha256,
+        world,
         code: Code::Memory(code.into()),
     };
     check_types(&module, &engine)?;
@@ -335,8 +370,10 @@ fn try_out(module: &Module, setup: &Setup) -> Result<(), ModuleError> {
     let around = surroundings(setup.limits.memory_bytes, Arc::default()).map_err(unavailable)?;
     let runtime = wasi_runtime().map_err(unavailable)?;
     let _entered = runtime.enter();
-    let component = module.component(around.linker.engine()).map_err(refused)?;
-    match Instance::new(&component, setup, &around) {
+    let loaded = module.loaded(around.linkers.engine()).map_err(refused)?;
+    let meter = Meter::default();
+    let made = Instance::new(&loaded, setup, &around, meter.clone());
+    match Sliced::new(meter, &around.ticker, made).finish() {
         Ok(_) => Ok(()),
         Err(failed) => Err(ModuleError::Start(match failed.error {
             CallError::Unavailable(reason) => reason,
@@ -347,12 +384,29 @@ fn try_out(module: &Module, setup: &Setup) -> Result<(), ModuleError> {
 
 /// Whether imports and exports have the right types.
 fn check_types(module: &Module, engine: &Engine) -> Result<(), ModuleError> {
-    let component = module.component(engine).map_err(refused)?;
-    shape::check(&component, engine)?;
-    let linker = engine::linker(engine).map_err(refused)?;
-    let pre = linker.instantiate_pre(&component).map_err(refused)?;
-    BatchTransformPre::new(pre).map_err(refused)?;
+    let linkers = Linkers::new(engine).map_err(refused)?;
+    match module.loaded(engine).map_err(refused)? {
+        Loaded::Component(component, world) => {
+            shape::check(&component, world, engine)?;
+            linkers
+                .components
+                .instantiate_pre(&component)
+                .map_err(refused)?;
+        }
+        Loaded::Core(module) => {
+            shape::check_core(&module)?;
+            linkers.core.instantiate_pre(&module).map_err(refused)?;
+        }
+    }
     Ok(())
+}
+
+/// Machine code for `wasm`, core module or component as its first bytes say.
+pub(crate) fn precompile(engine: &Engine, wasm: &[u8]) -> Result<Vec<u8>, ModuleError> {
+    match wasmparser::Parser::is_component(wasm) {
+        true => engine.precompile_component(wasm).map_err(refused),
+        false => engine.precompile_module(wasm).map_err(refused),
+    }
 }
 
 pub(crate) fn refused(error: wasmtime::Error) -> ModuleError {

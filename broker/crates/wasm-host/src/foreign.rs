@@ -2,20 +2,19 @@
 
 use tidemill_model::Offset;
 
-use crate::bindings::exports::tidemill::transform::processor::{
-    Outcome, OutputSection, RecordFailure as Reported,
-};
 use crate::check::check;
+use crate::core_module::parse_answer;
 use crate::factory::ModuleError;
+use crate::outcome::{Outcome, Placement, Reported, Section as Returned};
 use crate::scan::scan;
-use crate::types::{CallError, InputBatch, OutputBatch, RecordFailure};
+use crate::types::{CallError, InputBatch, OutputBatch, OutputTopic, RecordFailure};
 
 /// Looks through a module as a deployment does before the engine sees it.
 ///
 /// # Errors
 /// [`ModuleError`]: why it is not compiled.
 pub fn module(wasm: &[u8]) -> Result<(), ModuleError> {
-    scan(wasm)
+    scan(wasm).map(drop)
 }
 
 /// A section of records as a guest returns it.
@@ -23,6 +22,8 @@ pub fn module(wasm: &[u8]) -> Result<(), ModuleError> {
 pub struct Section {
     /// Index of the output, as it says.
     pub output: u32,
+    /// The partition it names: -1 the input's, -2 the key's.
+    pub partition: i32,
     /// Records in it, as it says.
     pub record_count: u32,
     /// What timestamps count from, in ms.
@@ -33,7 +34,7 @@ pub struct Section {
     pub records: Vec<u8>,
 }
 
-/// Checks what a guest returned for a call with `input`, as the host does; output *i* takes batches of `output_max_bytes[i]` bytes.
+/// Checks what a guest returned for a call with `input`, as the host does.
 ///
 /// # Errors
 /// [`CallError`]: what is wrong with it.
@@ -41,10 +42,15 @@ pub fn outcome(
     sections: Vec<Section>,
     failures: Vec<(Offset, String)>,
     input: &[InputBatch],
-    output_max_bytes: &[usize],
+    outputs: &[OutputTopic],
 ) -> Result<(Vec<OutputBatch>, Vec<RecordFailure>), CallError> {
-    let section = |s: Section| OutputSection {
+    let section = |s: Section| Returned {
         output: s.output,
+        placement: match s.partition {
+            -1 => Placement::ByInput,
+            -2 => Placement::ByKey,
+            partition => Placement::Partition(partition as u32),
+        },
         base_timestamp: s.base_timestamp,
         max_timestamp: s.max_timestamp,
         record_count: s.record_count,
@@ -55,5 +61,21 @@ pub fn outcome(
         outputs: sections.into_iter().map(section).collect(),
         failures: failures.into_iter().map(failure).collect(),
     };
-    check(outcome, input, output_max_bytes)
+    check(outcome, input, outputs)
+}
+
+/// Reads the answer of a core module and checks it, as the host does.
+///
+/// # Errors
+/// [`CallError`]: what is wrong with it.
+pub fn core_answer(
+    answer: &[u8],
+    input: &[InputBatch],
+    outputs: &[OutputTopic],
+) -> Result<(Vec<OutputBatch>, Vec<RecordFailure>), CallError> {
+    match parse_answer(answer) {
+        Ok(Ok(outcome)) => check(outcome, input, outputs),
+        Ok(Err(message)) => Err(CallError::Trap(message)),
+        Err(reason) => Err(CallError::Garbage(reason)),
+    }
 }

@@ -18,7 +18,9 @@ use tidemill_rt::mailbox::reply::{ReplySender, reply};
 use crate::engine::THREAD_STACK_BYTES;
 use crate::factory::{Factory, Module};
 use crate::instance::Setup;
-use crate::types::{CallError, CallOutput, FailedCall, InputBatch, Limits, TransformKey};
+use crate::types::{
+    CallError, CallOutput, FailedCall, InputBatch, Limits, OutputTopic, TransformKey,
+};
 
 /// Calls waiting for a guest thread, at most.
 const CALLS_WAITING_MAX: usize = 1024;
@@ -77,9 +79,27 @@ struct Entry {
     registration: u64,
     made_of: Arc<Registered>,
     calls: VecDeque<Call>,
+    /// Whether a call has been begun and not been finished.
+    running: bool,
     weight: u64,
     /// CPU time used, in ns, divided by weight: the smallest is next.
     used: u64,
+}
+
+/// Whose turn it is.
+enum Turn {
+    /// The call of this transform that was begun goes on.
+    GoOn(TransformKey),
+    /// A call is begun.
+    Begin(Begin),
+}
+
+/// A call to be begun.
+struct Begin {
+    key: TransformKey,
+    registration: u64,
+    made_of: Arc<Registered>,
+    call: Call,
 }
 
 struct Registered {
@@ -88,6 +108,7 @@ struct Registered {
 }
 
 struct Call {
+    partition: i32,
     batches: Vec<InputBatch>,
     done: ReplySender<Result<CallOutput, FailedCall>>,
 }
@@ -106,23 +127,23 @@ impl Guest {
         }))
     }
 
-    /// Makes `key` stand for `module` with this environment (see [`crate::guest_env`]) and these limits; output *i* takes batches of
-    /// `output_max_bytes[i]` bytes. Calls waiting under the same key are answered [`CallError::Stopped`]. The instance is made at the
-    /// first call, which also says when that fails.
+    /// Makes `key` stand for `module` with this environment (see [`crate::guest_env`]), these limits and these outputs. Calls under
+    /// the same key that wait or run are answered [`CallError::Stopped`]. The instance is made at the first call, which also says when
+    /// that fails.
     pub fn register(
         &self,
         key: TransformKey,
         module: Module,
         env: Vec<(String, String)>,
         limits: Limits,
-        output_max_bytes: Vec<usize>,
+        outputs: Vec<OutputTopic>,
     ) {
         let made_of = Registered {
             module,
             setup: Setup {
                 env,
                 limits,
-                output_max_bytes,
+                outputs,
             },
         };
         let mut state = self.0.shared.lock();
@@ -131,7 +152,7 @@ impl Guest {
         self.0.shared.changed.notify_one();
     }
 
-    /// Forgets `key`; calls that wait are answered [`CallError::Stopped`], a running one is finished. The last transform takes the thread and
+    /// Forgets `key`; calls that wait or run are answered [`CallError::Stopped`]. The last transform takes the thread and
     /// the engine's memory with it.
     pub fn unregister(&self, key: TransformKey) {
         self.0.shared.lock().remove(key);
@@ -145,17 +166,23 @@ impl Guest {
         }
     }
 
-    /// Runs `key` over `batches`. Queued at the call; calls of one key run in the order they were made.
+    /// Runs `key` over `batches`, which come from the input's partition `partition`. Queued at the call; calls of one key run in the order they were made.
     ///
     /// # Errors
     /// [`CallError`], with what the guest logged; [`CallError::Stopped`] also when `key` is not registered.
     pub fn call(
         &self,
         key: TransformKey,
+        partition: i32,
         batches: Vec<InputBatch>,
     ) -> impl Future<Output = Result<CallOutput, FailedCall>> + use<> {
         let (done, answer) = reply();
-        self.enqueue(key, Call { batches, done });
+        let call = Call {
+            partition,
+            batches,
+            done,
+        };
+        self.enqueue(key, call);
         async move {
             let answer = answer.recv().await;
             answer.unwrap_or_else(|| Err(CallError::Stopped.into()))
@@ -226,6 +253,7 @@ impl State {
             registration: self.registrations,
             made_of: Arc::new(made_of),
             calls: VecDeque::new(),
+            running: false,
             weight: 1,
             used: self.virtual_time,
         };
@@ -237,7 +265,7 @@ impl State {
         let Some(entry) = self.transforms.get_mut(&key) else {
             return false;
         };
-        if entry.calls.is_empty() {
+        if entry.calls.is_empty() && !entry.running {
             entry.used = entry.used.max(self.virtual_time);
         }
         entry.calls.push_back(call);
@@ -263,24 +291,41 @@ impl State {
         self.waiting = 0;
     }
 
-    /// The call whose transform is next.
-    fn next(&mut self) -> Option<(TransformKey, u64, Arc<Registered>, Call)> {
-        let next = self
-            .transforms
-            .iter_mut()
-            .filter(|(_, e)| !e.calls.is_empty());
+    /// Whose turn it is: of those that have something to do, and whose call `may_begin` where it is not running yet, the one that has
+    /// used the least.
+    fn next(&mut self, may_begin: impl Fn(&Registered) -> bool) -> Option<Turn> {
+        let ready = |e: &Entry| e.running || (!e.calls.is_empty() && may_begin(&e.made_of));
+        let next = self.transforms.iter_mut().filter(|(_, e)| ready(e));
         let (key, entry) = next.min_by_key(|(_, e)| e.used)?;
-        let call = entry.calls.pop_front()?;
-        self.waiting -= 1;
         self.virtual_time = self.virtual_time.max(entry.used);
-        Some((*key, entry.registration, entry.made_of.clone(), call))
+        if entry.running {
+            return Some(Turn::GoOn(*key));
+        }
+        let call = entry.calls.pop_front()?;
+        entry.running = true;
+        self.waiting -= 1;
+        Some(Turn::Begin(Begin {
+            key: *key,
+            registration: entry.registration,
+            made_of: entry.made_of.clone(),
+            call,
+        }))
+    }
+
+    /// A call of `key` has ended.
+    fn ended(&mut self, key: TransformKey, registration: u64) {
+        if let Some(entry) = self.registered(key, registration) {
+            entry.running = false;
+        }
+    }
+
+    fn registered(&mut self, key: TransformKey, registration: u64) -> Option<&mut Entry> {
+        let entry = self.transforms.get_mut(&key);
+        entry.filter(|e| e.registration == registration)
     }
 
     fn charge(&mut self, key: TransformKey, registration: u64, cpu_ns: u64) {
-        let Some(entry) = self.transforms.get_mut(&key) else {
-            return;
-        };
-        if entry.registration == registration {
+        if let Some(entry) = self.registered(key, registration) {
             let used = (cpu_ns / entry.weight).max(1);
             entry.used = entry.used.saturating_add(used);
         }

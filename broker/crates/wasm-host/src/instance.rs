@@ -3,28 +3,34 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use wasmtime::component::{Component, Linker};
+use wasmtime::component::Component;
 use wasmtime::{Store, StoreContextMut, Trap, UpdateDeadline};
 
-use crate::bindings::exports::tidemill::transform::processor;
-use crate::bindings::{BatchTransform, BatchTransformPre};
+use crate::bindings::{batch, records as record_world, v0_1};
 use crate::check::{OUTPUT_BYTES_MAX, check, cut};
-use crate::engine::{HOST_CALL_BYTES_MAX, Host, Reservation};
-use crate::sys::thread_cpu_ns;
+use crate::core_module::CoreInstance;
+use crate::engine::{HOST_CALL_BYTES_MAX, Host, Linkers, Reservation};
+use crate::factory::Loaded;
+use crate::meter::Meter;
+use crate::outcome::Outcome;
+use crate::records::{Apart, together};
+use crate::scan::World;
 use crate::ticker::Ticker;
-use crate::types::{CallError, CallOutput, FailedCall, InputBatch, Limits, LogLine};
+use crate::types::{CallError, CallOutput, FailedCall, InputBatch, Limits, LogLine, OutputTopic};
 
 /// CPU time for making an instance, in ms: what runs before the first call.
 const START_MS: u64 = 5_000;
 /// Bytes of the answer as the engine counts them: the sections, and what tells them and the failures apart.
-const ANSWER_BYTES_MAX: usize = 2 * OUTPUT_BYTES_MAX;
+pub(crate) const ANSWER_BYTES_MAX: usize = 2 * OUTPUT_BYTES_MAX;
 /// Bytes kept of a trap's message: the last ones.
 const TRAP_BYTES_MAX: usize = 2 << 10;
 
 /// When a running guest must end.
 #[derive(Default)]
 pub(crate) struct Deadline {
-    cpu_ns: u64,
+    meter: Meter,
+    /// By the meter.
+    spent_ns_max: u64,
     passed: bool,
     stop: Option<Arc<AtomicBool>>,
 }
@@ -33,13 +39,12 @@ pub(crate) struct Deadline {
 pub(crate) struct Setup {
     pub(crate) env: Vec<(String, String)>,
     pub(crate) limits: Limits,
-    /// Bytes of the largest batch that each output takes.
-    pub(crate) output_max_bytes: Vec<usize>,
+    pub(crate) outputs: Vec<OutputTopic>,
 }
 
 /// What surrounds the instances of a thread.
 pub(crate) struct Surroundings {
-    pub(crate) linker: Linker<Host>,
+    pub(crate) linkers: Linkers,
     pub(crate) ticker: Ticker,
     pub(crate) reservation: Arc<Reservation>,
     /// Ends running calls.
@@ -61,103 +66,147 @@ pub(crate) fn timed(mut called: Called, cpu_ns: u64) -> Called {
 /// An instance. After a failed call it must not be called again.
 pub(crate) struct Instance {
     store: Store<Host>,
-    bindings: BatchTransform,
+    exports: Exports,
     limits: Limits,
+    meter: Meter,
 }
 
+/// The exports, by the world that a module was made for.
+enum Exports {
+    Batch(batch::BatchTransform),
+    Records(record_world::RecordTransform),
+    BatchV0_1(v0_1::BatchTransform),
+    Core(CoreInstance),
+}
+
+/// What a call came to: the outer error is the engine's, the middle one says what is wrong with the answer, the inner one is the
+/// module's own.
+type Answer = wasmtime::Result<Result<Result<Outcome, String>, String>>;
+
 impl Instance {
-    /// Makes one of `component`.
+    /// Makes one of `module`, which counts its CPU time with `meter`: in slices, see [`crate::meter::Sliced`].
     ///
     /// # Errors
     /// [`CallError::Unavailable`], or [`CallError::Stopped`] when the thread is stopped meanwhile: no input has been seen yet, so none is to
     /// blame.
-    pub(crate) fn new(
-        component: &Component,
+    pub(crate) async fn new(
+        module: &Loaded,
         setup: &Setup,
         around: &Surroundings,
+        meter: Meter,
     ) -> Result<Instance, FailedCall> {
-        let began = thread_cpu_ns();
-        Instance::make(component, setup, around).map_err(|(error, logs)| FailedCall {
-            error: not_started(error),
-            logs,
-            cpu_ns: thread_cpu_ns() - began,
-        })
-    }
-
-    fn make(
-        component: &Component,
-        setup: &Setup,
-        around: &Surroundings,
-    ) -> Result<Instance, (CallError, Vec<LogLine>)> {
-        let unavailable =
-            |e: wasmtime::Error| (CallError::Unavailable(format!("{e:#}")), Vec::new());
-        let pre = around
-            .linker
-            .instantiate_pre(component)
-            .map_err(unavailable)?;
-        let pre = BatchTransformPre::new(pre).map_err(unavailable)?;
         let host = Host::new(
             &setup.env,
             setup.limits.memory_bytes,
             around.reservation.clone(),
         );
-        let mut store = Store::new(around.linker.engine(), host);
+        let mut store = Store::new(around.linkers.engine(), host);
         store.limiter(Host::limiter);
         store.set_hostcall_fuel(HOST_CALL_BYTES_MAX);
         store.epoch_deadline_callback(on_epoch);
         store.data_mut().deadline.stop = Some(around.stop.clone());
+        store.data_mut().deadline.meter = meter.clone();
         arm(&mut store, START_MS);
-        around.ticker.begin();
-        let made = pre.instantiate(&mut store);
-        around.ticker.end();
-        match made {
-            Ok(bindings) => Ok(Instance {
+        match exports(module, &around.linkers, &mut store).await {
+            Ok(exports) => Ok(Instance {
                 store,
-                bindings,
+                exports,
                 limits: setup.limits,
+                meter,
             }),
-            Err(error) => Err(explain(&mut store, &error, START_MS)),
+            Err(error) => {
+                let (error, logs) = explain(&mut store, &error, START_MS);
+                Err(FailedCall {
+                    error: not_started(error),
+                    logs,
+                    cpu_ns: 0,
+                })
+            }
         }
     }
 
-    /// Runs the transform over `batches`.
-    pub(crate) fn call(
+    /// Memory and tables that it holds, in bytes.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.store.data().memory_bytes()
+    }
+
+    /// Counts its CPU time.
+    pub(crate) fn meter(&self) -> Meter {
+        self.meter.clone()
+    }
+
+    /// Runs the transform over `batches` of the input's partition `partition`, in slices. The CPU time of the result is left to whoever
+    /// does the slices.
+    pub(crate) async fn call(
         &mut self,
+        partition: i32,
         batches: &[InputBatch],
         setup: &Setup,
-        around: &Surroundings,
     ) -> Called {
-        let began = thread_cpu_ns();
-        let lowered: Vec<processor::InputBatch<'_>> = batches
-            .iter()
-            .map(|b| processor::InputBatch {
-                base_offset: b.base_offset,
-                base_timestamp: b.base_timestamp,
-                record_count: b.record_count,
-                records: &b.records,
-            })
-            .collect();
         arm(&mut self.store, self.limits.time_ms);
         // Bounds what is copied out, even when lists in the answer share memory. The engine has one bound for the answer and for what
         // is handed over before it; none of the latter is kept, or copied at all where it is a line of log.
         self.store.set_hostcall_fuel(ANSWER_BYTES_MAX);
-        around.ticker.begin();
-        let answer = self
-            .bindings
-            .tidemill_transform_processor()
-            .call_process(&mut self.store, &lowered);
-        around.ticker.end();
+        let answer = self.answer(partition, batches).await;
         self.store.set_hostcall_fuel(HOST_CALL_BYTES_MAX);
-        let called = self.conclude(answer, batches, setup);
-        timed(called, thread_cpu_ns() - began)
+        self.conclude(answer, batches, setup)
     }
 
-    fn conclude(
-        &mut self,
-        answer: wasmtime::Result<Result<processor::Outcome, String>>,
-        batches: &[InputBatch],
-        setup: &Setup,
-    ) -> Called {
+    async fn answer(&mut self, partition: i32, batches: &[InputBatch]) -> Answer {
+        let store = &mut self.store;
+        match &self.exports {
+            Exports::Core(core) => core.call(store, partition, batches).await,
+            Exports::Batch(exports) => {
+                use batch::exports::tidemill::transform::processor::InputBatch as Lowered;
+                let lowered: Vec<Lowered<'_>> = batches
+                    .iter()
+                    .map(|b| Lowered {
+                        base_offset: b.base_offset,
+                        base_timestamp: b.base_timestamp,
+                        record_count: b.record_count,
+                        records: &b.records,
+                    })
+                    .collect();
+                let processor = exports.tidemill_transform_processor();
+                let called = processor
+                    .call_process(store, partition as u32, &lowered)
+                    .await?;
+                Ok(Ok(called.map(Outcome::from)))
+            }
+            Exports::BatchV0_1(exports) => {
+                use v0_1::exports::tidemill::transform::processor::InputBatch as Lowered;
+                let lowered: Vec<Lowered<'_>> = batches
+                    .iter()
+                    .map(|b| Lowered {
+                        base_offset: b.base_offset,
+                        base_timestamp: b.base_timestamp,
+                        record_count: b.record_count,
+                        records: &b.records,
+                    })
+                    .collect();
+                let processor = exports.tidemill_transform_processor();
+                let called = processor.call_process(store, &lowered).await?;
+                Ok(Ok(called.map(Outcome::from)))
+            }
+            Exports::Records(exports) => {
+                let apart = match Apart::of(batches) {
+                    Ok(apart) => apart,
+                    Err(reason) => {
+                        return Ok(Ok(Err(format!("the input cannot be read: {reason}"))));
+                    }
+                };
+                let headers = apart.headers();
+                let records = apart.records(&headers);
+                let processor = exports.tidemill_transform_record_processor();
+                let called = processor
+                    .call_process(store, partition as u32, &records)
+                    .await?;
+                Ok(Ok(called.map(together)))
+            }
+        }
+    }
+
+    fn conclude(&mut self, answer: Answer, batches: &[InputBatch], setup: &Setup) -> Called {
         let outcome = match answer {
             Ok(outcome) => outcome,
             Err(error) => {
@@ -167,8 +216,9 @@ impl Instance {
         };
         let (logs, _) = self.store.data_mut().take_logs();
         let checked = match outcome {
-            Ok(outcome) => check(outcome, batches, &setup.output_max_bytes),
-            Err(message) => Err(CallError::Trap(cut(message, TRAP_BYTES_MAX))),
+            Ok(Ok(outcome)) => check(outcome, batches, &setup.outputs),
+            Ok(Err(message)) => Err(CallError::Trap(cut(message, TRAP_BYTES_MAX))),
+            Err(reason) => Err(CallError::Garbage(reason)),
         };
         match checked {
             Ok((outputs, failures)) => Ok(CallOutput {
@@ -181,6 +231,35 @@ impl Instance {
             Err(error) => failed(error, logs),
         }
     }
+}
+
+async fn exports(
+    module: &Loaded,
+    linkers: &Linkers,
+    store: &mut Store<Host>,
+) -> wasmtime::Result<Exports> {
+    let linker = &linkers.components;
+    let pre = |component: &Component| linker.instantiate_pre(component);
+    Ok(match module {
+        Loaded::Component(component, World::Batch) => {
+            let pre = batch::BatchTransformPre::new(pre(component)?)?;
+            Exports::Batch(pre.instantiate_async(store).await?)
+        }
+        Loaded::Component(component, World::Records) => {
+            let pre = record_world::RecordTransformPre::new(pre(component)?)?;
+            Exports::Records(pre.instantiate_async(store).await?)
+        }
+        Loaded::Component(component, World::BatchV0_1) => {
+            let pre = v0_1::BatchTransformPre::new(pre(component)?)?;
+            Exports::BatchV0_1(pre.instantiate_async(store).await?)
+        }
+        Loaded::Component(_, World::Core) => {
+            return Err(wasmtime::Error::msg("a component is no core module"));
+        }
+        Loaded::Core(module) => {
+            Exports::Core(CoreInstance::new(&linkers.core, store, module).await?)
+        }
+    })
 }
 
 /// What befell an instance while it was made.
@@ -201,22 +280,24 @@ fn failed(error: CallError, logs: Vec<LogLine>) -> Called {
 
 fn arm(store: &mut Store<Host>, time_ms: u64) {
     let deadline = &mut store.data_mut().deadline;
-    deadline.cpu_ns = thread_cpu_ns().saturating_add(time_ms.saturating_mul(1_000_000));
+    let spent = deadline.meter.spent_in_slice_ns();
+    deadline.spent_ns_max = spent.saturating_add(time_ms.saturating_mul(1_000_000));
     deadline.passed = false;
     store.set_epoch_deadline(1);
 }
 
+/// At every tick a guest lets its neighbours have a turn, unless its time is gone.
 fn on_epoch(mut store: StoreContextMut<'_, Host>) -> wasmtime::Result<UpdateDeadline> {
     let deadline = &mut store.data_mut().deadline;
     let stopped = deadline
         .stop
         .as_ref()
         .is_some_and(|stop| stop.load(Ordering::Relaxed));
-    deadline.passed = thread_cpu_ns() >= deadline.cpu_ns;
+    deadline.passed = deadline.meter.spent_in_slice_ns() >= deadline.spent_ns_max;
     Ok(if stopped || deadline.passed {
         UpdateDeadline::Interrupt
     } else {
-        UpdateDeadline::Continue(1)
+        UpdateDeadline::Yield(1)
     })
 }
 

@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use wasmtime::component::Component;
-
-use crate::engine::{self, Reservation};
-use crate::factory::Module;
-use crate::instance::{Instance, Setup, Surroundings};
+use crate::engine::{self, Linkers, Reservation};
+use crate::factory::{Loaded, Module};
+use crate::instance::{Instance, Setup, Surroundings, timed};
+use crate::meter::{Meter, Sliced};
 use crate::ticker::Ticker;
-use crate::types::{CallError, CallOutput, FailedCall, InputBatch, Limits, LogLine};
+use crate::types::{CallError, CallOutput, FailedCall, InputBatch, Limits, LogLine, OutputTopic};
 
 /// Lines kept of failed calls until they are asked for, at most.
 const LOGS_KEPT_MAX: usize = 256;
@@ -17,7 +16,7 @@ const LOGS_KEPT_MAX: usize = 256;
 /// One transform on the current thread, with the limits it has in a broker. The thread needs 2 MiB of stack and must not be run by an
 /// engine of `rt`.
 pub struct LocalRunner {
-    component: Component,
+    module: Loaded,
     setup: Setup,
     around: Surroundings,
     instance: Option<Instance>,
@@ -32,7 +31,7 @@ impl std::fmt::Debug for LocalRunner {
 }
 
 impl LocalRunner {
-    /// Gets `module` ready, with this environment (see [`crate::guest_env`]); output *i* takes batches of `output_max_bytes[i]` bytes.
+    /// Gets `module` ready, with this environment (see [`crate::guest_env`]) and these outputs.
     ///
     /// # Errors
     /// [`CallError::Unavailable`] when the engine cannot be started.
@@ -40,19 +39,19 @@ impl LocalRunner {
         module: &Module,
         env: Vec<(String, String)>,
         limits: Limits,
-        output_max_bytes: Vec<usize>,
+        outputs: Vec<OutputTopic>,
     ) -> Result<LocalRunner, CallError> {
         let around = surroundings(limits.memory_bytes, Arc::default())?;
-        let component = module
-            .component(around.linker.engine())
+        let module = module
+            .loaded(around.linkers.engine())
             .map_err(|e| CallError::Unavailable(format!("{e:#}")))?;
         let setup = Setup {
             env,
             limits,
-            output_max_bytes,
+            outputs,
         };
         Ok(LocalRunner {
-            component,
+            module,
             setup,
             around,
             instance: None,
@@ -61,22 +60,38 @@ impl LocalRunner {
         })
     }
 
-    /// Runs the transform over `batches`. A failed call costs the instance; the next has a new one.
+    /// Runs the transform over `batches`, which come from the input's partition `partition`. A failed call costs the instance; the next
+    /// has a new one.
     ///
     /// # Errors
     /// [`CallError`]; what the guest logged before is in [`LocalRunner::take_logs`].
-    pub fn call(&mut self, batches: &[InputBatch]) -> Result<CallOutput, CallError> {
+    pub fn call(
+        &mut self,
+        partition: i32,
+        batches: &[InputBatch],
+    ) -> Result<CallOutput, CallError> {
         let _entered = self.runtime.enter();
-        let mut instance = match self.instance.take() {
-            Some(instance) => instance,
-            None => Instance::new(&self.component, &self.setup, &self.around)
-                .map_err(|failed| self.keep_logs(failed))?,
+        let idle = self.instance.take();
+        let meter = idle.as_ref().map_or_else(Meter::default, Instance::meter);
+        let before = meter.spent_ns();
+        let (module, setup, around) = (&self.module, &self.setup, &self.around);
+        let work = async {
+            let mut instance = match idle {
+                Some(instance) => instance,
+                None => Instance::new(module, setup, around, meter.clone()).await?,
+            };
+            let output = instance.call(partition, batches, setup).await?;
+            Ok((instance, output))
         };
-        let output = instance
-            .call(batches, &self.setup, &self.around)
-            .map_err(|failed| self.keep_logs(failed))?;
-        self.instance = Some(instance);
-        Ok(output)
+        let called = Sliced::new(meter.clone(), &around.ticker, work).finish();
+        let cpu_ns = meter.spent_ns() - before;
+        match called {
+            Ok((instance, output)) => {
+                self.instance = Some(instance);
+                timed(Ok(output), cpu_ns).map_err(|failed| failed.error)
+            }
+            Err(failed) => Err(self.keep_logs(failed)),
+        }
     }
 
     fn keep_logs(&mut self, failed: FailedCall) -> CallError {
@@ -99,10 +114,10 @@ pub(crate) fn surroundings(
 ) -> Result<Surroundings, CallError> {
     let unavailable = |e: wasmtime::Error| CallError::Unavailable(format!("{e:#}"));
     let engine = engine::engine().map_err(unavailable)?;
-    let linker = engine::linker(&engine).map_err(unavailable)?;
+    let linkers = Linkers::new(&engine).map_err(unavailable)?;
     let ticker = Ticker::start(engine).map_err(|e| CallError::Unavailable(e.to_string()))?;
     Ok(Surroundings {
-        linker,
+        linkers,
         ticker,
         reservation: Reservation::new(memory_bytes),
         stop,

@@ -25,11 +25,20 @@ const RESULTS_MAX: u64 = 64;
 const ENTRIES_MAX: u64 = 1_000_000;
 /// Core modules and components inside a component.
 const NESTED_MAX: u64 = 64;
-/// The export that makes a component a transform.
-pub(crate) const EXPORT: &str = "tidemill:transform/processor@0.1.0";
+/// The package of `wit/`.
+const PACKAGE: &str = "tidemill:transform/";
+/// What core modules export to say which version of their page they were made for, and the one that is served.
+const CORE_CONTRACT: &str = "tidemill_contract_";
+const CORE_CONTRACT_SERVED: &str = "tidemill_contract_1";
+/// What a core module must export.
+const CORE_EXPORTS: [&str; 3] = ["memory", "tidemill_reserve", "tidemill_process"];
+/// Where a core module may import from.
+const CORE_GIVEN: [&str; 2] = ["wasi_snapshot_preview1", "tidemill"];
 /// Beginnings of the interfaces that the host gives.
-const GIVEN: [&str; 7] = [
-    "tidemill:transform/log@0.1",
+const GIVEN: [&str; 9] = [
+    "tidemill:transform/log@0.1.",
+    "tidemill:transform/log@0.2.",
+    "tidemill:transform/types@0.2.",
     "wasi:cli/",
     "wasi:clocks/",
     "wasi:filesystem/",
@@ -38,6 +47,80 @@ const GIVEN: [&str; 7] = [
     "wasi:sockets/",
 ];
 
+/// What a module was made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum World {
+    /// `batch-transform`.
+    Batch,
+    /// `record-transform`.
+    Records,
+    /// `batch-transform` of version 0.1.
+    BatchV0_1,
+    /// A core module.
+    Core,
+}
+
+impl World {
+    /// All of them that are components.
+    const COMPONENTS: [World; 3] = [World::Batch, World::Records, World::BatchV0_1];
+
+    /// The export of a component of this world.
+    pub(crate) fn export(self) -> &'static str {
+        match self {
+            World::Batch => "tidemill:transform/processor@0.2.0",
+            World::Records => "tidemill:transform/record-processor@0.2.0",
+            World::BatchV0_1 => "tidemill:transform/processor@0.1.0",
+            World::Core => "tidemill_process",
+        }
+    }
+}
+
+/// Exports found so far.
+#[derive(Default)]
+struct Exports {
+    world: Option<World>,
+    /// Of this package, but of no version that is served.
+    foreign: Option<String>,
+    core: Vec<String>,
+}
+
+impl Exports {
+    fn see_component(&mut self, name: &str) {
+        let world = World::COMPONENTS.into_iter().find(|w| w.export() == name);
+        self.world = self.world.or(world);
+        if world.is_none() && name.starts_with(PACKAGE) {
+            self.foreign = Some(name.to_owned());
+        }
+    }
+
+    fn see_core(&mut self, name: &str) {
+        let known = CORE_EXPORTS.contains(&name) || name.starts_with(CORE_CONTRACT);
+        if known && self.core.len() <= CORE_EXPORTS.len() * 2 {
+            self.core.push(name.to_owned());
+        }
+    }
+
+    /// The world of a module, core module or component.
+    fn world(self, core: bool) -> Result<World, ModuleError> {
+        if !core {
+            return match (self.world, self.foreign) {
+                (Some(world), _) => Ok(world),
+                (None, Some(name)) => Err(ModuleError::Contract(name)),
+                (None, None) => Err(ModuleError::NoExport),
+            };
+        }
+        let has = |name: &str| self.core.iter().any(|n| n == name);
+        if let Some(missing) = CORE_EXPORTS.into_iter().find(|name| !has(name)) {
+            return Err(ModuleError::CoreModule(missing.to_owned()));
+        }
+        let versions = self.core.iter().filter(|n| n.starts_with(CORE_CONTRACT));
+        match versions.clone().next() {
+            Some(other) if !has(CORE_CONTRACT_SERVED) => Err(ModuleError::Contract(other.clone())),
+            _ => Ok(World::Core),
+        }
+    }
+}
+
 #[derive(Default)]
 struct Counts {
     functions: u64,
@@ -45,8 +128,8 @@ struct Counts {
     nested: u64,
 }
 
-/// Looks through `wasm`.
-pub(crate) fn scan(wasm: &[u8]) -> Result<(), ModuleError> {
+/// Looks through `wasm`; says what it was made for.
+pub(crate) fn scan(wasm: &[u8]) -> Result<World, ModuleError> {
     if wasm.len() > MODULE_BYTES_MAX {
         return Err(ModuleError::TooLarge(format!(
             "{} bytes, the limit is {MODULE_BYTES_MAX}",
@@ -56,42 +139,59 @@ pub(crate) fn scan(wasm: &[u8]) -> Result<(), ModuleError> {
     if !wasm.starts_with(b"\0asm") {
         return Err(ModuleError::NotWasm);
     }
-    let mut depth = 0usize;
+    let (mut depth, mut core) = (0usize, false);
     let mut counts = Counts::default();
-    let mut exported = false;
+    let mut exports = Exports::default();
     for payload in Parser::new(0).parse_all(wasm) {
-        let payload = payload.map_err(|e| ModuleError::Malformed(e.to_string()))?;
+        let payload = payload.map_err(malformed)?;
         match &payload {
             Payload::Version {
                 encoding: Encoding::Module,
                 ..
-            } if depth == 0 => return Err(ModuleError::CoreModule),
+            } if depth == 0 => core = true,
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => {
                 depth += 1;
                 counts.nested += 1;
             }
             Payload::End(_) => depth = depth.saturating_sub(1),
-            Payload::ComponentImportSection(imports) if depth == 0 => {
-                for import in imports.clone() {
-                    let import = import.map_err(|e| ModuleError::Malformed(e.to_string()))?;
-                    check_import(import.name.name)?;
-                }
-            }
-            Payload::ComponentExportSection(exports) if depth == 0 => {
-                for export in exports.clone() {
-                    let export = export.map_err(|e| ModuleError::Malformed(e.to_string()))?;
-                    exported |= export.name.name == EXPORT;
-                }
-            }
+            _ if depth == 0 => see_outside(&payload, &mut exports)?,
             _ => {}
         }
         count(&payload, &mut counts)?;
     }
-    if exported {
-        Ok(())
-    } else {
-        Err(ModuleError::NoExport)
+    exports.world(core)
+}
+
+/// Looks at what the module itself imports and exports.
+fn see_outside(payload: &Payload<'_>, exports: &mut Exports) -> Result<(), ModuleError> {
+    match payload {
+        Payload::ComponentImportSection(imports) => {
+            for import in imports.clone() {
+                check_import(import.map_err(malformed)?.name.name)?;
+            }
+        }
+        Payload::ComponentExportSection(section) => {
+            for export in section.clone() {
+                exports.see_component(export.map_err(malformed)?.name.name);
+            }
+        }
+        Payload::ImportSection(imports) => {
+            for import in imports.clone().into_imports() {
+                let import = import.map_err(malformed)?;
+                if !CORE_GIVEN.contains(&import.module) {
+                    let name = format!("{}.{}", import.module, import.name);
+                    return Err(ModuleError::UnknownImport(name));
+                }
+            }
+        }
+        Payload::ExportSection(section) => {
+            for export in section.clone() {
+                exports.see_core(export.map_err(malformed)?.name);
+            }
+        }
+        _ => {}
     }
+    Ok(())
 }
 
 fn check_import(name: &str) -> Result<(), ModuleError> {

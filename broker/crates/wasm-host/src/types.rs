@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use tidemill_model::Offset;
+use tidemill_model::batch::Compression;
 
 /// A transform on a guest thread; the caller gives the numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -42,14 +43,52 @@ pub struct InputBatch {
     pub records: Bytes,
 }
 
+/// An output as its transform's calls see it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputTopic {
+    /// Bytes of the largest batch that it takes, before compression.
+    pub max_bytes: usize,
+    /// Its partitions; `None` where nobody knows: then any may be named, and what goes by key is not told apart.
+    pub partitions: Option<u32>,
+    /// How batches for it are compressed.
+    pub compression: Compression,
+    /// Whether records go by key that the function did not place itself.
+    pub by_key: bool,
+}
+
+impl OutputTopic {
+    /// One that nothing is known of but the bytes of its largest batch.
+    pub fn of_max_bytes(max_bytes: usize) -> OutputTopic {
+        OutputTopic {
+            max_bytes,
+            partitions: None,
+            compression: Compression::None,
+            by_key: false,
+        }
+    }
+}
+
+/// Which partition of its output a batch goes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Destination {
+    /// The input partition's number, modulo the output's partitions.
+    ByInput,
+    /// That of each record's key. Only where the number of partitions is not known.
+    ByKey,
+    /// This one.
+    Partition(i32),
+}
+
 /// A batch to be appended to an output.
 #[derive(Debug, Clone)]
 pub struct OutputBatch {
     /// Index into the transform's outputs.
     pub output: u32,
+    /// Which partition it goes to.
+    pub to: Destination,
     /// Records in it.
     pub records: u32,
-    /// The whole batch, magic 2, checked, base offset 0, no producer.
+    /// The whole batch, magic 2, checked, base offset 0, no producer; compressed where its output asks for that and it gets smaller.
     pub batch: Bytes,
 }
 
@@ -162,6 +201,9 @@ pub enum CallError {
     /// The output is more than one call may put out.
     #[error("the transform put out too much at once: {0}")]
     TooMuch(String),
+    /// A record of the output goes to a partition that its topic does not have.
+    #[error("the transform wrote to a partition that its output topic does not have: {0}")]
+    NoPartition(String),
     /// A record of the output is larger than its topic takes.
     #[error("the transform wrote a record that its output topic cannot take: {0}")]
     TooLarge(String),

@@ -11,7 +11,7 @@ use tidemill_model::record::{BatchBuilder, NewRecord, Records};
 use tidemill_rt::runtime::{EngineChoice, block_on};
 use tidemill_wasm_host::{
     CallError, CallOutput, Factory, Guest, GuestConfig, HostConfig, InputBatch, Limits,
-    LocalRunner, Module, ModuleError, TransformKey, guest_env,
+    LocalRunner, Module, ModuleError, OutputTopic, TransformKey, guest_env,
 };
 
 const LIMITS: Limits = Limits {
@@ -19,6 +19,10 @@ const LIMITS: Limits = Limits {
     memory_bytes: 32 << 20,
 };
 const BATCH_BYTES_MAX: usize = 1 << 20;
+
+fn topics(max_bytes: usize) -> Vec<OutputTopic> {
+    vec![OutputTopic::of_max_bytes(max_bytes)]
+}
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../..")
@@ -69,8 +73,9 @@ fn input(values: &[&str]) -> InputBatch {
 }
 
 fn run(mode: &str, values: &[&str]) -> Result<CallOutput, CallError> {
-    let mut runner = LocalRunner::new(&module(), env(mode), LIMITS, vec![BATCH_BYTES_MAX]).unwrap();
-    runner.call(&[input(values)])
+    let mut runner =
+        LocalRunner::new(&module(), env(mode), LIMITS, topics(BATCH_BYTES_MAX)).unwrap();
+    runner.call(0, &[input(values)])
 }
 
 fn values(output: &CallOutput) -> Vec<String> {
@@ -111,8 +116,8 @@ fn eater_of_memory_is_told_its_limit() {
 #[test]
 fn panic_is_reported_with_its_message_and_the_next_call_works() {
     let mut runner =
-        LocalRunner::new(&module(), env("poison"), LIMITS, vec![BATCH_BYTES_MAX]).unwrap();
-    let error = runner.call(&[input(&["a", "poison"])]).unwrap_err();
+        LocalRunner::new(&module(), env("poison"), LIMITS, topics(BATCH_BYTES_MAX)).unwrap();
+    let error = runner.call(0, &[input(&["a", "poison"])]).unwrap_err();
     assert!(
         matches!(&error, CallError::Trap(m) if m.contains("poisoned at offset 101")),
         "{error:?}"
@@ -123,7 +128,7 @@ fn panic_is_reported_with_its_message_and_the_next_call_works() {
             .iter()
             .any(|l| l.message.contains("poisoned"))
     );
-    assert_eq!(values(&runner.call(&[input(&["a"])]).unwrap()), ["a"]);
+    assert_eq!(values(&runner.call(0, &[input(&["a"])]).unwrap()), ["a"]);
 }
 
 #[test]
@@ -173,12 +178,12 @@ fn unknown_output_and_files_are_errors_of_the_record() {
 
 #[test]
 fn record_too_large_for_its_topic_says_so() {
-    let mut runner = LocalRunner::new(&module(), env(""), LIMITS, vec![200]).unwrap();
+    let mut runner = LocalRunner::new(&module(), env(""), LIMITS, topics(200)).unwrap();
     let split = runner
-        .call(&[input(&[&"a".repeat(100), &"b".repeat(100)])])
+        .call(0, &[input(&[&"a".repeat(100), &"b".repeat(100)])])
         .unwrap();
     assert_eq!(split.outputs.len(), 2);
-    let error = runner.call(&[input(&[&"a".repeat(300)])]).unwrap_err();
+    let error = runner.call(0, &[input(&[&"a".repeat(300)])]).unwrap_err();
     assert!(matches!(error, CallError::TooLarge(_)), "{error:?}");
 }
 
@@ -187,7 +192,10 @@ fn what_is_no_transform_is_refused_with_the_reason() {
     let factory = Factory::new(HostConfig::default());
     let load = |bytes: &[u8]| factory.load_here(bytes).unwrap_err();
     assert_eq!(load(b"hello"), ModuleError::NotWasm);
-    assert_eq!(load(b"\0asm\x01\0\0\0"), ModuleError::CoreModule);
+    assert_eq!(
+        load(b"\0asm\x01\0\0\0"),
+        ModuleError::CoreModule("memory".into())
+    );
     assert_eq!(load(b"\0asm\x0d\0\x01\0"), ModuleError::NoExport);
     assert!(matches!(load(&wasm()[..1000]), ModuleError::Malformed(_)));
 }
@@ -233,8 +241,8 @@ fn damaged_code_on_disk_is_compiled_anew() {
     std::fs::write(&file, &good[..good.len() / 2]).unwrap();
     let module = factory.load_here(wasm()).unwrap();
     assert_eq!(std::fs::read(&file).unwrap().len(), good.len());
-    let mut runner = LocalRunner::new(&module, env(""), LIMITS, vec![BATCH_BYTES_MAX]).unwrap();
-    assert_eq!(values(&runner.call(&[input(&["a"])]).unwrap()), ["a"]);
+    let mut runner = LocalRunner::new(&module, env(""), LIMITS, topics(BATCH_BYTES_MAX)).unwrap();
+    assert_eq!(values(&runner.call(0, &[input(&["a"])]).unwrap()), ["a"]);
     std::fs::remove_dir_all(&dir).unwrap();
 }
 
@@ -272,8 +280,8 @@ const TOO_LITTLE: Limits = Limits {
 #[test]
 fn module_that_does_not_start_is_no_fault_of_the_records() {
     let mut runner =
-        LocalRunner::new(&module(), env(""), TOO_LITTLE, vec![BATCH_BYTES_MAX]).unwrap();
-    let error = runner.call(&[input(&["a"])]).unwrap_err();
+        LocalRunner::new(&module(), env(""), TOO_LITTLE, topics(BATCH_BYTES_MAX)).unwrap();
+    let error = runner.call(0, &[input(&["a"])]).unwrap_err();
     assert!(
         matches!(&error, CallError::Unavailable(m) if m.contains("raise its limit (memory_mb")),
         "{error:?}"
@@ -306,8 +314,8 @@ fn cache_that_cannot_be_used_costs_no_module() {
     });
     let module = factory.load_here(wasm()).unwrap();
     std::fs::remove_file(&file).unwrap();
-    let mut runner = LocalRunner::new(&module, env(""), LIMITS, vec![BATCH_BYTES_MAX]).unwrap();
-    assert_eq!(values(&runner.call(&[input(&["a"])]).unwrap()), ["a"]);
+    let mut runner = LocalRunner::new(&module, env(""), LIMITS, topics(BATCH_BYTES_MAX)).unwrap();
+    assert_eq!(values(&runner.call(0, &[input(&["a"])]).unwrap()), ["a"]);
 }
 
 #[test]
@@ -334,12 +342,12 @@ fn bad_neighbours_move_nobody_on_the_same_guest_thread() {
                 module.clone(),
                 env(mode),
                 LIMITS,
-                vec![BATCH_BYTES_MAX],
+                topics(BATCH_BYTES_MAX),
             );
         }
         for _ in 0..3 {
             let calls: Vec<_> = (0..5)
-                .map(|key| guest.call(TransformKey(key), vec![input(&["poison"])]))
+                .map(|key| guest.call(TransformKey(key), 0, vec![input(&["poison"])]))
                 .collect();
             let mut results = Vec::new();
             for call in calls {
@@ -355,7 +363,7 @@ fn bad_neighbours_move_nobody_on_the_same_guest_thread() {
             assert!(poisoned.cpu_ns > 0);
         }
         (0..5).for_each(|key| guest.unregister(TransformKey(key)));
-        let gone = guest.call(TransformKey(0), vec![input(&["a"])]).await;
+        let gone = guest.call(TransformKey(0), 0, vec![input(&["a"])]).await;
         assert_eq!(gone.unwrap_err().error, CallError::Stopped);
         while guest.is_running() {
             tidemill_rt::task::yield_now().await;

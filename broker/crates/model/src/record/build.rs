@@ -1,5 +1,7 @@
 //! Making batches: from records, from a section a guest returned, with another timestamp.
 
+use std::collections::BTreeMap;
+
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{RecordRef, Records};
@@ -9,6 +11,11 @@ use crate::varint::{varlong_len, write_varint, write_varlong};
 
 /// Bit of the attributes that says: timestamps are the broker's append time.
 const LOG_APPEND_TIME: i16 = 0x08;
+
+/// Where a batch's length stands.
+const LENGTH_AT: usize = 8;
+/// Where its attributes stand.
+const ATTRIBUTES_AT: usize = 21;
 
 /// A record to be appended to a [`BatchBuilder`].
 #[derive(Debug, Clone, Copy, Default)]
@@ -105,20 +112,25 @@ impl BatchBuilder {
         spec.batch(&self.section)
     }
 
+    /// The records alone: the section, its number of records, the timestamp they count from and the largest, in ms.
+    pub fn into_section(self) -> (Vec<u8>, i32, i64, i64) {
+        let (base, max) = (self.base_timestamp, self.max_timestamp);
+        (self.section, self.count, base, max)
+    }
+
+    /// Whether a record of `timestamp` ms can stand in this batch: no difference of timestamps says one too far from the first.
+    pub fn takes_timestamp(&self, timestamp: i64) -> bool {
+        self.count == 0 || timestamp.checked_sub(self.base_timestamp).is_some()
+    }
+
     /// The batch, compressed, base offset 0.
     ///
     /// # Errors
     /// [`CompressionError`] when the codec fails.
     pub fn build_compressed(self, codec: Compression) -> Result<Bytes, CompressionError> {
-        let bits = match codec {
-            Compression::None => 0,
-            Compression::Gzip => 1,
-            Compression::Snappy => 2,
-            Compression::Lz4 => 3,
-            Compression::Zstd => 4,
-        };
         let packed = compress(codec, &self.section)?;
-        Ok(self.spec(self.attributes | bits).batch(&packed))
+        let attributes = self.attributes | i16::from(codec_bits(codec));
+        Ok(self.spec(attributes).batch(&packed))
     }
 
     fn spec(&self, attributes: i16) -> Spec {
@@ -207,6 +219,17 @@ pub enum SplitError {
     Section(#[from] BatchError),
 }
 
+/// A batch of one destination, made by [`split_section_by`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SplitBatch<K> {
+    /// Where it goes.
+    pub to: K,
+    /// Records in it.
+    pub records: i32,
+    /// The batch: base offset 0, no producer.
+    pub batch: Bytes,
+}
+
 /// Makes batches of at most `max_bytes` bytes each (headers counted) of an uncompressed section of `count` records,
 /// in order, offset deltas counted anew in each. Base offsets are 0, there is no producer.
 ///
@@ -218,8 +241,23 @@ pub fn split_section(
     base_timestamp: i64,
     max_bytes: usize,
 ) -> Result<Vec<Bytes>, SplitError> {
+    let batches = split_section_by(section, (count, base_timestamp), max_bytes, |_| ())?;
+    Ok(batches.into_iter().map(|b| b.batch).collect())
+}
+
+/// Like [`split_section`], with batches of their own for each destination that `to` names: those of one destination are in the
+/// records' order. `count` is the number of records and the timestamp that theirs count from, in ms.
+///
+/// # Errors
+/// [`SplitError`].
+pub fn split_section_by<K: Ord + Copy>(
+    section: &[u8],
+    (count, base_timestamp): (i32, i64),
+    max_bytes: usize,
+    to: impl Fn(&RecordRef<'_>) -> K,
+) -> Result<Vec<SplitBatch<K>>, SplitError> {
     let mut batches = Vec::new();
-    let mut part = Part::default();
+    let mut parts: BTreeMap<K, Part> = BTreeMap::new();
     for (index, record) in Records::new(section, count).enumerate() {
         let record = record?;
         let alone = HEADER_BYTES + record_len(&record, 0);
@@ -230,15 +268,16 @@ pub fn split_section(
                 max_bytes,
             });
         }
+        let to = to(&record);
+        let part = parts.entry(to).or_default();
         let fits = HEADER_BYTES + part.section.len() + record_len(&record, part.count) <= max_bytes;
         if !fits {
-            batches.push(std::mem::take(&mut part).batch(base_timestamp));
+            batches.push(std::mem::take(part).batch(to, base_timestamp));
         }
         part.push(&record);
     }
-    if part.count > 0 {
-        batches.push(part.batch(base_timestamp));
-    }
+    let filled = parts.into_iter().filter(|(_, part)| part.count > 0);
+    batches.extend(filled.map(|(to, part)| part.batch(to, base_timestamp)));
     Ok(batches)
 }
 
@@ -262,9 +301,47 @@ impl Part {
         self.max_delta = self.max_delta.max(Some(record.timestamp_delta));
     }
 
-    fn batch(self, base_timestamp: i64) -> Bytes {
+    fn batch<K>(self, to: K, base_timestamp: i64) -> SplitBatch<K> {
         let max = base_timestamp.saturating_add(self.max_delta.unwrap_or(0));
-        batch_from_section(&self.section, self.count, base_timestamp, max)
+        SplitBatch {
+            to,
+            records: self.count,
+            batch: batch_from_section(&self.section, self.count, base_timestamp, max),
+        }
+    }
+}
+
+/// `batch`, which is uncompressed, with its records compressed; `None` when that makes it no smaller. Everything else in its header
+/// stays.
+///
+/// # Errors
+/// [`CompressionError`] when the codec fails.
+///
+/// # Panics
+/// When `batch` is shorter than a header; callers have validated it.
+pub fn compress_batch(batch: &[u8], codec: Compression) -> Result<Option<Bytes>, CompressionError> {
+    let packed = compress(codec, &batch[HEADER_BYTES..])?;
+    if HEADER_BYTES + packed.len() >= batch.len() {
+        return Ok(None);
+    }
+    let mut b = BytesMut::with_capacity(HEADER_BYTES + packed.len());
+    b.put_slice(&batch[..HEADER_BYTES]);
+    b.put_slice(&packed);
+    let length = (b.len() - LENGTH_PREFIX_BYTES) as i32;
+    b[LENGTH_AT..LENGTH_AT + 4].copy_from_slice(&length.to_be_bytes());
+    // The codec is in the lowest bits of the attributes' second byte.
+    b[ATTRIBUTES_AT + 1] = b[ATTRIBUTES_AT + 1] & !7 | codec_bits(codec);
+    write_crc(&mut b);
+    Ok(Some(b.freeze()))
+}
+
+fn codec_bits(codec: Compression) -> u8 {
+    match codec {
+        Compression::None => 0,
+        Compression::Gzip => 1,
+        Compression::Snappy => 2,
+        Compression::Lz4 => 3,
+        Compression::Zstd => 4,
     }
 }
 

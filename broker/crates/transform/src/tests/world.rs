@@ -18,7 +18,7 @@ use tidemill_rt::sim::Sim;
 use tidemill_rt::task::{self, JoinHandle, Queue};
 use tidemill_rt::{rand, time};
 use tidemill_wasm_host::{
-    CallError, CallOutput, FailedCall, InputBatch, LogLine, OutputBatch, RecordFailure,
+    CallError, CallOutput, Destination, FailedCall, InputBatch, LogLine, OutputBatch, RecordFailure,
 };
 
 use crate::io::{
@@ -569,6 +569,7 @@ fn function(given: &[Given], fixed: bool) -> Result<CallOutput, CallError> {
     }
     let batch = |(output, builder): (u32, BatchBuilder)| OutputBatch {
         output,
+        to: Destination::ByInput,
         records: builder.len() as u32,
         batch: builder.build(),
     };

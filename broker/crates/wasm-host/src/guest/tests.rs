@@ -14,13 +14,14 @@ fn registered() -> Registered {
         setup: Setup {
             env: Vec::new(),
             limits: Limits::default(),
-            output_max_bytes: Vec::new(),
+            outputs: Vec::new(),
         },
     }
 }
 
 fn call() -> Call {
     Call {
+        partition: 0,
         batches: Vec::new(),
         done: reply().0,
     }
@@ -29,10 +30,18 @@ fn call() -> Call {
 impl State {
     /// Runs the next call, which takes `cost_ns` by transform, and queues another of the same.
     fn turn(&mut self, cost_ns: impl Fn(u64) -> u64) -> u64 {
-        let (key, registration, ..) = self.next().unwrap();
+        let (key, registration) = self.begin();
         self.charge(key, registration, cost_ns(key.0));
         assert!(self.push(key, call()));
+        self.ended(key, registration);
         key.0
+    }
+
+    fn begin(&mut self) -> (TransformKey, u64) {
+        let Some(Turn::Begin(begin)) = self.next(|_| true) else {
+            panic!("no call is to be begun");
+        };
+        (begin.key, begin.registration)
     }
 
     fn turns_of(&mut self, key: u64, turns: usize) -> usize {
@@ -54,11 +63,12 @@ fn new_transform_does_not_starve_those_that_ran_for_long() {
     state.push(TransformKey(0), call());
     (0..1000).for_each(|_| assert_eq!(state.turn(|_| LONG_NS), 0));
     // While the old one's queue is empty: its only call is running.
-    let (running, registration, ..) = state.next().unwrap();
+    let (running, registration) = state.begin();
     state.register(TransformKey(1), registered());
     state.push(TransformKey(1), call());
     state.charge(running, registration, LONG_NS);
     state.push(running, call());
+    state.ended(running, registration);
     let turns = state.turns_of(0, 100);
     assert!((49..=51).contains(&turns), "{turns} of 100");
 }
@@ -68,10 +78,11 @@ fn idle_transform_has_saved_nothing_up_when_it_comes_back() {
     let mut state = state_of(0..2);
     state.push(TransformKey(0), call());
     (0..1000).for_each(|_| assert_eq!(state.turn(|_| LONG_NS), 0));
-    let (running, registration, ..) = state.next().unwrap();
+    let (running, registration) = state.begin();
     state.push(TransformKey(1), call());
     state.charge(running, registration, LONG_NS);
     state.push(running, call());
+    state.ended(running, registration);
     let turns = state.turns_of(0, 100);
     assert!((49..=51).contains(&turns), "{turns} of 100");
 }
@@ -95,6 +106,24 @@ fn weight_multiplies_the_share() {
 }
 
 #[test]
+fn long_call_has_a_turn_only_when_it_has_used_less_than_the_others() {
+    let mut state = state_of(0..2);
+    state.push(TransformKey(0), call());
+    let (long, registration) = state.begin();
+    state.charge(long, registration, LONG_NS);
+    state.push(TransformKey(1), call());
+    let (short, other) = state.begin();
+    assert_eq!(short, TransformKey(1));
+    state.charge(short, other, 2 * LONG_NS);
+    assert!(matches!(state.next(|_| true), Some(Turn::GoOn(key)) if key == long));
+    // What may not begin waits, and what runs goes on.
+    state.push(TransformKey(1), call());
+    state.ended(short, other);
+    state.charge(long, registration, 100 * LONG_NS);
+    assert!(matches!(state.next(|_| false), Some(Turn::GoOn(key)) if key == long));
+}
+
+#[test]
 fn calls_that_panic_are_answered_by_a_thread_that_lives_on() {
     block_on(EngineChoice::Epoll, || async {
         let factory = Factory::new(HostConfig::default());
@@ -107,7 +136,10 @@ fn calls_that_panic_are_answered_by_a_thread_that_lives_on() {
         let Registered { module, setup } = registered();
         guest.register(TransformKey(0), module, setup.env, setup.limits, Vec::new());
         for _ in 0..2 {
-            let failed = guest.call(TransformKey(0), Vec::new()).await.unwrap_err();
+            let failed = guest
+                .call(TransformKey(0), 0, Vec::new())
+                .await
+                .unwrap_err();
             assert_eq!(
                 failed.error,
                 CallError::Unavailable("the engine failed: a bug of the engine".into())
