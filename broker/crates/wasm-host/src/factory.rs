@@ -152,21 +152,25 @@ impl Module {
     #[allow(unsafe_code, reason = "the engine cannot check machine code")]
     pub(crate) fn loaded(&self, engine: &Engine) -> wasmtime::Result<Loaded> {
         let core = self.world == World::Core;
-        // SAFETY, for all four: a file was written by this program with an engine of the same configuration, its digest was checked
-        // after it was opened, only this user may write it, and it is never changed in place. Bytes came from the compiler in this
-        // process, or in one that runs this same binary.
+        let component = |component| Loaded::Component(component, self.world);
         match &self.code {
-            Code::File(file) if core => {
-                unsafe { wasmtime::Module::deserialize_file(engine, path_of(file)) }
-                    .map(Loaded::Core)
-            }
-            Code::File(file) => unsafe { Component::deserialize_file(engine, path_of(file)) }
-                .map(|component| Loaded::Component(component, self.world)),
-            Code::Memory(code) if core => {
-                unsafe { wasmtime::Module::deserialize(engine, code) }.map(Loaded::Core)
-            }
-            Code::Memory(code) => unsafe { Component::deserialize(engine, code) }
-                .map(|component| Loaded::Component(component, self.world)),
+            // SAFETY: the file was written by this program with an engine of the same configuration, its digest was checked after it
+            // was opened, only this user may write it, and it is never changed in place.
+            Code::File(file) => unsafe {
+                match core {
+                    true => {
+                        wasmtime::Module::deserialize_file(engine, path_of(file)).map(Loaded::Core)
+                    }
+                    false => Component::deserialize_file(engine, path_of(file)).map(component),
+                }
+            },
+            // SAFETY: the bytes came from the compiler in this process, or in one that runs this same binary.
+            Code::Memory(code) => unsafe {
+                match core {
+                    true => wasmtime::Module::deserialize(engine, code).map(Loaded::Core),
+                    false => Component::deserialize(engine, code).map(component),
+                }
+            },
             #[cfg(test)]
             Code::Panics => panic!("a bug of the engine"),
         }
