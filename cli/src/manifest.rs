@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{CliError, CliResult};
 
@@ -64,6 +64,52 @@ pub(crate) struct Manifest {
     /// Runs of a record before `on_error` applies.
     #[serde(default)]
     pub(crate) attempts: Option<u32>,
+    /// How its output is compressed.
+    #[serde(default)]
+    compression: Option<Compression>,
+    /// Its share of the processor, 1 to 100.
+    #[serde(default)]
+    weight: Option<u32>,
+    /// Where records go whose partition it does not choose.
+    #[serde(default)]
+    partition_by: Option<PartitionBy>,
+}
+
+/// How a transform's output is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Compression {
+    /// Not at all
+    None,
+    /// As gzip
+    Gzip,
+    /// As Snappy
+    Snappy,
+    /// As LZ4
+    Lz4,
+    /// As Zstandard
+    Zstd,
+}
+
+/// Where records go whose partition a transform does not choose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum PartitionBy {
+    /// Where the record came from: partition i of the input writes to partition i of the output
+    Input,
+    /// Where Kafka's clients would put the record's key
+    Key,
+}
+
+/// What becomes of a transform's work and output.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Placing {
+    /// How its output is compressed.
+    pub(crate) compression: Option<Compression>,
+    /// Its share of the processor.
+    pub(crate) weight: Option<u32>,
+    /// Where records go whose partition it does not choose.
+    pub(crate) partition_by: Option<PartitionBy>,
 }
 
 /// Limits of one call.
@@ -108,6 +154,15 @@ impl Manifest {
     /// The topics it writes, `output` or `outputs`.
     pub(crate) fn outputs(&self) -> Vec<String> {
         self.output.iter().chain(&self.outputs).cloned().collect()
+    }
+
+    /// What becomes of its work and output.
+    pub(crate) fn placing(&self) -> Placing {
+        Placing {
+            compression: self.compression,
+            weight: self.weight,
+            partition_by: self.partition_by,
+        }
     }
 }
 
@@ -195,7 +250,7 @@ mod tests {
     fn whole_manifest_is_understood() {
         let manifest = parse(
             "name = \"m\"\nlanguage = \"rust\"\ninput = \"a\"\noutputs = [\"b\", \"c\"]\non_error = \"dead-letter\"\n\
-             dead_letter = \"d\"\nattempts = 3\n[env]\nK = \"V\"\n[limits]\ntime_ms = 5\nmemory_mb = 8\n",
+             dead_letter = \"d\"\nattempts = 3\ncompression = \"zstd\"\nweight = 7\npartition_by = \"key\"\n[env]\nK = \"V\"\n[limits]\ntime_ms = 5\nmemory_mb = 8\n",
         )
         .expect("it is whole");
         assert_eq!(manifest.outputs(), ["b", "c"]);
@@ -208,6 +263,10 @@ mod tests {
         );
         assert_eq!(manifest.on_error, Some(OnError::DeadLetter));
         assert_eq!(manifest.env["K"], "V");
+        let placing = manifest.placing();
+        assert_eq!(placing.compression, Some(Compression::Zstd));
+        assert_eq!(placing.partition_by, Some(PartitionBy::Key));
+        assert_eq!(placing.weight, Some(7));
         let one = parse("name = \"m\"\nlanguage = \"rust\"\noutput = \"b\"\n").expect("one output");
         assert_eq!(one.outputs(), ["b"]);
     }

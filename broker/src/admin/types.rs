@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use tidemill_controller::image::{Codec, PartitionBy};
 
 /// `GET /v1/cluster`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -191,6 +192,15 @@ pub(crate) struct DeployRequest {
     /// Runs of a record before `on_error` applies.
     #[serde(default)]
     pub(crate) attempts: Option<u32>,
+    /// How its output is compressed; as the output topic's `compression.type` says where absent, and `producer` means not at all.
+    #[serde(default)]
+    pub(crate) compression: Option<Codec>,
+    /// Its share of the guest thread beside others, 1 to 100; 1 where absent.
+    #[serde(default)]
+    pub(crate) weight: Option<u32>,
+    /// Where records go that the function does not place itself; by the input's partition where absent.
+    #[serde(default)]
+    pub(crate) partition_by: Option<PartitionBy>,
 }
 
 /// The answer to a deploy.
@@ -283,6 +293,12 @@ pub(crate) struct TransformDetail {
     pub(crate) dead_letter: Option<String>,
     /// Runs of a record before `on_error` applies.
     pub(crate) attempts: u32,
+    /// How its output is compressed; none where the output topics say it.
+    pub(crate) compression: Option<Codec>,
+    /// Its share of the guest thread beside others.
+    pub(crate) weight: u32,
+    /// Where records go that the function does not place itself.
+    pub(crate) partition_by: PartitionBy,
     /// What somebody who looks at it should know, in sentences.
     pub(crate) notes: Vec<String>,
     /// Its input partitions, by index.

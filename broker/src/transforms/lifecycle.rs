@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use tidemill_controller::command::Deploy;
-use tidemill_controller::image::ErrorPolicy;
+use tidemill_controller::image::{ErrorPolicy, WEIGHT_MAX, WEIGHT_MIN};
 use tidemill_controller::state::OUTPUTS_MAX;
 use tidemill_controller::{
     ControllerCommand, ControllerError, ControllerReply, Refusal, StartPosition, Topic,
@@ -58,9 +58,7 @@ impl Shard {
         request: DeployRequest,
     ) -> Result<Deployed, ApiError> {
         let mut deploy = checked(name.clone(), request, &self.info.settings.transforms)?;
-        modules::try_out(&self.info.modules_dir, &deploy, &self.transforms.factory)
-            .await
-            .map_err(ApiError::module_refused)?;
+        self.try_out(&deploy).await?;
         let image = self.controller_here().image();
         let input = image
             .topic(&deploy.input)
@@ -118,6 +116,16 @@ impl Shard {
             paused,
             created_topics,
         })
+    }
+
+    /// Refuses what cannot be run as the version it would be.
+    async fn try_out(self: &Rc<Shard>, deploy: &Deploy) -> Result<(), ApiError> {
+        let image = self.controller_here().image();
+        let version = image.transform(&deploy.name).map_or(1, |t| t.version + 1);
+        let factory = &self.transforms.factory;
+        modules::try_out(&self.info.modules_dir, (deploy, version), factory)
+            .await
+            .map_err(ApiError::module_refused)
     }
 
     /// Publishes until every input partition is attached: only then is it fixed where a new transform begins (rule X1).
@@ -299,6 +307,13 @@ fn checked(name: String, r: DeployRequest, limits: &Transforms) -> Result<Deploy
             format!("attempts is {attempts}, it may be 1 to {ATTEMPTS_MAX}"),
         );
     }
+    let weight = r.weight.unwrap_or(WEIGHT_MIN);
+    if !(WEIGHT_MIN..=WEIGHT_MAX).contains(&weight) {
+        return bad(
+            "invalid_limit",
+            format!("weight is {weight}, it may be {WEIGHT_MIN} to {WEIGHT_MAX}"),
+        );
+    }
     check_env(&r.env)?;
     let distinct: BTreeSet<&String> = r.outputs.iter().collect();
     if r.outputs.is_empty() || r.outputs.len() > OUTPUTS_MAX || distinct.len() != r.outputs.len() {
@@ -323,6 +338,9 @@ fn checked(name: String, r: DeployRequest, limits: &Transforms) -> Result<Deploy
         memory_bytes,
         on_error,
         attempts,
+        compression: r.compression,
+        weight,
+        partition_by: r.partition_by.unwrap_or_default(),
     })
 }
 

@@ -332,13 +332,14 @@ impl Shard {
         self.transforms.next_key.set(key.0 + 1);
         let declared = &spec.outputs[..spec.declared_outputs as usize];
         let outputs: Vec<String> = declared.iter().map(|o| o.name.clone()).collect();
-        let user: Vec<(String, String)> = spec.env.clone().into_iter().collect();
-        let env = tidemill_wasm_host::guest_env(&spec.name, &spec.input.name, &outputs, &user);
+        let topics = (spec.input.name.as_str(), &outputs[..]);
+        let env = modules::environment((&spec.name, spec.version), topics, &spec.env);
         let limits = Limits {
             time_ms: spec.time_ms,
             memory_bytes: spec.memory_bytes as usize,
         };
         guest.register(key, module, env, limits, self.output_topics(image, spec));
+        guest.set_weight(key, spec.weight);
         Ok(key)
     }
 

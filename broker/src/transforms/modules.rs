@@ -1,5 +1,6 @@
 //! Modules on disk: files named by their hash.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -85,12 +86,28 @@ pub(crate) async fn load(dir: &Path, hash: &str, factory: &Factory) -> Result<Mo
     answered(factory.load(wasm).recv().await)
 }
 
-/// Whether `deploy` can be run: its module is loaded, and one instance made with the environment and the limits it will have. Runs on a
-/// shard.
-pub(crate) async fn try_out(dir: &Path, deploy: &Deploy, factory: &Factory) -> Result<(), String> {
+/// What a function is told: what `wit/world.wit` promises, and `user`, which the deployment says.
+pub(crate) fn environment(
+    (name, version): (&str, u32),
+    (input, outputs): (&str, &[String]),
+    user: &BTreeMap<String, String>,
+) -> Vec<(String, String)> {
+    let version = ("TIDEMILL_VERSION".to_owned(), version.to_string());
+    let user = user.iter().map(|(k, v)| (k.clone(), v.clone()));
+    let all: Vec<(String, String)> = std::iter::once(version).chain(user).collect();
+    guest_env(name, input, outputs, &all)
+}
+
+/// Whether `deploy` can be run as `version`: its module is loaded, and one instance made with the environment and the limits it will
+/// have. Runs on a shard.
+pub(crate) async fn try_out(
+    dir: &Path,
+    (deploy, version): (&Deploy, u32),
+    factory: &Factory,
+) -> Result<(), String> {
     let module = load(dir, &deploy.module, factory).await?;
-    let user: Vec<(String, String)> = deploy.env.clone().into_iter().collect();
-    let env = guest_env(&deploy.name, &deploy.input, &deploy.outputs, &user);
+    let topics = (deploy.input.as_str(), &deploy.outputs[..]);
+    let env = environment((&deploy.name, version), topics, &deploy.env);
     let limits = Limits {
         time_ms: deploy.time_ms,
         memory_bytes: deploy.memory_bytes as usize,

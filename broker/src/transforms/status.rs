@@ -304,6 +304,9 @@ fn detail(spec: &TransformSpec, whole: Part) -> TransformDetail {
             .and_then(|i| spec.outputs.get(i as usize))
             .map(|o| o.name.clone()),
         attempts: spec.attempts,
+        compression: spec.compression,
+        weight: spec.weight,
+        partition_by: spec.partition_by,
         notes: Vec::new(),
         partitions: whole.partitions,
     }

@@ -13,7 +13,7 @@ use crate::Context;
 use crate::admin::{Admin, segment, typed};
 use crate::compile;
 use crate::error::{CliError, CliResult};
-use crate::manifest::{self, OnError, Project};
+use crate::manifest::{self, Compression, OnError, PartitionBy, Placing, Project};
 use crate::output;
 use crate::progress::Progress;
 
@@ -57,6 +57,15 @@ pub(crate) struct Arguments {
     /// Memory of an instance, MiB [default: 64]
     #[arg(long, value_name = "MIB")]
     memory_mb: Option<u64>,
+    /// Compression of what it writes [default: what the output topic's compression.type says, none where that is `producer`]
+    #[arg(long, value_enum, value_name = "CODEC")]
+    compression: Option<Compression>,
+    /// Its share of the processor compared with that of other transforms, 1 to 100 [default: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100))]
+    weight: Option<u32>,
+    /// Where records go whose partition the transform does not choose [default: input]
+    #[arg(long, value_enum, value_name = "WHAT")]
+    partition_by: Option<PartitionBy>,
     /// The project's folder
     #[arg(long, value_name = "DIR", default_value = ".")]
     dir: PathBuf,
@@ -240,6 +249,7 @@ fn of_project(arguments: &Arguments) -> CliResult<Deployment> {
         on_error: manifest.on_error,
         dead_letter: manifest.dead_letter.clone(),
         attempts: manifest.attempts,
+        output: manifest.placing(),
     };
     let request = request(arguments, defaults)?;
     let module = module_of(&project, arguments.no_build)?;
@@ -286,6 +296,7 @@ struct Defaults {
     on_error: Option<OnError>,
     dead_letter: Option<String>,
     attempts: Option<u32>,
+    output: Placing,
 }
 
 /// The API's request, without the module's hash.
@@ -333,6 +344,18 @@ fn request(arguments: &Arguments, defaults: Defaults) -> CliResult<Map<String, V
                 .attempts
                 .or(defaults.attempts)
                 .map(|attempts| json!(attempts)),
+        ),
+        (
+            "compression",
+            (arguments.compression.or(defaults.output.compression)).map(|codec| json!(codec)),
+        ),
+        (
+            "weight",
+            (arguments.weight.or(defaults.output.weight)).map(|weight| json!(weight)),
+        ),
+        (
+            "partition_by",
+            (arguments.partition_by.or(defaults.output.partition_by)).map(|by| json!(by)),
         ),
     ];
     for (key, value) in optional {

@@ -35,6 +35,10 @@ struct Transform {
     dead_letter: Option<String>,
     attempts: u32,
     #[serde(default)]
+    compression: Option<String>,
+    weight: u32,
+    partition_by: String,
+    #[serde(default)]
     notes: Vec<String>,
     partitions: Vec<Partition>,
 }
@@ -109,6 +113,15 @@ fn facts(transform: &Transform) -> Vec<(&'static str, String)> {
         ("lag", transform.lag.to_string()),
         ("on error", policy(transform)),
         ("limits", limits(&transform.limits)),
+        ("weight", transform.weight.to_string()),
+        (
+            "compression",
+            transform
+                .compression
+                .clone()
+                .unwrap_or_else(|| "as each output topic says".to_owned()),
+        ),
+        ("partition by", transform.partition_by.clone()),
     ];
     facts.extend(
         transform

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tidemill_model::TopicId;
 
-use crate::image::{ErrorPolicy, ModuleHash, StartPosition, Topic};
+use crate::image::{Codec, ErrorPolicy, ModuleHash, PartitionBy, StartPosition, Topic, weight_min};
 
 /// A change of the cluster, decided once, in the order of ring 0's log. Stored as JSON: rare, small, and readable in
 /// a log years later.
@@ -100,6 +100,15 @@ pub struct Deploy {
     pub on_error: ErrorPolicy,
     /// Attempts before `on_error` applies.
     pub attempts: u32,
+    /// How its output is compressed; `None` for what each output topic says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<Codec>,
+    /// Its share of the guest thread compared with that of others.
+    #[serde(default = "weight_min")]
+    pub weight: u32,
+    /// Where records go that the function did not place itself.
+    #[serde(default)]
+    pub partition_by: PartitionBy,
 }
 
 /// What an accepted command answers.

@@ -56,6 +56,42 @@ pub enum StartPosition {
     Latest,
 }
 
+/// How a transform's output is compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Codec {
+    /// Not at all.
+    None,
+    /// As gzip.
+    Gzip,
+    /// As Snappy.
+    Snappy,
+    /// As LZ4.
+    Lz4,
+    /// As Zstandard.
+    Zstd,
+}
+
+/// Which partition of an output a record goes to where the function did not say it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PartitionBy {
+    /// By the partition it came from.
+    #[default]
+    Input,
+    /// By its key, as Kafka's clients do it.
+    Key,
+}
+
+/// The least and usual weight of a transform.
+pub const WEIGHT_MIN: u32 = 1;
+/// The largest weight of a transform.
+pub const WEIGHT_MAX: u32 = 100;
+
+pub(crate) fn weight_min() -> u32 {
+    WEIGHT_MIN
+}
+
 /// What happens to a record that a transform fails on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -113,6 +149,15 @@ pub struct TransformSpec {
     pub on_error: ErrorPolicy,
     /// Attempts before `on_error` applies.
     pub attempts: u32,
+    /// How its output is compressed; `None` for what the output topic's `compression.type` says, where `producer` means not at all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<Codec>,
+    /// Its share of the guest thread compared with that of others, from [`WEIGHT_MIN`] to [`WEIGHT_MAX`].
+    #[serde(default = "weight_min")]
+    pub weight: u32,
+    /// Where records go that the function did not place itself.
+    #[serde(default)]
+    pub partition_by: PartitionBy,
     /// Where it stands.
     pub status: TransformStatus,
     /// How many partitions its input had when it was deployed, noted when that topic grows: it begins at offset 0 in those

@@ -242,6 +242,9 @@ impl ControllerState {
             memory_bytes: deploy.memory_bytes,
             on_error: deploy.on_error,
             attempts: deploy.attempts,
+            compression: deploy.compression,
+            weight: deploy.weight,
+            partition_by: deploy.partition_by,
             status,
             input_partitions: current.and_then(|t| t.input_partitions),
         };

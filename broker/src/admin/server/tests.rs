@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Mutex;
 
 use bytes::Bytes;
+use tidemill_controller::image::PartitionBy;
 
 use super::super::records::{NewRecord, ReadQuery, ReadRecord, ReadRecords};
 use super::super::routes::{MODULE_BYTES_MAX, REQUESTS_MAX, WAITING_MAX, collect};
@@ -178,6 +179,9 @@ impl AdminService for Fake {
             on_error: OnError::DeadLetter,
             dead_letter: None,
             attempts: 3,
+            compression: None,
+            weight: 1,
+            partition_by: PartitionBy::Input,
             notes: Vec::new(),
             partitions: Vec::new(),
         };

@@ -1,7 +1,7 @@
 //! Tests of the controller's state machine.
 
 use super::*;
-use crate::image::{ErrorPolicy, StartPosition};
+use crate::image::{ErrorPolicy, PartitionBy, StartPosition};
 
 fn topic(name: &str, seed: u8) -> ControllerCommand {
     ControllerCommand::CreateTopic {
@@ -28,6 +28,9 @@ fn deploy(name: &str, input: &str, outputs: &[&str]) -> ControllerCommand {
         memory_bytes: 1 << 24,
         on_error: ErrorPolicy::Fail,
         attempts: 1,
+        compression: None,
+        weight: 1,
+        partition_by: PartitionBy::Input,
     }))
 }
 
@@ -288,4 +291,22 @@ fn many_deleted_topics_are_retired_by_one_command() {
         .apply(11, serde_json::from_slice(&bytes).unwrap())
         .unwrap();
     assert!(state.image().deleted_topics().is_empty());
+}
+
+#[test]
+fn stored_state_and_commands_of_a_version_without_compression_and_weight_are_read() {
+    let mut state = with_topics();
+    state.apply(4, deploy("t", "a", &["b"])).unwrap();
+    let mut stored: serde_json::Value = serde_json::from_slice(&state.encode()).unwrap();
+    let mut command = serde_json::to_value(deploy("t", "a", &["b"])).unwrap();
+    for object in [&mut stored["transforms"][0], &mut command] {
+        for field in ["weight", "partition_by"] {
+            let removed = object.as_object_mut().unwrap().remove(field);
+            assert!(removed.is_some(), "{field} is written");
+        }
+    }
+    let stored = serde_json::to_vec(&stored).unwrap();
+    assert_eq!(ControllerState::decode(&stored), Ok(state));
+    let command: ControllerCommand = serde_json::from_value(command).unwrap();
+    assert_eq!(command, deploy("t", "a", &["b"]));
 }
