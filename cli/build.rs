@@ -20,7 +20,7 @@ const FOLDERS: [(&str, &[(&str, &str)]); 2] = [
         "RUST_TEMPLATE",
         &[
             ("templates/rust", ""),
-            ("../examples/mask-email/src", "src/"),
+            ("../examples/mask-rust/src", "src/"),
         ],
     ),
 ];

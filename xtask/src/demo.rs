@@ -122,7 +122,7 @@ impl Demo {
 
     /// Deploys, produces, prints input and output side by side, and counts.
     fn show(&self) -> Result<(), String> {
-        let project = root().join("examples/mask-email");
+        let project = root().join("examples/mask-rust");
         self.cli(
             &project,
             &["topic", "create", INPUT, "--partitions", PARTITIONS],
@@ -134,7 +134,7 @@ impl Demo {
             "--module",
             &module,
             "--name",
-            "mask-email",
+            "mask-rust",
             "--input",
             INPUT,
             "--output",
@@ -402,7 +402,7 @@ The broker runs on 127.0.0.1:{KAFKA_PORT} (Kafka) and :{ADMIN_PORT} (admin). Try
   printf 'me\\t{{\"name\":\"Me\",\"email\":\"me@example.com\"}}\\n' | transform produce {INPUT} --key-separator '\\t'
   transform consume {OUTPUT} --from earliest --max 13
   transform list
-  transform describe mask-email
+  transform describe mask-rust
   kcat -b 127.0.0.1:{KAFKA_PORT} -t {OUTPUT} -C -e        # any Kafka client will do
   transform init mine --language rust                     # write your own
 

@@ -113,7 +113,7 @@ fn consumer(brokers: &str, input: &str, partitions: i32) -> Result<BaseConsumer,
     Ok(consumer)
 }
 
-/// The same as `examples/mask-email`.
+/// The same as `examples/mask-rust`.
 fn mask(value: &[u8], masked: &mut Vec<u8>) -> Result<(), String> {
     let mut copied = 0;
     json::for_each_string(value, "email", |email| {

@@ -1,11 +1,11 @@
-//! T1: the mask of `examples/mask-email` in the sandbox, as fast as what fraction of the same code compiled natively?
+//! T1: the mask of `examples/mask-rust` in the sandbox, as fast as what fraction of the same code compiled natively?
 //!
 //! Both sides take the same record sections and end with complete record batches, checksum included. Calls carry about 1 MB in
 //! batches of 100 records, the module is interruptible, on one thread. Native and sandboxed rounds alternate; the median counts.
 
 #![forbid(unsafe_code)]
 
-#[path = "../../../examples/mask-email/src/lib.rs"]
+#[path = "../../../examples/mask-rust/src/lib.rs"]
 #[allow(unreachable_pub, reason = "an example is a crate of its own")]
 mod mask;
 
@@ -195,11 +195,11 @@ fn build_module() -> Result<Vec<u8>, String> {
         .args(["build", "--quiet", "--release", "--target", "wasm32-wasip2"])
         .env("CARGO_TARGET_DIR", &target)
         .env("RUSTFLAGS", "-C target-feature=+simd128")
-        .current_dir(root.join("examples/mask-email"))
+        .current_dir(root.join("examples/mask-rust"))
         .status()
         .map_err(|e| format!("cargo: {e}"))?;
     if !status.success() {
-        return Err("examples/mask-email does not build".to_owned());
+        return Err("examples/mask-rust does not build".to_owned());
     }
-    std::fs::read(target.join("wasm32-wasip2/release/mask_email.wasm")).map_err(|e| e.to_string())
+    std::fs::read(target.join("wasm32-wasip2/release/mask_rust.wasm")).map_err(|e| e.to_string())
 }
