@@ -8,6 +8,7 @@ pub mod kafka;
 pub mod load;
 pub mod saturate;
 pub mod stats;
+pub mod users;
 
 use std::process::ExitCode;
 

@@ -14,8 +14,8 @@ use std::process::{Command, ExitCode};
 use std::time::Instant;
 
 use tidemill_benches::stats::percentile;
-use tidemill_model::batch::HEADER_BYTES;
-use tidemill_model::record::{BatchBuilder, NewRecord, batch_from_section};
+use tidemill_benches::users;
+use tidemill_model::record::batch_from_section;
 use tidemill_sdk::testing::Native;
 use tidemill_wasm_host::{
     Factory, HostConfig, InputBatch, Limits, LocalRunner, OutputTopic, guest_env,
@@ -81,7 +81,7 @@ fn measure_all() -> Result<Vec<f64>, String> {
 
 /// The ratio for values of this size.
 fn measure(runner: &mut LocalRunner, value_bytes: usize) -> Result<f64, String> {
-    let input = input(value_bytes);
+    let input = users::batches(value_bytes, RECORDS_PER_BATCH, CALL_BYTES);
     let records: usize = input.iter().map(|b| b.record_count as usize).sum();
     let mut native = Native::new(&["out"]).ok_or("an output was given")?;
     let (expected, sandboxed) = (
@@ -147,45 +147,6 @@ fn sandboxed_call(runner: &mut LocalRunner, input: &[InputBatch]) -> Result<usiz
         None => Ok(output.outputs.iter().map(|o| o.batch.len()).sum()),
         Some(failure) => Err(failure.message.clone()),
     }
-}
-
-fn input(value_bytes: usize) -> Vec<InputBatch> {
-    let mut batches = Vec::new();
-    let mut bytes = 0;
-    while bytes < CALL_BYTES {
-        let base_offset = batches.len() * RECORDS_PER_BATCH;
-        let mut builder = BatchBuilder::new();
-        for n in base_offset..base_offset + RECORDS_PER_BATCH {
-            builder.append(NewRecord {
-                timestamp: 1_700_000_000_000 + n as i64,
-                key: Some(n.to_string().as_bytes()),
-                value: Some(value(n, value_bytes).as_bytes()),
-                headers: &[],
-            });
-        }
-        let batch = builder.build();
-        bytes += batch.len();
-        batches.push(InputBatch {
-            base_offset: base_offset as i64,
-            base_timestamp: 1_700_000_000_000 + base_offset as i64,
-            record_count: RECORDS_PER_BATCH as u32,
-            records: batch.slice(HEADER_BYTES..),
-        });
-    }
-    batches
-}
-
-/// A user of exactly `bytes` bytes, its `email` in the middle.
-fn value(n: usize, bytes: usize) -> String {
-    let head = format!(
-        "{{\"id\":1{n:07},\"name\":\"Ada Lovelace\",\"email\":\"ada{n:06}@analytical.example\",\"country\":\"GB\",\"note\":\""
-    );
-    let note = bytes - head.len() - 2;
-    let text = "counts as it always did, and then some more; ";
-    format!(
-        "{head}{}\"}}",
-        text.chars().cycle().take(note).collect::<String>()
-    )
 }
 
 fn build_module() -> Result<Vec<u8>, String> {
