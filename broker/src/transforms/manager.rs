@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tidemill_controller::image::ErrorPolicy;
+use tidemill_controller::image::{Codec, ErrorPolicy, PartitionBy};
 use tidemill_controller::{Image, StartPosition, TransformSpec, TransformStatus};
 use tidemill_model::batch::Compression;
 use tidemill_model::{PartitionId, ShardId};
@@ -503,8 +503,11 @@ impl Shard {
             OutputTopic {
                 max_bytes: defaults.integer(&configs, "max.message.bytes") as usize,
                 partitions: topic.map(|t| t.partition_count().unsigned_abs()),
-                compression: codec(defaults.value(&configs, "compression.type")),
-                by_key: false,
+                compression: match spec.compression {
+                    Some(codec) => asked(codec),
+                    None => of_topic(defaults.value(&configs, "compression.type")),
+                },
+                by_key: spec.partition_by == PartitionBy::Key,
             }
         });
         described.collect()
@@ -513,13 +516,23 @@ impl Shard {
 
 /// How batches are compressed for a topic whose `compression.type` is `word`: `producer` leaves it to whoever writes, and a
 /// transform that asks for nothing does not.
-fn codec(word: &str) -> Compression {
+fn of_topic(word: &str) -> Compression {
     match word {
         "gzip" => Compression::Gzip,
         "snappy" => Compression::Snappy,
         "lz4" => Compression::Lz4,
         "zstd" => Compression::Zstd,
         _ => Compression::None,
+    }
+}
+
+fn asked(codec: Codec) -> Compression {
+    match codec {
+        Codec::None => Compression::None,
+        Codec::Gzip => Compression::Gzip,
+        Codec::Snappy => Compression::Snappy,
+        Codec::Lz4 => Compression::Lz4,
+        Codec::Zstd => Compression::Zstd,
     }
 }
 

@@ -69,6 +69,7 @@ pub(crate) struct Instance {
     exports: Exports,
     limits: Limits,
     meter: Meter,
+    calls: u64,
 }
 
 /// The exports, by the world that a module was made for.
@@ -113,6 +114,7 @@ impl Instance {
                 exports,
                 limits: setup.limits,
                 meter,
+                calls: 0,
             }),
             Err(error) => {
                 let (error, logs) = explain(&mut store, &error, START_MS);
@@ -130,6 +132,12 @@ impl Instance {
         self.store.data().memory_bytes()
     }
 
+    /// Whether `failed`, the result of a call, may be owed to what earlier calls left in its memory: a module that keeps a little of each
+    /// call is out of memory some day, which is no fault of the records it is at by then. Another instance is to be asked.
+    pub(crate) fn may_owe_to_earlier(&self, failed: &FailedCall) -> bool {
+        self.calls > 1 && matches!(failed.error, CallError::Memory { .. })
+    }
+
     /// Counts its CPU time.
     pub(crate) fn meter(&self) -> Meter {
         self.meter.clone()
@@ -143,6 +151,7 @@ impl Instance {
         batches: &[InputBatch],
         setup: &Setup,
     ) -> Called {
+        self.calls += 1;
         arm(&mut self.store, self.limits.time_ms);
         // Bounds what is copied out, even when lists in the answer share memory. The engine has one bound for the answer and for what
         // is handed over before it; none of the latter is kept, or copied at all where it is a line of log.
@@ -260,6 +269,31 @@ async fn exports(
             Exports::Core(CoreInstance::new(&linkers.core, store, module).await?)
         }
     })
+}
+
+/// Runs `batches` on `idle`, or on an instance that `make` gives where there is none or that one has no memory left; gives the instance
+/// back when it can be called again.
+pub(crate) async fn call_on(
+    idle: Option<Instance>,
+    make: impl AsyncFn() -> Result<Instance, FailedCall>,
+    (partition, batches): (i32, &[InputBatch]),
+    setup: &Setup,
+) -> (Option<Instance>, Called) {
+    let mut used = idle;
+    loop {
+        let mut instance = match used.take() {
+            Some(instance) => instance,
+            None => match make().await {
+                Ok(instance) => instance,
+                Err(failed) => return (None, Err(failed)),
+            },
+        };
+        match instance.call(partition, batches, setup).await {
+            Ok(output) => return (Some(instance), Ok(output)),
+            Err(failed) if instance.may_owe_to_earlier(&failed) => {}
+            Err(failed) => return (None, Err(failed)),
+        }
+    }
 }
 
 /// What befell an instance while it was made.

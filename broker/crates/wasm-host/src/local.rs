@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 
 use crate::engine::{self, Linkers, Reservation};
 use crate::factory::{Loaded, Module};
-use crate::instance::{Instance, Setup, Surroundings, timed};
+use crate::instance::{Instance, Setup, Surroundings, call_on, timed};
 use crate::meter::{Meter, Sliced};
 use crate::ticker::Ticker;
 use crate::types::{CallError, CallOutput, FailedCall, InputBatch, Limits, LogLine, OutputTopic};
@@ -76,22 +76,13 @@ impl LocalRunner {
         let before = meter.spent_ns();
         let (module, setup, around) = (&self.module, &self.setup, &self.around);
         let work = async {
-            let mut instance = match idle {
-                Some(instance) => instance,
-                None => Instance::new(module, setup, around, meter.clone()).await?,
-            };
-            let output = instance.call(partition, batches, setup).await?;
-            Ok((instance, output))
+            let make = async || Instance::new(module, setup, around, meter.clone()).await;
+            call_on(idle, make, (partition, batches), setup).await
         };
-        let called = Sliced::new(meter.clone(), &around.ticker, work).finish();
-        let cpu_ns = meter.spent_ns() - before;
-        match called {
-            Ok((instance, output)) => {
-                self.instance = Some(instance);
-                timed(Ok(output), cpu_ns).map_err(|failed| failed.error)
-            }
-            Err(failed) => Err(self.keep_logs(failed)),
-        }
+        let (instance, called) = Sliced::new(meter.clone(), &around.ticker, work).finish();
+        self.instance = instance;
+        let called = timed(called, meter.spent_ns() - before);
+        called.map_err(|failed| self.keep_logs(failed))
     }
 
     fn keep_logs(&mut self, failed: FailedCall) -> CallError {

@@ -10,8 +10,9 @@ use tidemill_wasm_host::{
     Limits, LocalRunner, LogLevel, Module, ModuleError, OutputTopic, TransformKey, guest_env,
 };
 
+/// Much time, for a machine that is busy otherwise.
 const LIMITS: Limits = Limits {
-    time_ms: 300,
+    time_ms: 20_000,
     memory_bytes: 4 << 20,
 };
 
@@ -199,8 +200,14 @@ fn addresses_outside_of_its_memory_are_refused() {
 
 #[test]
 fn loops_traps_and_eaters_of_memory_end() {
-    let error = run("(loop $on (br $on)) (i64.const 0)").unwrap_err();
-    assert_eq!(error, CallError::Timeout { limit_ms: 300 });
+    let endless = load(&module_of("(loop $on (br $on)) (i64.const 0)")).unwrap();
+    let limits = Limits {
+        time_ms: 200,
+        ..LIMITS
+    };
+    let mut runner = LocalRunner::new(&endless, env(), limits, topic(None)).unwrap();
+    let error = runner.call(0, &[input(&["a"])]).unwrap_err();
+    assert_eq!(error, CallError::Timeout { limit_ms: 200 });
     let error = run("(unreachable)").unwrap_err();
     assert!(matches!(error, CallError::Trap(_)), "{error:?}");
     let error = run("(call $process (local.get $size))").unwrap_err();
@@ -329,18 +336,14 @@ fn long_call_lets_its_neighbours_have_their_turns() {
             memory_bytes: 64 << 20,
         };
         let guest = Guest::start(&factory, config);
-        let long = Limits {
-            time_ms: 10_000,
-            ..LIMITS
-        };
-        guest.register(TransformKey(0), endless, env(), long, topic(None));
+        guest.register(TransformKey(0), endless, env(), LIMITS, topic(None));
         guest.register(TransformKey(1), good, env(), LIMITS, topic(None));
         let mut burning = Box::pin(guest.call(TransformKey(0), 0, vec![input(&["a"])]));
         for _ in 0..20 {
             let output = guest.call(TransformKey(1), 0, vec![input(&["b"])]).await;
             assert_eq!(keys(&output.unwrap(), Destination::ByInput), ["b"]);
         }
-        // The long one has used little of its ten seconds meanwhile, and ends when its transform goes.
+        // The long one has used little of its time meanwhile, and ends when its transform goes.
         let waker = std::task::Waker::noop();
         let mut context = std::task::Context::from_waker(waker);
         assert!(burning.as_mut().poll(&mut context).is_pending());
@@ -348,4 +351,19 @@ fn long_call_lets_its_neighbours_have_their_turns() {
         assert_eq!(burning.await.unwrap_err().error, CallError::Stopped);
     })
     .unwrap();
+}
+
+#[test]
+fn module_that_keeps_a_little_of_each_call_fails_no_record() {
+    // Each call takes a page of 64 KiB for good and answers with nothing; the limit holds 62 of them.
+    let keeps = "(if (i32.eq (memory.grow (i32.const 1)) (i32.const -1)) (then (unreachable)))
+        (i32.store (i32.const 256) (i32.const 0)) (i64.store (i32.const 260) (i64.const 0))
+        (i64.or (i64.shl (i64.const 256) (i64.const 32)) (i64.const 12))";
+    let module = load(&module_of(keeps)).unwrap();
+    let mut runner = LocalRunner::new(&module, env(), LIMITS, topic(None)).unwrap();
+    let memory: Vec<u64> = (0..200)
+        .map(|_| runner.call(0, &[input(&["a"])]).unwrap().memory_bytes)
+        .collect();
+    assert_eq!(memory.iter().max(), Some(&(4 << 20)));
+    assert_eq!(memory.iter().filter(|bytes| **bytes == 3 << 16).count(), 4);
 }

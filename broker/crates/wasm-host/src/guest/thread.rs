@@ -9,7 +9,7 @@ use tidemill_rt::mailbox::reply::ReplySender;
 
 use super::{Begin, Call, GuestConfig, Registered, Shared, Turn};
 use crate::engine::INSTANCES_MAX;
-use crate::instance::{Called, Instance, Surroundings, timed};
+use crate::instance::{Called, Instance, Surroundings, call_on, timed};
 use crate::local::{surroundings, wasi_runtime};
 use crate::meter::{Meter, Sliced};
 use crate::survival::{self, panic_message};
@@ -239,17 +239,8 @@ impl<'a> Guests<'a> {
         } = begin.call;
         let (around, made_of, counts) = (self.around, begin.made_of, meter.clone());
         let work = async move {
-            let mut instance = match found {
-                Some(instance) => instance,
-                None => match make(&made_of, around, counts).await {
-                    Ok(instance) => instance,
-                    Err(failed) => return (None, Err(failed)),
-                },
-            };
-            match instance.call(partition, &batches, &made_of.setup).await {
-                Ok(output) => (Some(instance), Ok(output)),
-                Err(failed) => (None, Err(failed)),
-            }
+            let make = async || make(&made_of, around, counts.clone()).await;
+            call_on(found, make, (partition, &batches), &made_of.setup).await
         };
         let running = Running {
             registration: begin.registration,
