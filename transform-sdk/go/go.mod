@@ -1,0 +1,3 @@
+module tidemill.dev/sdk
+
+go 1.24

@@ -1,0 +1,82 @@
+package tidejson
+
+import (
+	"bytes"
+	"unicode/utf16"
+	"unicode/utf8"
+)
+
+// same says whether the checked, escaped text of a member's name means name.
+func same(escaped []byte, name string) bool {
+	if string(escaped) == name {
+		// A name with a backslash is written with an escape: it would not be itself.
+		return bytes.IndexByte(escaped, '\\') < 0
+	}
+	if len(escaped) <= len(name) || bytes.IndexByte(escaped, '\\') < 0 {
+		return false
+	}
+	for len(escaped) > 0 {
+		meant, size := character(escaped)
+		r, n := utf8.DecodeRuneInString(name)
+		if n == 0 || meant < 0 || meant != r || r == utf8.RuneError && n == 1 {
+			return false
+		}
+		escaped, name = escaped[size:], name[n:]
+	}
+	return name == ""
+}
+
+// character reads a character that may be escaped, and how many bytes it takes; -1 for an unpaired half of a surrogate pair.
+func character(b []byte) (rune, int) {
+	if b[0] != '\\' {
+		return utf8.DecodeRune(b)
+	}
+	switch b[1] {
+	case 'b':
+		return '\b', 2
+	case 'f':
+		return '\f', 2
+	case 'n':
+		return '\n', 2
+	case 'r':
+		return '\r', 2
+	case 't':
+		return '\t', 2
+	case 'u':
+	default:
+		return rune(b[1]), 2
+	}
+	high, _ := hex(b[2:])
+	if !utf16.IsSurrogate(high) {
+		return high, 6
+	}
+	if len(b) >= 12 && b[6] == '\\' && b[7] == 'u' {
+		low, _ := hex(b[8:])
+		if pair := utf16.DecodeRune(high, low); pair != utf8.RuneError {
+			return pair, 12
+		}
+	}
+	return -1, 6
+}
+
+// hex reads four hexadecimal digits.
+func hex(b []byte) (rune, bool) {
+	if len(b) < 4 {
+		return 0, false
+	}
+	var value rune
+	for _, c := range b[:4] {
+		switch {
+		case '0' <= c && c <= '9':
+			c -= '0'
+		case 'a' <= c && c <= 'f':
+			c -= 'a' - 10
+		case 'A' <= c && c <= 'F':
+			c -= 'A' - 10
+		default:
+			return 0, false
+		}
+		value = value<<4 | rune(c)
+	}
+	return value, true
+}

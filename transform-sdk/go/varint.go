@@ -1,0 +1,56 @@
+package tidemill
+
+import "math/bits"
+
+// Numbers of records (KIP-98): zigzag, seven bits a byte, the lowest first.
+
+// varlongBytesMax is the number of bytes that a 64-bit number takes at most.
+const varlongBytesMax = 10
+
+// takeVarlong reads the number at b[at:] and gives the place behind it; -1 where it is cut or too long.
+func takeVarlong(b []byte, at int) (int64, int) {
+	var value uint64
+	for i := 0; i < varlongBytesMax; i++ {
+		if at+i >= len(b) {
+			return 0, -1
+		}
+		c := b[at+i]
+		value |= uint64(c&0x7f) << (7 * i)
+		if c < 0x80 {
+			if i == varlongBytesMax-1 && c > 1 {
+				return 0, -1
+			}
+			return int64(value>>1) ^ -int64(value&1), at + i + 1
+		}
+	}
+	return 0, -1
+}
+
+// takeVarint is takeVarlong for a number that must fit 32 bits.
+func takeVarint(b []byte, at int) (int, int) {
+	value, next := takeVarlong(b, at)
+	if value != int64(int32(value)) {
+		return 0, -1
+	}
+	return int(value), next
+}
+
+func varlongLen(value int64) int {
+	return (bits.Len64(zigzag(value)|1) + 6) / 7
+}
+
+// putVarlong writes value to b[at:], which has room for it, and gives the place behind it.
+func putVarlong(b []byte, at int, value int64) int {
+	rest := zigzag(value)
+	for rest >= 0x80 {
+		b[at] = byte(rest) | 0x80
+		rest >>= 7
+		at++
+	}
+	b[at] = byte(rest)
+	return at + 1
+}
+
+func zigzag(value int64) uint64 {
+	return uint64(value<<1) ^ uint64(value>>63)
+}
