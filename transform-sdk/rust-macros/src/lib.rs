@@ -52,9 +52,10 @@ fn glue(name: &str) -> TokenStream {
             struct Module;
             impl ::tidemill_sdk::guest::Guest for Module {{
                 fn process(
+                    partition: u32,
                     batches: ::std::vec::Vec<::tidemill_sdk::guest::InputBatch>,
                 ) -> ::std::result::Result<::tidemill_sdk::guest::Outcome, ::std::string::String> {{
-                    ::tidemill_sdk::guest::process({name}, &batches)
+                    ::tidemill_sdk::guest::process({name}, partition, &batches)
                 }}
             }}
             ::tidemill_sdk::guest::export!(Module with_types_in ::tidemill_sdk::guest);

@@ -12,25 +12,26 @@ mod rt;
 
 use std::cell::RefCell;
 
-use crate::output::Output;
+use crate::output::Outputs;
 use crate::section::InputSection;
-use crate::{Record, Result};
+use crate::{Output, Record, Result, placement};
 
 pub use bindings::{export, exports};
 pub use exports::tidemill::transform::processor::{
-    Guest, InputBatch, Outcome, OutputSection, RecordFailure,
+    Guest, InputBatch, Outcome, OutputSection, Placement, RecordFailure,
 };
 
 thread_local! {
-    static OUTPUT: RefCell<Option<Output>> = const { RefCell::new(None) };
+    static OUTPUT: RefCell<Option<Outputs>> = const { RefCell::new(None) };
 }
 
-/// Runs `transform` over a call's batches.
+/// Runs `transform` over a call's batches, which come from the input's partition `partition`.
 ///
 /// # Errors
 /// A text, when the input is malformed or the module has no outputs.
 pub fn process(
-    transform: impl Fn(Record<'_>, &mut Output) -> Result<()>,
+    transform: impl Fn(Record<'_>, &mut Output<'_>) -> Result<()>,
+    partition: u32,
     batches: &[InputBatch],
 ) -> std::result::Result<Outcome, String> {
     OUTPUT.with_borrow_mut(|slot| {
@@ -40,6 +41,7 @@ pub fn process(
         };
         output.reserve(batches.iter().map(|b| b.records.len() + 64).sum());
         let sections = batches.iter().map(|b| InputSection {
+            partition,
             base_offset: b.base_offset,
             base_timestamp: b.base_timestamp,
             record_count: b.record_count,
@@ -53,6 +55,7 @@ pub fn process(
                 .into_iter()
                 .map(|(output, section)| OutputSection {
                     output,
+                    placement: placed(section.placement),
                     base_timestamp: section.base_timestamp,
                     max_timestamp: section.max_timestamp,
                     record_count: section.record_count,
@@ -70,10 +73,18 @@ pub fn process(
     })
 }
 
-fn declared_outputs() -> std::result::Result<Output, String> {
+fn placed(placement: placement::Placement) -> Placement {
+    match placement {
+        placement::Placement::ByInput => Placement::ByInput,
+        placement::Placement::ByKey => Placement::ByKey,
+        placement::Placement::Partition(partition) => Placement::Partition(partition),
+    }
+}
+
+fn declared_outputs() -> std::result::Result<Outputs, String> {
     let names = std::env::var("TIDEMILL_OUTPUTS").unwrap_or_default();
     let names = names.split(',').filter(|name| !name.is_empty());
-    Output::new(names).ok_or_else(|| "TIDEMILL_OUTPUTS names no output topic".to_owned())
+    Outputs::new(names).ok_or_else(|| "TIDEMILL_OUTPUTS names no output topic".to_owned())
 }
 
 /// Hands one line to the broker.

@@ -9,7 +9,10 @@
 //! assert_eq!(emails, [b"ada@example.com"]);
 //! # Ok::<(), json::NotJson>(())
 //! ```
+//!
+//! [`walk`] tells everything that is in a text, for what needs more than that.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
 
@@ -25,6 +28,12 @@ pub fn for_each_string(
     name: &str,
     found: impl FnMut(Range<usize>),
 ) -> Result<(), NotJson> {
+    check_utf8(text)?;
+    let mut scanner = Scanner { text, at: 0 };
+    scanner.document(name, found)
+}
+
+fn check_utf8(text: &[u8]) -> Result<(), NotJson> {
     if !scan::is_ascii(text)
         && let Err(error) = std::str::from_utf8(text)
     {
@@ -33,8 +42,113 @@ pub fn for_each_string(
             at: error.valid_up_to(),
         });
     }
+    Ok(())
+}
+
+/// What [`walk`] comes by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// An object or an array begins.
+    Open {
+        /// The place of its bracket.
+        at: usize,
+        /// Which of the two.
+        is_object: bool,
+    },
+    /// The innermost object or array ends.
+    Close {
+        /// The place behind its bracket.
+        end: usize,
+    },
+    /// The name of a member; its value follows. The place is that between the quotes.
+    Name(Range<usize>),
+    /// A string. The place is that between the quotes.
+    String(Range<usize>),
+    /// A number.
+    Number(Range<usize>),
+    /// `true`, `false` or `null`.
+    Word(Range<usize>),
+}
+
+/// Goes through all of `text`, in order, and calls `on` with what it comes by. No nesting is too deep, and names may repeat.
+///
+/// # Errors
+/// [`NotJson`] when `text` is not JSON in UTF-8, or what `on` says, which ends the walk. What came before it was told already.
+pub fn walk<E: From<NotJson>>(
+    text: &[u8],
+    mut on: impl FnMut(Event) -> Result<(), E>,
+) -> Result<(), E> {
+    check_utf8(text)?;
     let mut scanner = Scanner { text, at: 0 };
-    scanner.document(name, found)
+    let mut open = Open::default();
+    loop {
+        if open.last() == Some(true) {
+            on(Event::Name(scanner.key_place()?))?;
+        }
+        let at = scanner.at_value();
+        match scanner.skip_space() {
+            Some(b'"') => on(Event::String(scanner.string()?))?,
+            Some(bracket @ (b'{' | b'[')) => {
+                let is_object = bracket == b'{';
+                scanner.at += 1;
+                on(Event::Open { at, is_object })?;
+                if scanner.skip_space() != Some(bracket + 2) {
+                    open.push(is_object);
+                    continue;
+                }
+                scanner.at += 1;
+                on(Event::Close { end: scanner.at })?;
+            }
+            first => {
+                scanner.scalar()?;
+                let place = at..scanner.at;
+                on(match first {
+                    Some(b't' | b'f' | b'n') => Event::Word(place),
+                    _ => Event::Number(place),
+                })?;
+            }
+        }
+        loop {
+            match scanner.next(&mut open)? {
+                Next::Value => break,
+                Next::End => return Ok(()),
+                Next::Closed => on(Event::Close { end: scanner.at })?,
+            }
+        }
+    }
+}
+
+/// Whether the text of a string, as it was written, escapes included, means `text`.
+pub fn means(escaped: &[u8], text: &str) -> bool {
+    same(escaped, text)
+}
+
+/// What the text of a string means that was written as `escaped`; an unpaired half of a surrogate pair and bytes that are no UTF-8 become
+/// U+FFFD.
+pub fn meaning(escaped: &[u8]) -> Cow<'_, str> {
+    let text = String::from_utf8_lossy(escaped);
+    if !text.contains('\\') {
+        return text;
+    }
+    let mut meant = String::with_capacity(text.len());
+    let mut rest = text.chars();
+    while let Some(c) = rest.next() {
+        if c != '\\' {
+            meant.push(c);
+            continue;
+        }
+        let behind = rest.clone();
+        match unescape(&mut rest) {
+            Some(c) => meant.push(c),
+            None => {
+                // Of `\uD800\uD800` the second half may begin a pair of its own.
+                meant.push(char::REPLACEMENT_CHARACTER);
+                rest = behind;
+                rest.by_ref().take(5).for_each(drop);
+            }
+        }
+    }
+    Cow::Owned(meant)
 }
 
 /// The text is not JSON.
@@ -88,6 +202,13 @@ impl Open {
     }
 }
 
+/// What follows a value.
+enum Next {
+    Value,
+    Closed,
+    End,
+}
+
 struct Scanner<'a> {
     text: &'a [u8],
     at: usize,
@@ -127,6 +248,48 @@ impl Scanner<'_> {
         }
     }
 
+    /// The place of the value that follows.
+    fn at_value(&mut self) -> usize {
+        self.skip_space();
+        self.at
+    }
+
+    /// A member's name and the colon: the name's place.
+    #[inline(always)]
+    fn key_place(&mut self) -> Result<Range<usize>, NotJson> {
+        if self.skip_space() != Some(b'"') {
+            return self.fail("a member's name was expected");
+        }
+        let name = self.string()?;
+        if self.skip_space() != Some(b':') {
+            return self.fail("a colon was expected");
+        }
+        self.at += 1;
+        Ok(name)
+    }
+
+    /// After a value: what comes next.
+    fn next(&mut self, open: &mut Open) -> Result<Next, NotJson> {
+        let next = self.skip_space();
+        let Some(is_object) = open.last() else {
+            return match next {
+                None => Ok(Next::End),
+                Some(_) => self.fail("the end was expected"),
+            };
+        };
+        let found = match next {
+            Some(b',') => Next::Value,
+            Some(b'}') if is_object => Next::Closed,
+            Some(b']') if !is_object => Next::Closed,
+            _ => return self.fail("a comma or a closing bracket was expected"),
+        };
+        self.at += 1;
+        if matches!(found, Next::Closed) {
+            open.pop();
+        }
+        Ok(found)
+    }
+
     /// After a value: closes what ends here; false at the end of the text.
     #[inline(always)]
     fn next_value(&mut self, open: &mut Open) -> Result<bool, NotJson> {
@@ -155,14 +318,7 @@ impl Scanner<'_> {
     /// A member's name and the colon: whether it is `name`.
     #[inline(always)]
     fn key(&mut self, name: Option<&str>) -> Result<bool, NotJson> {
-        if self.skip_space() != Some(b'"') {
-            return self.fail("a member's name was expected");
-        }
-        let key = self.string()?;
-        if self.skip_space() != Some(b':') {
-            return self.fail("a colon was expected");
-        }
-        self.at += 1;
+        let key = self.key_place()?;
         Ok(name.is_some_and(|name| same(&self.text[key], name)))
     }
 
@@ -384,7 +540,71 @@ mod tests {
             "email=ada@example.com",
         ] {
             assert!(strings(text, "x").is_err(), "{text}");
+            assert!(walked(text).is_err(), "{text}");
         }
+    }
+
+    /// All that is told of `text`, put together again without white space.
+    fn walked(text: &str) -> Result<String, NotJson> {
+        let (mut all, mut kinds) = (String::new(), Vec::new());
+        walk(text.as_bytes(), |event| {
+            let after_value = all.ends_with(|c| !matches!(c, '{' | '[' | ':'));
+            let comma = if after_value && !all.is_empty() { "," } else { "" };
+            match event {
+                Event::Open { at, is_object } => {
+                    kinds.push(is_object);
+                    all += comma;
+                    all += &text[at..=at];
+                }
+                Event::Close { end } => {
+                    assert_eq!(&text[end - 1..end] == "}", kinds.pop().unwrap());
+                    all += &text[end - 1..end];
+                }
+                Event::Name(place) => all += &format!("{comma}\"{}\":", &text[place]),
+                Event::String(place) => all += &format!("{comma}\"{}\"", &text[place]),
+                Event::Number(place) | Event::Word(place) => all += &format!("{comma}{}", &text[place]),
+            }
+            Ok::<(), NotJson>(())
+        })?;
+        Ok(all)
+    }
+
+    #[test]
+    fn walk_tells_everything_in_order() {
+        for text in [
+            "0",
+            "\"\"",
+            "[]",
+            "{}",
+            r#"{"a":{"b":{},"b":[]},"c":[{},-1.5e9,true,null,"x\"y",[[]]],"":false}"#,
+            "[[[1],2],[3]]",
+        ] {
+            assert_eq!(walked(text).unwrap(), text);
+            let spaced = text.replace([',', ':'], " \n, ").replace(", ", ",\t ");
+            if !text.contains(':') {
+                assert_eq!(walked(&spaced).unwrap(), text);
+            }
+        }
+        let deep = "[".repeat(100_000) + &"]".repeat(100_000);
+        assert_eq!(walked(&deep).unwrap(), deep);
+    }
+
+    #[test]
+    fn walk_ends_with_the_error_of_its_visitor() {
+        let mut seen = 0;
+        let ended = walk(b"[1,2,3]", |_| {
+            seen += 1;
+            if seen == 3 { Err(NotJson { expected: "mine", at: 0 }) } else { Ok(()) }
+        });
+        assert_eq!((ended.unwrap_err().expected, seen), ("mine", 3));
+    }
+
+    #[test]
+    fn meaning_of_every_escape_and_of_half_pairs() {
+        let text = r#"a\"\\\/\b\f\n\r\t\u00e9\ud83d\ude00\ud83dx\ude00\ud83d\ud83d\ude00"#;
+        let meant = "a\"\\/\u{8}\u{c}\n\r\té😀\u{fffd}x\u{fffd}\u{fffd}😀";
+        assert_eq!(meaning(text.as_bytes()), meant);
+        assert!(means(br"\u0061b", "ab") && !means(br"\ud83d", "\u{fffd}"));
     }
 
     #[test]

@@ -21,10 +21,12 @@
 //! * An `Err` concerns that record only: what was written for it is taken back, its siblings are unaffected, and the
 //!   transform's `on_error` policy decides what becomes of it. A panic ends the call; the broker then runs the batch again
 //!   record by record, so that only the guilty one fails.
+//! * A record goes to the partition with the input partition's number, or, once its key was changed, to that of its key;
+//!   [`NewRecord::by_key`] and [`NewRecord::partition`] say otherwise.
 //! * Nothing kept in memory between calls may be relied on.
 //!
 //! Settings come from the environment ([`std::env::var`]): what was given at deployment, and `TIDEMILL_TRANSFORM`,
-//! `TIDEMILL_INPUT_TOPIC`, `TIDEMILL_OUTPUTS`.
+//! `TIDEMILL_VERSION`, `TIDEMILL_INPUT_TOPIC`, `TIDEMILL_OUTPUTS`.
 
 mod encode;
 #[cfg(target_arch = "wasm32")]
@@ -34,6 +36,7 @@ pub mod log;
 mod new_record;
 mod output;
 mod parts;
+mod placement;
 mod record;
 mod scan;
 mod section;
@@ -43,6 +46,7 @@ mod varint;
 pub use new_record::NewRecord;
 pub use output::{Output, OutputTopic};
 pub use parts::Parts;
+pub use placement::Placement;
 pub use record::{Header, Headers, Record};
 pub use scan::find_last;
 pub use tidemill_sdk_macros::transform;
@@ -55,4 +59,4 @@ pub type Error = Box<dyn std::error::Error>;
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// The shape of a transform.
-pub type TransformFn = fn(Record<'_>, &mut Output) -> Result<()>;
+pub type TransformFn = fn(Record<'_>, &mut Output<'_>) -> Result<()>;

@@ -1,5 +1,6 @@
 //! A record to be written.
 
+use crate::placement::Placement;
 use crate::record::{Headers, Record};
 
 /// A record to be written: borrowed parts, put together in the output's batch when it is written.
@@ -13,6 +14,7 @@ pub struct NewRecord<'a> {
     pub(crate) kept_headers: Headers<'a>,
     pub(crate) headers: Vec<(&'a [u8], Option<&'a [u8]>)>,
     pub(crate) timestamp: Option<i64>,
+    pub(crate) placement: Option<Placement>,
 }
 
 /// Where the bytes of a value come from.
@@ -84,6 +86,29 @@ impl<'a> NewRecord<'a> {
         self.timestamp = Some(timestamp);
         self
     }
+
+    /// Puts it into the partition that Kafka's clients choose for its key. A record whose key differs from the input record's goes there
+    /// anyway; any other goes to the partition with the input partition's number.
+    pub fn by_key(mut self) -> NewRecord<'a> {
+        self.placement = Some(Placement::ByKey);
+        self
+    }
+
+    /// Puts it into this partition of the output, whatever its key. The record fails where the output has no such partition.
+    pub fn partition(mut self, partition: u32) -> NewRecord<'a> {
+        self.placement = Some(Placement::Partition(partition));
+        self
+    }
+
+    /// Where it goes when written for an input record with the key `input_key`.
+    #[inline]
+    pub(crate) fn placed(&self, input_key: Option<&[u8]>) -> Placement {
+        match self.placement {
+            Some(placement) => placement,
+            None if same(self.key, input_key) => Placement::ByInput,
+            None => Placement::ByKey,
+        }
+    }
 }
 
 impl<'a> From<Record<'a>> for NewRecord<'a> {
@@ -95,6 +120,17 @@ impl<'a> From<Record<'a>> for NewRecord<'a> {
             kept_headers: record.headers,
             headers: Vec::new(),
             timestamp: Some(record.timestamp),
+            placement: None,
         }
+    }
+}
+
+/// Whether two keys are the same; mostly they are the same bytes in memory.
+#[inline]
+fn same(a: Option<&[u8]>, b: Option<&[u8]>) -> bool {
+    match (a, b) {
+        (Some(a), Some(b)) => std::ptr::eq(a, b) || a == b,
+        (None, None) => true,
+        _ => false,
     }
 }

@@ -1,8 +1,9 @@
-//! Where a transform writes: one record section after the other for each declared output.
+//! Where a transform writes: record sections for each declared output, one after the other for each placement.
 
 use crate::Result;
 use crate::encode::Layout;
 use crate::new_record::NewRecord;
+use crate::placement::Placement;
 use crate::record::Record;
 use crate::section::InputSection;
 
@@ -13,42 +14,66 @@ const SECTION_BYTES_MAX: usize = 900 * 1024;
 const RECORD_BYTES_MAX: usize = 1 << 30;
 /// Failures reported for one call carry messages cut to this many bytes.
 const MESSAGE_BYTES_MAX: usize = 1024;
+/// Sections that an output has open at once, one for each placement; a further one closes them all.
+const OPEN_SECTIONS_MAX: usize = 64;
 
 /// Where a transform writes. The default output is the first that was declared.
 #[derive(Debug)]
-pub struct Output {
-    topics: Vec<Topic>,
-    record_timestamp: i64,
+pub struct Output<'r> {
+    outputs: &'r mut Outputs,
+    input: Input<'r>,
 }
 
 /// One of several outputs, from [`Output::to`].
 #[derive(Debug)]
 pub struct OutputTopic<'o> {
     topic: &'o mut Topic,
-    record_timestamp: i64,
+    input: Input<'o>,
+}
+
+/// What writing must know of the input record.
+#[derive(Debug, Clone, Copy)]
+struct Input<'r> {
+    key: Option<&'r [u8]>,
+    timestamp: i64,
+    /// Its number among those that these outputs were given, from 1.
+    turn: u64,
+}
+
+/// The outputs, as long as the module lives.
+#[derive(Debug)]
+pub(crate) struct Outputs {
+    topics: Vec<Topic>,
+    turn: u64,
 }
 
 /// A finished or growing section.
 #[derive(Debug, Default)]
 pub(crate) struct Section {
+    pub(crate) placement: Placement,
     pub(crate) base_timestamp: i64,
     pub(crate) max_timestamp: i64,
     pub(crate) record_count: u32,
     pub(crate) records: Vec<u8>,
+    /// What it held when the input record `mark.turn` began; of the last that wrote to it.
+    mark: Mark,
+    /// The input record that closed it.
+    closed_in: u64,
 }
 
 #[derive(Debug)]
 struct Topic {
     name: String,
     done: Vec<Section>,
+    /// That of the placement used last.
     open: Section,
-    mark: Mark,
+    /// Those of other placements.
+    aside: Vec<Section>,
 }
 
-/// What a topic held when the current record began.
 #[derive(Debug, Default, Clone, Copy)]
 struct Mark {
-    done: usize,
+    turn: u64,
     bytes: usize,
     record_count: u32,
     max_timestamp: i64,
@@ -61,14 +86,14 @@ pub(crate) struct Failure {
     pub(crate) message: String,
 }
 
-impl Output {
+impl Output<'_> {
     /// Writes `record` to the default output.
     ///
     /// # Errors
     /// When it is larger than a record may be.
     #[inline]
     pub fn write(&mut self, record: NewRecord<'_>) -> Result<()> {
-        self.topics[0].write(&record, self.record_timestamp)
+        self.outputs.topics[0].write(&record, &self.input)
     }
 
     /// Hands `record` on to the default output as it is.
@@ -86,10 +111,10 @@ impl Output {
     /// When the transform was not deployed with that output; the message names those it has.
     #[inline]
     pub fn to(&mut self, topic: &str) -> Result<OutputTopic<'_>> {
-        match self.topics.iter().position(|t| t.name == topic) {
+        match self.outputs.topics.iter().position(|t| t.name == topic) {
             Some(index) => Ok(OutputTopic {
-                topic: &mut self.topics[index],
-                record_timestamp: self.record_timestamp,
+                topic: &mut self.outputs.topics[index],
+                input: self.input,
             }),
             None => Err(self.unknown(topic)),
         }
@@ -97,7 +122,7 @@ impl Output {
 
     /// The names of the outputs, in the order they were declared.
     pub fn topics(&self) -> impl Iterator<Item = &str> {
-        self.topics.iter().map(|t| t.name.as_str())
+        self.outputs.topics.iter().map(|t| t.name.as_str())
     }
 
     #[cold]
@@ -109,28 +134,36 @@ impl Output {
         )
         .into()
     }
+}
 
+impl Outputs {
     /// Outputs called `names`; `None` without any.
-    pub(crate) fn new<S: Into<String>>(names: impl IntoIterator<Item = S>) -> Option<Output> {
+    pub(crate) fn new<S: Into<String>>(names: impl IntoIterator<Item = S>) -> Option<Outputs> {
         let topics: Vec<Topic> = names.into_iter().map(|n| Topic::new(n.into())).collect();
-        (!topics.is_empty()).then_some(Output {
-            topics,
-            record_timestamp: 0,
-        })
+        (!topics.is_empty()).then_some(Outputs { topics, turn: 0 })
     }
 
     /// Runs `transform` on every record of `batches`, in order. A record it refuses leaves nothing behind.
     pub(crate) fn run<'a>(
         &mut self,
-        mut transform: impl FnMut(Record<'_>, &mut Output) -> Result<()>,
+        mut transform: impl FnMut(Record<'_>, &mut Output<'_>) -> Result<()>,
         batches: impl Iterator<Item = InputSection<'a>>,
     ) -> Result<Vec<Failure>, &'static str> {
         let mut failures = Vec::new();
         for mut batch in batches {
             for _ in 0..batch.record_count {
                 let record = batch.take_record()?;
-                self.begin(record.timestamp);
-                if let Err(error) = transform(record, self) {
+                self.turn += 1;
+                let input = Input {
+                    key: record.key,
+                    timestamp: record.timestamp,
+                    turn: self.turn,
+                };
+                let mut output = Output {
+                    outputs: self,
+                    input,
+                };
+                if let Err(error) = transform(record, &mut output) {
                     self.roll_back();
                     failures.push(Failure {
                         offset: record.offset,
@@ -145,15 +178,10 @@ impl Output {
         Ok(failures)
     }
 
-    #[inline]
-    fn begin(&mut self, timestamp: i64) {
-        self.record_timestamp = timestamp;
-        self.topics.iter_mut().for_each(Topic::set_mark);
-    }
-
     #[cold]
     fn roll_back(&mut self) {
-        self.topics.iter_mut().for_each(Topic::roll_back);
+        let turn = self.turn;
+        self.topics.iter_mut().for_each(|t| t.roll_back(turn));
     }
 
     /// Reserves room in the default output for about as much as the input has.
@@ -168,7 +196,7 @@ impl Output {
     pub(crate) fn take(&mut self) -> Vec<(u32, Section)> {
         let mut sections = Vec::new();
         for (index, topic) in (0u32..).zip(&mut self.topics) {
-            topic.close();
+            topic.close_all(self.turn);
             sections.extend(topic.done.drain(..).map(|section| (index, section)));
         }
         sections
@@ -182,7 +210,7 @@ impl OutputTopic<'_> {
     /// When it is larger than a record may be.
     #[inline]
     pub fn write(&mut self, record: NewRecord<'_>) -> Result<()> {
-        self.topic.write(&record, self.record_timestamp)
+        self.topic.write(&record, &self.input)
     }
 
     /// Hands `record` on to this output as it is.
@@ -201,18 +229,22 @@ impl Topic {
             name,
             done: Vec::new(),
             open: Section::default(),
-            mark: Mark::default(),
+            aside: Vec::new(),
         }
     }
 
     #[inline]
-    fn write(&mut self, record: &NewRecord<'_>, record_timestamp: i64) -> Result<()> {
-        let timestamp = record.timestamp.unwrap_or(record_timestamp);
+    fn write(&mut self, record: &NewRecord<'_>, input: &Input<'_>) -> Result<()> {
+        let placement = record.placed(input.key);
+        if placement != self.open.placement {
+            self.change_to(placement, input.turn);
+        }
+        let timestamp = record.timestamp.unwrap_or(input.timestamp);
         let delta = match timestamp.checked_sub(self.open.base_timestamp) {
             Some(delta) => delta,
             // Too far from the section's first: no difference of timestamps says so, and the broker refuses one that overflows.
             None => {
-                self.close();
+                self.close(input.turn);
                 0
             }
         };
@@ -223,10 +255,11 @@ impl Topic {
         if self.open.record_count > 0
             && self.open.records.len() + layout.total_len() > SECTION_BYTES_MAX
         {
-            self.close();
+            self.close(input.turn);
             layout = self.layout(record, 0);
         }
         let open = &mut self.open;
+        open.set_mark(input.turn);
         if open.record_count == 0 {
             open.base_timestamp = timestamp;
             open.max_timestamp = timestamp;
@@ -247,32 +280,86 @@ impl Topic {
         Layout::new(record, delta, self.open.record_count)
     }
 
-    fn close(&mut self) {
-        if self.open.record_count > 0 {
-            self.done.push(std::mem::take(&mut self.open));
+    /// Makes `open` the section of `placement`.
+    #[cold]
+    fn change_to(&mut self, placement: Placement, turn: u64) {
+        if self.open.record_count == 0 && self.aside.is_empty() {
+            self.open.placement = placement;
+            return;
         }
-    }
-
-    #[inline]
-    fn set_mark(&mut self) {
-        self.mark = Mark {
-            done: self.done.len(),
-            bytes: self.open.records.len(),
-            record_count: self.open.record_count,
-            max_timestamp: self.open.max_timestamp,
+        if let Some(other) = self.aside.iter_mut().find(|s| s.placement == placement) {
+            std::mem::swap(&mut self.open, other);
+            return;
+        }
+        if self.aside.len() + 1 >= OPEN_SECTIONS_MAX {
+            self.close_all(turn);
+        }
+        let next = Section {
+            placement,
+            ..Section::default()
         };
+        let previous = std::mem::replace(&mut self.open, next);
+        if previous.record_count > 0 {
+            self.aside.push(previous);
+        }
     }
 
-    fn roll_back(&mut self) {
-        let mark = self.mark;
-        if self.done.len() > mark.done {
-            // The section that was open at the mark is the first that was closed since.
-            self.open = self.done.swap_remove(mark.done);
-            self.done.truncate(mark.done);
+    /// Ends the open section; one of the same placement follows.
+    fn close(&mut self, turn: u64) {
+        if self.open.record_count > 0 {
+            let next = Section {
+                placement: self.open.placement,
+                ..Section::default()
+            };
+            let mut closed = std::mem::replace(&mut self.open, next);
+            closed.closed_in = turn;
+            self.done.push(closed);
         }
-        self.open.records.truncate(mark.bytes);
-        self.open.record_count = mark.record_count;
-        self.open.max_timestamp = mark.max_timestamp;
+    }
+
+    fn close_all(&mut self, turn: u64) {
+        self.close(turn);
+        for mut section in self.aside.drain(..) {
+            section.closed_in = turn;
+            self.done.push(section);
+        }
+    }
+
+    /// Takes back what the input record `turn` wrote. What it closed stays closed.
+    fn roll_back(&mut self, turn: u64) {
+        self.open.roll_back(turn);
+        self.aside.retain_mut(|s| s.roll_back(turn));
+        let closed = self.done.iter().rev().take_while(|s| s.closed_in == turn);
+        let first = self.done.len() - closed.count();
+        let closed = self.done.split_off(first);
+        let kept = closed.into_iter().filter_map(|mut s| s.roll_back(turn).then_some(s));
+        self.done.extend(kept);
+    }
+}
+
+impl Section {
+    /// Remembers what it holds before the input record `turn` adds to it.
+    #[inline]
+    fn set_mark(&mut self, turn: u64) {
+        if self.mark.turn != turn {
+            self.mark = Mark {
+                turn,
+                bytes: self.records.len(),
+                record_count: self.record_count,
+                max_timestamp: self.max_timestamp,
+            };
+        }
+    }
+
+    /// Takes back what the input record `turn` added; whether anything is left.
+    fn roll_back(&mut self, turn: u64) -> bool {
+        let mark = self.mark;
+        if mark.turn == turn {
+            self.records.truncate(mark.bytes);
+            self.record_count = mark.record_count;
+            self.max_timestamp = mark.max_timestamp;
+        }
+        self.record_count > 0
     }
 }
 

@@ -11,6 +11,7 @@ pub struct Record<'a> {
     pub(crate) headers: Headers<'a>,
     pub(crate) timestamp: i64,
     pub(crate) offset: i64,
+    pub(crate) partition: u32,
 }
 
 impl<'a> Record<'a> {
@@ -50,6 +51,12 @@ impl<'a> Record<'a> {
     #[inline]
     pub fn offset(&self) -> i64 {
         self.offset
+    }
+
+    /// The partition of the input topic that it came from.
+    #[inline]
+    pub fn partition(&self) -> u32 {
+        self.partition
     }
 
     /// A record like this one (key, value, headers, timestamp), to be changed and written.

@@ -6,6 +6,8 @@ use crate::varint::{take_varint, take_varlong};
 /// A batch of the input.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct InputSection<'a> {
+    /// The input's partition.
+    pub(crate) partition: u32,
     pub(crate) base_offset: i64,
     pub(crate) base_timestamp: i64,
     pub(crate) record_count: u32,
@@ -36,6 +38,7 @@ impl<'a> InputSection<'a> {
             headers: Headers::checked(headers, body)?,
             timestamp: self.base_timestamp.wrapping_add(timestamp_delta),
             offset: self.base_offset.wrapping_add(i64::from(offset_delta)),
+            partition: self.partition,
         })
     }
 }

@@ -17,7 +17,8 @@
 
 use crate::encode::Layout;
 use crate::new_record::{NewRecord, Value};
-use crate::output::{Output, Section};
+use crate::output::{Output, Outputs, Section};
+use crate::placement::Placement;
 use crate::record::Record;
 use crate::section::InputSection;
 
@@ -31,6 +32,7 @@ pub struct TestRecord {
     value: Option<Vec<u8>>,
     headers: Vec<(Vec<u8>, Option<Vec<u8>>)>,
     timestamp: i64,
+    placement: Placement,
 }
 
 impl TestRecord {
@@ -70,6 +72,17 @@ impl TestRecord {
         self
     }
 
+    /// Sets which partition a record that is expected goes to; of an input record it means nothing.
+    pub fn placed(mut self, placement: Placement) -> TestRecord {
+        self.placement = placement;
+        self
+    }
+
+    /// Which partition a record that was written goes to.
+    pub fn placement(&self) -> Placement {
+        self.placement
+    }
+
     /// The key as text, if there is one and it is UTF-8.
     pub fn key_str(&self) -> Option<&str> {
         std::str::from_utf8(self.key.as_deref()?).ok()
@@ -105,6 +118,7 @@ impl From<Record<'_>> for TestRecord {
                 .map(|h| (h.key.to_vec(), h.value.map(<[u8]>::to_vec)))
                 .collect(),
             timestamp: record.timestamp,
+            placement: Placement::ByInput,
         }
     }
 }
@@ -117,12 +131,12 @@ pub struct Ran {
 }
 
 impl Ran {
-    /// What was written to the default output.
+    /// What was written to the default output; records placed alike in the order they were written.
     pub fn records(&self) -> &[TestRecord] {
         &self.outputs[0].1
     }
 
-    /// What was written to `topic`.
+    /// What was written to `topic`; records placed alike in the order they were written.
     ///
     /// # Panics
     /// When there is no such output.
@@ -141,7 +155,7 @@ impl Ran {
 
 /// Runs `transform` on `records` with one output.
 pub fn run(
-    transform: impl FnMut(Record<'_>, &mut Output) -> crate::Result<()>,
+    transform: impl FnMut(Record<'_>, &mut Output<'_>) -> crate::Result<()>,
     records: impl IntoIterator<Item = TestRecord>,
 ) -> Ran {
     run_with_outputs(transform, &[DEFAULT_OUTPUT], records)
@@ -152,7 +166,20 @@ pub fn run(
 /// # Panics
 /// Without any output.
 pub fn run_with_outputs(
-    transform: impl FnMut(Record<'_>, &mut Output) -> crate::Result<()>,
+    transform: impl FnMut(Record<'_>, &mut Output<'_>) -> crate::Result<()>,
+    outputs: &[&str],
+    records: impl IntoIterator<Item = TestRecord>,
+) -> Ran {
+    run_in_partition(transform, 0, outputs, records)
+}
+
+/// Runs `transform` on `records` from this partition of the input, with these outputs, the first being the default.
+///
+/// # Panics
+/// Without any output.
+pub fn run_in_partition(
+    transform: impl FnMut(Record<'_>, &mut Output<'_>) -> crate::Result<()>,
+    partition: u32,
     outputs: &[&str],
     records: impl IntoIterator<Item = TestRecord>,
 ) -> Ran {
@@ -164,12 +191,13 @@ pub fn run_with_outputs(
         record_count += 1;
     }
     let batch = InputSection {
+        partition,
         base_offset: 0,
         base_timestamp: 0,
         record_count,
         records: &input,
     };
-    let mut output = Output::new(outputs.iter().copied()).expect("a transform has an output");
+    let mut output = Outputs::new(outputs.iter().copied()).expect("a transform has an output");
     let failures = output
         .run(transform, [batch].into_iter())
         .expect("the batch was encoded above");
@@ -191,13 +219,15 @@ pub fn run_with_outputs(
 
 fn decode(section: &Section) -> Vec<TestRecord> {
     let mut input = InputSection {
+        partition: 0,
         base_offset: 0,
         base_timestamp: section.base_timestamp,
         record_count: section.record_count,
         records: &section.records,
     };
     (0..section.record_count)
-        .map(|_| input.take_record().expect("the SDK wrote it").into())
+        .map(|_| input.take_record().expect("the SDK wrote it"))
+        .map(|record| TestRecord::from(record).placed(section.placement))
         .collect()
 }
 
@@ -205,13 +235,13 @@ fn decode(section: &Section) -> Vec<TestRecord> {
 /// native code with the module.
 #[derive(Debug)]
 pub struct Native {
-    output: Output,
+    output: Outputs,
 }
 
 impl Native {
     /// With these outputs, the first being the default; `None` without any.
     pub fn new(outputs: &[&str]) -> Option<Native> {
-        let output = Output::new(outputs.iter().copied())?;
+        let output = Outputs::new(outputs.iter().copied())?;
         Some(Native { output })
     }
 
@@ -231,6 +261,7 @@ impl Native {
                 .into_iter()
                 .map(
                     |(base_offset, base_timestamp, record_count, records)| InputSection {
+                        partition: 0,
                         base_offset,
                         base_timestamp,
                         record_count,

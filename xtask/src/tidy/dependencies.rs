@@ -55,7 +55,7 @@ const OTHERS: [(&str, &[&str]); 8] = [
     ),
     ("tidemill-sdk", &["tidemill-sdk-macros"]),
     ("tidemill-sdk-macros", &["tidemill-sdk"]),
-    ("tidemill-tests", &["tidemill-model"]),
+    ("tidemill-tests", &["tidemill-model", "tidemill-wasm-host"]),
     (
         "tidemill-hostile",
         &[
