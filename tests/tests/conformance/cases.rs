@@ -58,7 +58,10 @@ impl Case {
     /// All cases, by name.
     pub(crate) fn all() -> Vec<Case> {
         let files = std::fs::read_dir(folder().join("cases")).expect("the cases are there");
-        let mut cases: Vec<Case> = files.flatten().map(|file| Case::read(&file.path())).collect();
+        let mut cases: Vec<Case> = files
+            .flatten()
+            .map(|file| Case::read(&file.path()))
+            .collect();
         cases.sort_by(|a, b| a.name.cmp(&b.name));
         cases
     }
@@ -67,10 +70,25 @@ impl Case {
         let text = std::fs::read_to_string(path).expect("a case can be read");
         let json = serde_json::from_str(&text)
             .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        let known = ["function", "environment", "outputs", "partition", "records", "expect"];
+        let known = [
+            "function",
+            "environment",
+            "outputs",
+            "partition",
+            "records",
+            "expect",
+        ];
         check_keys(&json, &known, path.display());
-        check_keys(&json["expect"], &["outputs", "failures", "ended", "logs"], path.display());
-        let name = path.file_stem().expect("a file has a name").to_string_lossy().into_owned();
+        check_keys(
+            &json["expect"],
+            &["outputs", "failures", "ended", "logs"],
+            path.display(),
+        );
+        let name = path
+            .file_stem()
+            .expect("a file has a name")
+            .to_string_lossy()
+            .into_owned();
         Case { name, json }
     }
 
@@ -87,10 +105,16 @@ impl Case {
     /// The outputs.
     pub(crate) fn outputs(&self) -> Vec<Declared> {
         let Some(outputs) = self.json["outputs"].as_array() else {
-            return vec![Declared { name: "out".to_owned(), partitions: None }];
+            return vec![Declared {
+                name: "out".to_owned(),
+                partitions: None,
+            }];
         };
         let declared = |output: &Value| match output.as_str() {
-            Some(name) => Declared { name: name.to_owned(), partitions: None },
+            Some(name) => Declared {
+                name: name.to_owned(),
+                partitions: None,
+            },
             None => Declared {
                 name: text(&output["name"]),
                 partitions: output["partitions"].as_u64().map(|n| n as u32),
@@ -109,7 +133,11 @@ impl Case {
         let mut next = 0;
         let mut all = Vec::new();
         for record in self.json["records"].as_array().into_iter().flatten() {
-            check_keys(record, &["key", "value", "headers", "timestamp", "offset", "times"], &self.name);
+            check_keys(
+                record,
+                &["key", "value", "headers", "timestamp", "offset", "times"],
+                &self.name,
+            );
             next = record["offset"].as_i64().unwrap_or(next);
             for _ in 0..record["times"].as_u64().unwrap_or(1) {
                 all.push((next, item(record)));
@@ -130,7 +158,11 @@ impl Case {
         let mut came = Came::default();
         for (topic, records) in expect["outputs"].as_object().into_iter().flatten() {
             for record in records.as_array().expect("a list of records") {
-                check_keys(record, &["key", "value", "headers", "timestamp", "to", "times"], &self.name);
+                check_keys(
+                    record,
+                    &["key", "value", "headers", "timestamp", "to", "times"],
+                    &self.name,
+                );
                 let to = match &record["to"] {
                     Value::Null => "by-input".to_owned(),
                     Value::String(to) => to.clone(),
@@ -143,13 +175,20 @@ impl Case {
         }
         let failures = |list: &Value| {
             let list = list.as_array().cloned().unwrap_or_default();
-            let failure = |f: &Value| (f["offset"].as_i64().expect("an offset"), text(&f["contains"]));
+            let failure = |f: &Value| {
+                (
+                    f["offset"].as_i64().expect("an offset"),
+                    text(&f["contains"]),
+                )
+            };
             list.iter().map(failure).collect()
         };
         came.failures = failures(&expect["failures"]);
         came.ended = failures(&expect["ended"]);
         let lines = expect["logs"].as_array().into_iter().flatten();
-        came.logs = lines.map(|line| (text(&line["level"]), text(&line["message"]))).collect();
+        came.logs = lines
+            .map(|line| (text(&line["level"]), text(&line["message"])))
+            .collect();
         came
     }
 }
@@ -159,26 +198,46 @@ impl Came {
     pub(crate) fn differs(&self, came: &Came, logs: bool) -> Option<String> {
         let places = |c: &Came| c.outputs.keys().cloned().collect::<Vec<_>>();
         if places(self) != places(came) {
-            return Some(format!("written to {:?}, expected {:?}", places(came), places(self)));
+            return Some(format!(
+                "written to {:?}, expected {:?}",
+                places(came),
+                places(self)
+            ));
         }
         for (place, expected) in &self.outputs {
             let written = &came.outputs[place];
-            if let Some(n) = (0..expected.len().min(written.len())).find(|n| expected[*n] != written[*n]) {
-                return Some(format!("{place:?} record {n} is {:?}, expected {:?}", written[n], expected[n]));
+            if let Some(n) =
+                (0..expected.len().min(written.len())).find(|n| expected[*n] != written[*n])
+            {
+                return Some(format!(
+                    "{place:?} record {n} is {:?}, expected {:?}",
+                    written[n], expected[n]
+                ));
             }
             if expected.len() != written.len() {
-                return Some(format!("{place:?} has {} records, expected {}", written.len(), expected.len()));
+                return Some(format!(
+                    "{place:?} has {} records, expected {}",
+                    written.len(),
+                    expected.len()
+                ));
             }
         }
-        let kinds = [("failed", &self.failures, &came.failures), ("ended", &self.ended, &came.ended)];
+        let kinds = [
+            ("failed", &self.failures, &came.failures),
+            ("ended", &self.ended, &came.ended),
+        ];
         for (what, expected, came) in kinds {
             let alike = expected.len() == came.len()
-                && expected.iter().zip(came).all(|(e, c)| e.0 == c.0 && c.1.contains(e.1.as_str()));
+                && expected
+                    .iter()
+                    .zip(came)
+                    .all(|(e, c)| e.0 == c.0 && c.1.contains(e.1.as_str()));
             if !alike {
                 return Some(format!("{what}: {came:?}, expected {expected:?}"));
             }
         }
-        (logs && self.logs != came.logs).then(|| format!("logged {:?}, expected {:?}", came.logs, self.logs))
+        (logs && self.logs != came.logs)
+            .then(|| format!("logged {:?}, expected {:?}", came.logs, self.logs))
     }
 }
 
@@ -186,9 +245,18 @@ impl fmt::Debug for Item {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown = |bytes: &Option<Vec<u8>>| match bytes {
             None => "null".to_owned(),
-            Some(bytes) => format!("{} B {:?}", bytes.len(), String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN)])),
+            Some(bytes) => format!(
+                "{} B {:?}",
+                bytes.len(),
+                String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN)])
+            ),
         };
-        write!(f, "key {} value {} headers", shown(&self.key), shown(&self.value))?;
+        write!(
+            f,
+            "key {} value {} headers",
+            shown(&self.key),
+            shown(&self.value)
+        )?;
         for (key, value) in &self.headers {
             write!(f, " {:?}={}", String::from_utf8_lossy(key), shown(value))?;
         }
@@ -199,7 +267,10 @@ impl fmt::Debug for Item {
 fn check_keys(json: &Value, known: &[&str], place: impl fmt::Display) {
     let empty = Map::new();
     for key in json.as_object().unwrap_or(&empty).keys() {
-        assert!(known.contains(&key.as_str()), "{place}: `{key}` is not known here");
+        assert!(
+            known.contains(&key.as_str()),
+            "{place}: `{key}` is not known here"
+        );
     }
 }
 
@@ -208,7 +279,9 @@ fn item(record: &Value) -> Item {
     Item {
         key: bytes(&record["key"]),
         value: bytes(&record["value"]),
-        headers: headers.map(|h| (text(&h[0]).into_bytes(), bytes(&h[1]))).collect(),
+        headers: headers
+            .map(|h| (text(&h[0]).into_bytes(), bytes(&h[1])))
+            .collect(),
         timestamp: record["timestamp"].as_i64().unwrap_or(TIMESTAMP),
     }
 }
@@ -223,12 +296,16 @@ fn bytes(json: &Value) -> Option<Vec<u8>> {
             Some(engine.decode(text(&json["base64"])).expect("base64"))
         }
         json => {
-            let times = json["times"].as_u64().expect("bytes are a text, base64 or repeated");
+            let times = json["times"]
+                .as_u64()
+                .expect("bytes are a text, base64 or repeated");
             Some(text(&json["repeat"]).repeat(times as usize).into_bytes())
         }
     }
 }
 
 fn text(json: &Value) -> String {
-    json.as_str().unwrap_or_else(|| panic!("{json} is no text")).to_owned()
+    json.as_str()
+        .unwrap_or_else(|| panic!("{json} is no text"))
+        .to_owned()
 }

@@ -43,7 +43,11 @@ fn passes_every_case(language: &str) {
         for at_once in [usize::MAX, 1] {
             let came = module.run(case, at_once);
             if let Some(difference) = expected.differs(&came, case.compares_logs()) {
-                let calls = if at_once == 1 { "one record a call" } else { "one call" };
+                let calls = if at_once == 1 {
+                    "one record a call"
+                } else {
+                    "one call"
+                };
                 wrong.push(format!("{} ({calls}): {difference}", case.name));
             }
         }

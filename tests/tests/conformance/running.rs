@@ -143,5 +143,7 @@ fn read(batch: &[u8]) -> Vec<Item> {
             .collect(),
         timestamp: header.base_timestamp.wrapping_add(record.timestamp_delta),
     };
-    records.map(|record| item(record.expect("a valid record"))).collect()
+    records
+        .map(|record| item(record.expect("a valid record")))
+        .collect()
 }

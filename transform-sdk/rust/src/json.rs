@@ -549,7 +549,11 @@ mod tests {
         let (mut all, mut kinds) = (String::new(), Vec::new());
         walk(text.as_bytes(), |event| {
             let after_value = all.ends_with(|c| !matches!(c, '{' | '[' | ':'));
-            let comma = if after_value && !all.is_empty() { "," } else { "" };
+            let comma = if after_value && !all.is_empty() {
+                ","
+            } else {
+                ""
+            };
             match event {
                 Event::Open { at, is_object } => {
                     kinds.push(is_object);
@@ -562,7 +566,9 @@ mod tests {
                 }
                 Event::Name(place) => all += &format!("{comma}\"{}\":", &text[place]),
                 Event::String(place) => all += &format!("{comma}\"{}\"", &text[place]),
-                Event::Number(place) | Event::Word(place) => all += &format!("{comma}{}", &text[place]),
+                Event::Number(place) | Event::Word(place) => {
+                    all += &format!("{comma}{}", &text[place])
+                }
             }
             Ok::<(), NotJson>(())
         })?;
@@ -594,7 +600,14 @@ mod tests {
         let mut seen = 0;
         let ended = walk(b"[1,2,3]", |_| {
             seen += 1;
-            if seen == 3 { Err(NotJson { expected: "mine", at: 0 }) } else { Ok(()) }
+            if seen == 3 {
+                Err(NotJson {
+                    expected: "mine",
+                    at: 0,
+                })
+            } else {
+                Ok(())
+            }
         });
         assert_eq!((ended.unwrap_err().expected, seen), ("mine", 3));
     }

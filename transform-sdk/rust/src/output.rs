@@ -332,7 +332,9 @@ impl Topic {
         let closed = self.done.iter().rev().take_while(|s| s.closed_in == turn);
         let first = self.done.len() - closed.count();
         let closed = self.done.split_off(first);
-        let kept = closed.into_iter().filter_map(|mut s| s.roll_back(turn).then_some(s));
+        let kept = closed
+            .into_iter()
+            .filter_map(|mut s| s.roll_back(turn).then_some(s));
         self.done.extend(kept);
     }
 }

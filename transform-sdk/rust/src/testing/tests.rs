@@ -154,7 +154,7 @@ fn damaged_input_is_refused_wherever_it_is_cut() {
     for cut in 0..input.len() {
         let mut output = Outputs::new(["a"]).unwrap();
         let batch = InputSection {
-        partition: 0,
+            partition: 0,
             base_offset: 0,
             base_timestamp: 0,
             record_count: 1,
@@ -251,7 +251,11 @@ fn refused_record_leaves_nothing_behind_in_any_placement() {
     let value = vec![b'x'; 200 * 1024];
     let input = (0..40).map(|n| {
         let record = TestRecord::new().timestamp(n).value(&value);
-        if n % 3 == 0 { record.key("bad") } else { record }
+        if n % 3 == 0 {
+            record.key("bad")
+        } else {
+            record
+        }
     });
     let ran = run(
         |record, output| {
