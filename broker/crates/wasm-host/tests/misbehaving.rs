@@ -79,8 +79,9 @@ fn input(values: &[&str]) -> InputBatch {
 }
 
 fn run(mode: &str, values: &[&str]) -> Result<CallOutput, CallError> {
+    let limits = if mode == "loop" { SHORT } else { LIMITS };
     let mut runner =
-        LocalRunner::new(&module(), env(mode), LIMITS, topics(BATCH_BYTES_MAX)).unwrap();
+        LocalRunner::new(&module(), env(mode), limits, topics(BATCH_BYTES_MAX)).unwrap();
     runner.call(0, &[input(values)])
 }
 
