@@ -93,9 +93,6 @@ fn rate(runner: &mut LocalRunner, input: &[InputBatch], memory: &mut u64) -> Res
         let (began, mut calls) = (Instant::now(), 0);
         while began.elapsed().as_secs_f64() < ROUND_SECONDS {
             *memory = call(runner, input)?.memory_bytes;
-            if calls % 50 == 0 {
-                eprintln!("{calls} {}", *memory >> 10);
-            }
             calls += 1;
         }
         rates.push((RECORDS * calls) as f64 / began.elapsed().as_secs_f64());
