@@ -23,6 +23,7 @@ mod members;
 mod messages;
 mod operations;
 mod outboxes;
+mod placement;
 mod sessions;
 mod starting;
 mod wide_topics;

@@ -1,0 +1,128 @@
+//! Which partition output goes to, and how it is compressed.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tidemill_tests::cli::Cli;
+use tidemill_tests::raw::{self, Connection};
+use tidemill_tests::{Broker, Engine, Options, modules, on_both_engines, wait};
+
+on_both_engines!(
+    output_by_key_goes_where_a_producer_puts_the_same_keys,
+    output_is_compressed_as_the_deployment_says,
+);
+
+const LIMIT: Duration = Duration::from_secs(60);
+const RECORDS: usize = 500;
+const PARTITIONS: u32 = 7;
+
+fn produce(cli: &Cli, topic: &str) {
+    let line = |n: usize| format!("key-{n}:{{\"n\":{n},\"email\":\"someone@example.com\"}}\n");
+    let lines: String = (0..RECORDS).map(line).collect();
+    let ran = cli.run_with_input(&["produce", topic, "--key-separator", ":"], &lines);
+    assert!(ran.ok, "{}", ran.text());
+}
+
+/// The partition of each key.
+fn placed(cli: &Cli, topic: &str) -> BTreeMap<String, i64> {
+    let read = cli.ok(&[
+        "--output-format",
+        "json",
+        "consume",
+        topic,
+        "--from",
+        "earliest",
+        "--exit-at-end",
+    ]);
+    let records = read.lines().map(|line| {
+        let record: serde_json::Value = serde_json::from_str(line).expect("a record a line");
+        let key = record["key"].as_str().expect("it has a key").to_owned();
+        (
+            key,
+            record["partition"].as_i64().expect("it has a partition"),
+        )
+    });
+    records.collect()
+}
+
+fn written(cli: &Cli, topic: &str) -> i64 {
+    let described = cli.json(&["topic", "describe", topic]);
+    let partitions = described["partitions"].as_array().expect("partitions");
+    partitions
+        .iter()
+        .filter_map(|p| p["high_watermark"].as_i64())
+        .sum()
+}
+
+fn deploy(cli: &Cli, arguments: &[&str]) {
+    let module = modules::mask();
+    let module = module.to_string_lossy();
+    let mut all = vec![
+        "deploy", "--module", &module, "--input", "in", "--from", "earliest",
+    ];
+    all.extend(arguments);
+    cli.ok(&all);
+}
+
+/// Inputs and outputs lie in several rings: what leaves the input's ring goes through its outbox.
+fn output_by_key_goes_where_a_producer_puts_the_same_keys(engine: Engine) {
+    let broker = Options::new(engine).shards(2).start();
+    let cli = Cli::new(&broker);
+    cli.create_topic("in", 2);
+    for topic in ["by-key", "by-input", "reference"] {
+        cli.create_topic(topic, PARTITIONS);
+    }
+    produce(&cli, "in");
+    produce(&cli, "reference");
+    deploy(
+        &cli,
+        &[
+            "--name",
+            "keyed",
+            "--output",
+            "by-key",
+            "--partition-by",
+            "key",
+        ],
+    );
+    deploy(&cli, &["--name", "plain", "--output", "by-input"]);
+    let all = |topic| written(&cli, topic) == RECORDS as i64;
+    assert!(wait::until(LIMIT, || all("by-key") && all("by-input")));
+    let reference = placed(&cli, "reference");
+    assert_eq!(reference.len(), RECORDS);
+    assert_eq!(placed(&cli, "by-key"), reference);
+    let input = placed(&cli, "in");
+    assert_eq!(placed(&cli, "by-input"), input);
+}
+
+fn codecs(broker: &Broker, topic: &str) -> Vec<u8> {
+    let mut connection = Connection::open(&broker.kafka()).expect("the broker listens");
+    let request = raw::fetch(topic, 0, 0, 1_000, 4 << 20);
+    let answer = connection.call(&request).expect("fetch is answered");
+    let fetched = raw::fetched(&answer).expect("a fetch answer");
+    let mut codecs: Vec<u8> = fetched.batches.iter().map(|b| b.codec).collect();
+    codecs.dedup();
+    codecs
+}
+
+fn output_is_compressed_as_the_deployment_says(engine: Engine) {
+    let broker = Broker::start(engine);
+    let cli = Cli::new(&broker);
+    cli.create_topic("in", 1);
+    produce(&cli, "in");
+    for (name, codec) in [
+        ("none", 0),
+        ("gzip", 1),
+        ("snappy", 2),
+        ("lz4", 3),
+        ("zstd", 4),
+    ] {
+        deploy(
+            &cli,
+            &["--name", name, "--output", name, "--compression", name],
+        );
+        assert!(wait::until(LIMIT, || written(&cli, name) == RECORDS as i64));
+        assert_eq!(codecs(&broker, name), [codec], "{name}");
+        assert_eq!(placed(&cli, name).len(), RECORDS, "{name}");
+    }
+}
