@@ -1,6 +1,9 @@
 package tidemill
 
-import "bytes"
+import (
+	"bytes"
+	"unsafe"
+)
 
 // NewRecord is a record to be written, made by [Record.Edit] (keeps key, value, headers and timestamp) or [New] (nothing; its
 // timestamp is the input record's). Its methods change it and give it back, so that they can be chained:
@@ -16,13 +19,23 @@ type NewRecord struct {
 	keptCount int
 	key       []byte
 	value     []byte
-	parts     [][]byte
-	added     []Header
+	// The value's parts, if it has any, and the headers added: the first few in place, so that they take no memory from the heap.
+	fewParts  [partsInPlace][]byte
+	parts     int
+	moreParts [][]byte
+	fewAdded  [addedInPlace]Header
+	added     int
+	moreAdded []Header
 	timestamp int64
 	timed     bool
 	placed    placed
 	partition int32
 }
+
+const (
+	partsInPlace = 5
+	addedInPlace = 2
+)
 
 // placed says what was asked for with ByKey or ToPartition.
 type placed uint8
@@ -44,29 +57,33 @@ func (n *NewRecord) SetKey(key []byte) *NewRecord {
 
 // SetValue sets the value; nil takes it away, which makes a tombstone.
 func (n *NewRecord) SetValue(value []byte) *NewRecord {
-	n.value, n.parts = value, nil
+	n.value, n.parts = value, 0
 	return n
 }
 
 // SetValueParts sets the value to parts, one after the other, without a buffer to put them together in. Without any part the value
 // is empty.
 func (n *NewRecord) SetValueParts(parts ...[]byte) *NewRecord {
-	if len(parts) == 0 {
-		return n.SetValue([]byte{})
-	}
-	n.value, n.parts = nil, parts
+	n.value, n.parts = []byte{}, len(parts)
+	n.moreParts = append([][]byte(nil), parts[copy(n.fewParts[:], parts):]...)
 	return n
 }
 
 // AddHeader adds a header after the others. Headers of the same key stay beside it. A nil value makes a header without one.
 func (n *NewRecord) AddHeader(key string, value []byte) *NewRecord {
-	n.added = append(n.added, Header{Key: key, Value: value})
+	header := Header{Key: key, Value: value}
+	if n.added < addedInPlace {
+		n.fewAdded[n.added] = header
+	} else {
+		n.moreAdded = append(n.moreAdded, header)
+	}
+	n.added++
 	return n
 }
 
 // RemoveHeaders takes all headers away.
 func (n *NewRecord) RemoveHeaders() *NewRecord {
-	n.kept, n.keptCount, n.added = nil, 0, nil
+	n.kept, n.keptCount, n.added, n.moreAdded = nil, 0, 0, nil
 	return n
 }
 
@@ -89,6 +106,22 @@ func (n *NewRecord) ToPartition(partition int32) *NewRecord {
 	return n
 }
 
+// part gives a part of the value.
+func (n *NewRecord) part(i int) []byte {
+	if i < partsInPlace {
+		return n.fewParts[i]
+	}
+	return n.moreParts[i-partsInPlace]
+}
+
+// addedHeader gives a header that was added.
+func (n *NewRecord) addedHeader(i int) *Header {
+	if i < addedInPlace {
+		return &n.fewAdded[i]
+	}
+	return &n.moreAdded[i-addedInPlace]
+}
+
 // placement is the record's in the answer, for one made from the input record in.
 func (n *NewRecord) placement(in *inputRecord) (int32, error) {
 	switch n.placed {
@@ -99,6 +132,10 @@ func (n *NewRecord) placement(in *inputRecord) (int32, error) {
 			return 0, noPartition(n.partition)
 		}
 		return n.partition, nil
+	}
+	if len(n.key) == len(in.key) && unsafe.SliceData(n.key) == unsafe.SliceData(in.key) {
+		// The input's very key, or none on either side.
+		return placeByInput, nil
 	}
 	if (n.key == nil) == (in.key == nil) && bytes.Equal(n.key, in.key) {
 		return placeByInput, nil

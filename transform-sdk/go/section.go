@@ -50,19 +50,19 @@ type layout struct {
 // lay computes the lengths of n as number offsetDelta of its section.
 func (n *NewRecord) lay(timestampDelta, offsetDelta int64) layout {
 	l := layout{timestampDelta: timestampDelta, offsetDelta: offsetDelta, valueLen: len(n.value)}
-	for _, part := range n.parts {
-		l.valueLen += len(part)
+	for i := range n.parts {
+		l.valueLen += len(n.part(i))
 	}
 	body := 1 + varlongLen(timestampDelta) + varlongLen(offsetDelta)
 	body += varlongLen(int64(len(n.key))) + len(n.key)
 	body += varlongLen(int64(l.valueLen)) + l.valueLen
 	body += len(n.kept)
 	for i := range n.added {
-		h := &n.added[i]
+		h := n.addedHeader(i)
 		body += varlongLen(int64(len(h.Key))) + len(h.Key)
 		body += varlongLen(int64(len(h.Value))) + len(h.Value)
 	}
-	l.headerCount = n.keptCount + len(n.added)
+	l.headerCount = n.keptCount + n.added
 	l.bodyLen = body + varlongLen(int64(l.headerCount))
 	l.totalLen = varlongLen(int64(l.bodyLen)) + l.bodyLen
 	return l
@@ -81,10 +81,10 @@ func (s *section) put(n *NewRecord, l *layout) {
 	at = putVarlong(b, at+1, l.timestampDelta)
 	at = putVarlong(b, at, l.offsetDelta)
 	at = putNullable(b, at, n.key)
-	if n.parts != nil {
+	if n.parts > 0 {
 		at = putVarlong(b, at, int64(l.valueLen))
-		for _, part := range n.parts {
-			at += copyBytes(b[at:], part)
+		for i := range n.parts {
+			at += copyBytes(b[at:], n.part(i))
 		}
 	} else {
 		at = putNullable(b, at, n.value)
@@ -92,7 +92,7 @@ func (s *section) put(n *NewRecord, l *layout) {
 	at = putVarlong(b, at, int64(l.headerCount))
 	at += copyBytes(b[at:], n.kept)
 	for i := range n.added {
-		h := &n.added[i]
+		h := n.addedHeader(i)
 		at = putVarlong(b, at, int64(len(h.Key)))
 		at += copy(b[at:], h.Key)
 		at = putNullable(b, at, h.Value)
@@ -132,12 +132,16 @@ func copyBytes(to, from []byte) int {
 	if n > few {
 		return copy(to, from)
 	}
-	i := 0
-	for ; i+8 <= n; i += 8 {
-		binary.LittleEndian.PutUint64(to[i:], binary.LittleEndian.Uint64(from[i:]))
+	if n >= 8 {
+		// The last word overlaps the one before it.
+		for i := 0; i < n-8; i += 8 {
+			binary.LittleEndian.PutUint64(to[i:], binary.LittleEndian.Uint64(from[i:]))
+		}
+		binary.LittleEndian.PutUint64(to[n-8:], binary.LittleEndian.Uint64(from[n-8:]))
+		return n
 	}
-	for ; i < n; i++ {
-		to[i] = from[i]
+	for i, b := range from {
+		to[i] = b
 	}
 	return n
 }

@@ -7,8 +7,22 @@ import "math/bits"
 // varlongBytesMax is the number of bytes that a 64-bit number takes at most.
 const varlongBytesMax = 10
 
-// takeVarlong reads the number at b[at:] and gives the place behind it; -1 where it is cut or too long.
+// takeVarlong reads the number at b[at:] and gives the place behind it; -1 where it is cut or too long. Most numbers have a byte or two.
 func takeVarlong(b []byte, at int) (int64, int) {
+	if at+1 < len(b) {
+		first := b[at]
+		if first < 0x80 {
+			return int64(first>>1) ^ -int64(first&1), at + 1
+		}
+		if second := b[at+1]; second < 0x80 {
+			value := uint64(first&0x7f) | uint64(second)<<7
+			return int64(value>>1) ^ -int64(value&1), at + 2
+		}
+	}
+	return takeLongVarlong(b, at)
+}
+
+func takeLongVarlong(b []byte, at int) (int64, int) {
 	var value uint64
 	for i := 0; i < varlongBytesMax; i++ {
 		if at+i >= len(b) {
@@ -35,13 +49,22 @@ func takeVarint(b []byte, at int) (int, int) {
 	return int(value), next
 }
 
+// varlongLen gives the number of bytes that value takes: a seventh of its bits, rounded up, without a division.
 func varlongLen(value int64) int {
-	return (bits.Len64(zigzag(value)|1) + 6) / 7
+	return (9*bits.Len64(zigzag(value)) + 64) >> 6
 }
 
 // putVarlong writes value to b[at:], which has room for it, and gives the place behind it.
 func putVarlong(b []byte, at int, value int64) int {
 	rest := zigzag(value)
+	if rest < 0x80 {
+		b[at] = byte(rest)
+		return at + 1
+	}
+	return putLongVarlong(b, at, rest)
+}
+
+func putLongVarlong(b []byte, at int, rest uint64) int {
 	for rest >= 0x80 {
 		b[at] = byte(rest) | 0x80
 		rest >>= 7

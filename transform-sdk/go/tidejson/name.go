@@ -1,20 +1,12 @@
 package tidejson
 
 import (
-	"bytes"
 	"unicode/utf16"
 	"unicode/utf8"
 )
 
-// same says whether the checked, escaped text of a member's name means name.
+// same says whether the checked text, with escapes, of a member's name means name.
 func same(escaped []byte, name string) bool {
-	if string(escaped) == name {
-		// A name with a backslash is written with an escape: it would not be itself.
-		return bytes.IndexByte(escaped, '\\') < 0
-	}
-	if len(escaped) <= len(name) || bytes.IndexByte(escaped, '\\') < 0 {
-		return false
-	}
 	for len(escaped) > 0 {
 		meant, size := character(escaped)
 		r, n := utf8.DecodeRuneInString(name)

@@ -6,7 +6,9 @@
 package tidejson
 
 import (
+	"encoding/binary"
 	"fmt"
+	"math/bits"
 	"unicode/utf8"
 )
 
@@ -35,11 +37,12 @@ func Strings(text []byte, name string) ([]Span, error) {
 
 // AppendStrings is Strings that appends the places to spans, which spares an allocation.
 func AppendStrings(spans []Span, text []byte, name string) ([]Span, error) {
-	if !isASCII(text) && !utf8.Valid(text) {
+	s := scanner{text: text}
+	found, err := s.document(spans, name)
+	if (err != nil || s.seen&high != 0) && !utf8.Valid(text) {
 		return spans, fail("UTF-8 was expected", validUpTo(text))
 	}
-	s := scanner{text: text}
-	return s.document(spans, name)
+	return found, err
 }
 
 func validUpTo(text []byte) int {
@@ -90,56 +93,140 @@ type scanner struct {
 	text []byte
 	at   int
 	open open
+	// seen has the highest bit of a byte set where one beyond ASCII was met.
+	seen uint64
 }
 
-// document goes through values without recursion, so that no nesting is too deep.
+// document goes through values without recursion, so that no nesting is too deep. What it does most often is all in here: in
+// WebAssembly a call costs more than looking at eight bytes.
 func (s *scanner) document(spans []Span, name string) ([]Span, error) {
+	text, at := s.text, 0
+	inKey, wanted, seen := false, false, uint64(0)
 	for {
-		wanted := false
-		if s.open.inObject() {
-			key, err := s.key()
+		if at >= len(text) || text[at] <= ' ' {
+			at = skipSpace(text, at)
+		}
+		if at >= len(text) || text[at] != '"' {
+			if inKey {
+				return spans, fail("a member's name was expected", at)
+			}
+			s.at = at
+			more, err := s.otherValue()
 			if err != nil {
 				return spans, err
 			}
-			wanted = s.open.depth == 1 && same(s.text[key.Start:key.End], name)
-		}
-		switch b := s.next(); b {
-		case '"':
-			place, err := s.string()
-			if err != nil {
-				return spans, err
+			if at = s.at; more {
+				inKey = s.open.inObject()
+				continue
+			}
+		} else {
+			at++
+			start, escaped := at, false
+			for {
+				var word uint64
+				if at+8 <= len(text) {
+					word = binary.LittleEndian.Uint64(text[at:])
+				} else {
+					word = lastWord(text, at)
+				}
+				seen |= word
+				found := special(word)
+				if found == 0 {
+					at += 8
+					continue
+				}
+				at += bits.TrailingZeros64(found) >> 3
+				if at < len(text) && text[at] == '"' {
+					break
+				}
+				next, err := escape(text, at)
+				if err != nil {
+					return spans, err
+				}
+				at, escaped = next, true
+			}
+			place := Span{start, at}
+			at++
+			if inKey {
+				if at >= len(text) || text[at] != ':' {
+					if at = skipSpace(text, at); at >= len(text) || text[at] != ':' {
+						return spans, fail("a colon was expected", at)
+					}
+				}
+				at++
+				inKey = false
+				if s.open.depth == 1 {
+					wanted = string(text[place.Start:place.End]) == name
+					if escaped {
+						wanted = same(text[place.Start:place.End], name)
+					}
+				}
+				continue
 			}
 			if wanted {
 				spans = append(spans, place)
 			}
-		case '{', '[':
-			s.at++
-			if s.next() != b+2 {
-				s.open.push(b == '{')
-				continue
-			}
-			s.at++
-		default:
-			if err := s.scalar(); err != nil {
-				return spans, err
-			}
 		}
+		wanted = false
+		if at < len(text) && text[at] == ',' && s.open.depth > 0 {
+			at++
+			inKey = s.open.inner&1 == 1
+			continue
+		}
+		s.at = at
 		if more, err := s.afterValue(); !more {
+			s.seen = seen
 			return spans, err
 		}
+		at = s.at
+		inKey = s.open.inObject()
 	}
+}
+
+// escape gives the place behind what ended the plain part of a string without being its closing quote.
+func escape(text []byte, at int) (int, error) {
+	if at >= len(text) {
+		return 0, fail("a closing quote was expected", len(text))
+	}
+	if text[at] < 0x20 {
+		return 0, fail("a control character must be escaped", at)
+	}
+	n := escapeLen(text[at:])
+	if n == 0 {
+		return 0, fail("an escape was expected", at)
+	}
+	return at + n, nil
+}
+
+// otherValue reads what is no string; true where it is the bracket before a value or a name, with nothing of that read.
+func (s *scanner) otherValue() (bool, error) {
+	if s.at >= len(s.text) || s.text[s.at] != '{' && s.text[s.at] != '[' {
+		return false, s.scalar()
+	}
+	b := s.text[s.at]
+	s.at = skipSpace(s.text, s.at+1)
+	if s.at >= len(s.text) || s.text[s.at] != b+2 {
+		s.open.push(b == '{')
+		return true, nil
+	}
+	s.at++
+	return false, nil
 }
 
 // afterValue closes what ends behind a value; false at the end of the text.
 func (s *scanner) afterValue() (bool, error) {
 	for {
-		b := s.next()
+		s.at = skipSpace(s.text, s.at)
 		if s.open.depth == 0 {
 			if s.at < len(s.text) {
 				return false, fail("the end was expected", s.at)
 			}
 			return false, nil
 		}
+		if s.at >= len(s.text) {
+			return false, fail("a comma or a closing bracket was expected", s.at)
+		}
+		b := s.text[s.at]
 		switch {
 		case b == ',':
 			s.at++
@@ -149,47 +236,6 @@ func (s *scanner) afterValue() (bool, error) {
 			s.at++
 		default:
 			return false, fail("a comma or a closing bracket was expected", s.at)
-		}
-	}
-}
-
-// key reads a member's name and the colon.
-func (s *scanner) key() (Span, error) {
-	if s.next() != '"' {
-		return Span{}, fail("a member's name was expected", s.at)
-	}
-	key, err := s.string()
-	if err != nil {
-		return Span{}, err
-	}
-	if s.next() != ':' {
-		return Span{}, fail("a colon was expected", s.at)
-	}
-	s.at++
-	return key, nil
-}
-
-// string reads a string, from its quote to behind the other, and gives the place between them.
-func (s *scanner) string() (Span, error) {
-	start := s.at + 1
-	at := start
-	for {
-		at = special(s.text, at)
-		if at == len(s.text) {
-			return Span{}, fail("a closing quote was expected", at)
-		}
-		switch s.text[at] {
-		case '"':
-			s.at = at + 1
-			return Span{start, at}, nil
-		case '\\':
-			n := escapeLen(s.text[at:])
-			if n == 0 {
-				return Span{}, fail("an escape was expected", at)
-			}
-			at += n
-		default:
-			return Span{}, fail("a control character must be escaped", at)
 		}
 	}
 }
@@ -212,20 +258,38 @@ func escapeLen(b []byte) int {
 
 // scalar reads true, false, null or a number.
 func (s *scanner) scalar() error {
-	rest := s.text[s.at:]
-	for _, word := range [...]string{"true", "false", "null"} {
-		if len(rest) >= len(word) && string(rest[:len(word)]) == word {
-			s.at += len(word)
-			return nil
+	start := s.at
+	if start < len(s.text) {
+		switch s.text[start] {
+		case 't':
+			return s.word("true")
+		case 'f':
+			return s.word("false")
+		case 'n':
+			return s.word("null")
+		case '-':
+			s.at++
 		}
 	}
-	start := s.at
-	s.eat('-', '-')
 	first := s.at
 	whole := s.digits()
 	if whole == 0 || whole > 1 && s.text[first] == '0' {
 		return fail("a value was expected", start)
 	}
+	return s.fraction()
+}
+
+func (s *scanner) word(word string) error {
+	rest := s.text[s.at:]
+	if len(rest) < len(word) || string(rest[:len(word)]) != word {
+		return fail("a value was expected", s.at)
+	}
+	s.at += len(word)
+	return nil
+}
+
+// fraction reads what may follow the whole part of a number.
+func (s *scanner) fraction() error {
 	if s.eat('.', '.') && s.digits() == 0 {
 		return fail("a digit was expected", s.at)
 	}
@@ -254,24 +318,17 @@ func (s *scanner) eat(a, b byte) bool {
 	return false
 }
 
-// next gives the next byte that is not white space, not taken; 0 at the end, which no value begins with.
-func (s *scanner) next() byte {
-	if s.at < len(s.text) && s.text[s.at] > ' ' {
-		return s.text[s.at]
-	}
-	return s.skipSpace()
-}
-
-func (s *scanner) skipSpace() byte {
-	for s.at < len(s.text) {
-		switch b := s.text[s.at]; b {
+// skipSpace gives the place, from at on, of the first byte that is no white space.
+func skipSpace(text []byte, at int) int {
+	for at < len(text) && text[at] <= ' ' {
+		switch text[at] {
 		case ' ', '\n', '\r', '\t':
-			s.at++
+			at++
 		default:
-			return b
+			return at
 		}
 	}
-	return 0
+	return at
 }
 
 //go:noinline
