@@ -64,8 +64,14 @@ func (n *NewRecord) SetValue(value []byte) *NewRecord {
 // SetValueParts sets the value to parts, one after the other, without a buffer to put them together in. Without any part the value
 // is empty.
 func (n *NewRecord) SetValueParts(parts ...[]byte) *NewRecord {
-	n.value, n.parts = []byte{}, len(parts)
-	n.moreParts = append([][]byte(nil), parts[copy(n.fewParts[:], parts):]...)
+	n.value, n.parts, n.moreParts = []byte{}, len(parts), nil
+	for i, part := range parts {
+		if i < partsInPlace {
+			n.fewParts[i] = part
+		} else {
+			n.moreParts = append(n.moreParts, part)
+		}
+	}
 	return n
 }
 

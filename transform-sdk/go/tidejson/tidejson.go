@@ -116,7 +116,7 @@ func (s *scanner) document(spans []Span, name string) ([]Span, error) {
 				return spans, err
 			}
 			if at = s.at; more {
-				inKey = s.open.inObject()
+				inKey, wanted = s.open.inObject(), false
 				continue
 			}
 		} else {

@@ -6,6 +6,10 @@ import (
 	tidemill "tidemill.dev/sdk"
 )
 
+// sectionBytesMax is how large a section of several records may be, in bytes: a batch of Kafka's default max.message.bytes, less its
+// header.
+const sectionBytesMax = 1_048_588 - 61
+
 // decode reads an answer as strictly as the broker does.
 func (r *Ran) decode(answer []byte) error {
 	in := &reader{rest: answer}
@@ -39,6 +43,9 @@ func (r *Ran) section(in *reader) error {
 	records := &reader{rest: in.take(int64(in.u32()))}
 	if in.err != nil {
 		return in.err
+	}
+	if size := len(records.rest); size > sectionBytesMax && count > 1 {
+		return fmt.Errorf("it has a section of %d records with %d bytes, which no topic takes by default", count, size)
 	}
 	if int(output) >= len(r.topics) || count == 0 || placement < -2 {
 		return fmt.Errorf("it has a section of %d records for output %d, placed %d", count, output, placement)

@@ -1,0 +1,194 @@
+package tidejson
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"math/rand/v2"
+	"reflect"
+	"strings"
+	"testing"
+	"unicode/utf8"
+)
+
+func found(t *testing.T, text, name string) []string {
+	t.Helper()
+	spans, err := Strings([]byte(text), name)
+	if err != nil {
+		t.Fatalf("%.60s: %v", text, err)
+	}
+	var strings []string
+	for _, s := range spans {
+		strings = append(strings, text[s.Start:s.End])
+	}
+	return strings
+}
+
+func TestValidTextsAreAccepted(t *testing.T) {
+	for _, text := range []string{
+		"0", "-0", "-1.5e+10", "1E9", "true", " null ", `""`, "[]", "{}", "[ ]", "{ }", "\r\n\t [1 , 2]\n",
+		`[1,2,[3],{"a":[]}]`, `"\"\\\/\b\f\n\r\t\u00e9"`, `{"a":{"b":{}},"c":[{}]}`, `"ünï😀"`, `{"x":1,"":{"x":"y"}}`,
+		strings.Repeat("[", 100_000) + strings.Repeat("]", 100_000),
+		strings.Repeat(`{"x":[`, 100) + strings.Repeat("]}", 100),
+	} {
+		if got := found(t, text, "x"); len(got) > 0 {
+			t.Errorf("%.60s has %q", text, got)
+		}
+	}
+}
+
+func TestOtherTextsAreRefused(t *testing.T) {
+	for _, text := range []string{
+		"", " ", "nul", "01", "-", "1.", ".5", "1e", "+1", "[", "]", "[1", "[1,]", "[,1]", "{", "{]", `{"a"}`, `{"a":}`, `{"a":1,}`,
+		"{a:1}", "[1 2]", "1 2", "{}{}", `"`, `"\x"`, `"\u12g4"`, "\"a\nb\"", "\"0123456\x0189\"", "[}", `{"a":1]`, "true1",
+		"email=ada@example.com", "1,2", "\x00", "\"abcdefgh\x00\"", "[\x00]", `"\`, `"\u`, `"\u00e`, `"abcdefg`, `"abcdefgh`, "\xff", "\"\xff\"",
+		"\"plain and long \xc3(\"", "{\"a\":\"\xed\xa0\x80\"}",
+	} {
+		_, err := Strings([]byte(text), "x")
+		var not *NotJSON
+		if !errors.As(err, &not) || not.At < 0 || not.At > len(text) {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
+func TestErrorSaysWhatWasExpectedWhere(t *testing.T) {
+	for text, want := range map[string]string{
+		`{"email": }`:        "not JSON: a value was expected at byte 10",
+		"{\"a\":\"b\xffc\"}": "not JSON: UTF-8 was expected at byte 7",
+		"[1\xff":             "not JSON: UTF-8 was expected at byte 2",
+		`{"a" 1}`:            "not JSON: a colon was expected at byte 5",
+		`[1`:                 "not JSON: a comma or a closing bracket was expected at byte 2",
+		`{"a":"b`:            "not JSON: a closing quote was expected at byte 7",
+		`{} 1`:               "not JSON: the end was expected at byte 3",
+		`{1:2}`:              "not JSON: a member's name was expected at byte 1",
+		`-x`:                 "not JSON: a value was expected at byte 0",
+		`1.x`:                "not JSON: a digit was expected at byte 2",
+	} {
+		if _, err := Strings([]byte(text), "x"); err == nil || err.Error() != want {
+			t.Errorf("%q: %v, want %s", text, err, want)
+		}
+	}
+}
+
+func TestOnlyMembersOfTheOutermostObjectAreFound(t *testing.T) {
+	text := `{"a":{"x":"no"},"x":"one","b":["x",{"x":"no"}],"x":5,"x":null,"x":["no"],"x":{"x":"no"},"x":"two","y":"x"}`
+	if got := found(t, text, "x"); !reflect.DeepEqual(got, []string{"one", "two"}) {
+		t.Errorf("%q", got)
+	}
+	if got := found(t, `[{"x":"no"},"x"]`, "x"); got != nil {
+		t.Errorf("%q", got)
+	}
+}
+
+func TestNameIsComparedByMeaning(t *testing.T) {
+	text := `{"\ud83d\ude00":"a","😀":"b","\ud83d":"c","x":"d","\u0078":"e","xx":"f","\u0078x":"g","\\u0078":"h","\/\b\f\n\r\t\"":"i","�":"j"}`
+	for name, want := range map[string][]string{
+		"😀": {"a", "b"}, "x": {"d", "e"}, "xx": {"f", "g"}, `\u0078`: {"h"}, "/\b\f\n\r\t\"": {"i"}, "\ufffd": {"j"}, "\xff": nil, "": nil,
+	} {
+		if got := found(t, text, name); !reflect.DeepEqual(got, want) {
+			t.Errorf("%q: %q", name, got)
+		}
+	}
+}
+
+func TestStringEndsAreFoundAtEveryDistance(t *testing.T) {
+	for n := range 40 {
+		a, b := strings.Repeat("a", n), strings.Repeat("b", n)
+		text := `{"x":"` + a + "\",\"y\":\"\x7fÿ" + b + `\"","z":"` + a + `"}`
+		if got := found(t, text, "x"); got[0] != a {
+			t.Errorf("%q", got)
+		}
+		if got := found(t, text, "y"); len(got[0]) != n+5 {
+			t.Errorf("%q", got)
+		}
+		if got := found(t, text, "z"); got[0] != a {
+			t.Errorf("%q", got)
+		}
+	}
+}
+
+func TestEverySpecialByteIsSeenAtEveryPlace(t *testing.T) {
+	for at := range 8 {
+		for b := range 256 {
+			word := bytes.Repeat([]byte("a"), 8)
+			word[at] = byte(b)
+			want := 8
+			if b < 0x20 || b == '"' || b == '\\' {
+				want = at
+			}
+			if got := trailing(word); got != want {
+				t.Errorf("%d at %d was seen at %d", b, at, got)
+			}
+		}
+	}
+}
+
+func trailing(word []byte) int {
+	marked := special(lastWord(append([]byte{'"'}, word...), 1)) // short of a full word: behind a quote
+	for at := range 8 {
+		if marked>>(8*at)&0xff != 0 {
+			return at
+		}
+	}
+	return 8
+}
+
+// TestWhatIsJSONIsWhatTheStandardLibraryTakesForIt mutates texts at random.
+func TestWhatIsJSONIsWhatTheStandardLibraryTakesForIt(t *testing.T) {
+	random := rand.New(rand.NewPCG(3, 4))
+	seeds := []string{
+		`{"x":"one","y":[1,2.5e-3,{"x":"\u00e9\n"}],"x":"two","long name of a member":"a long value, with \"escapes\" in it"}`,
+		`[true,false,null,-0.1,"ä",{"a":{}}]`,
+		`{"ü":"😀","x" : "\\" , "e":""}`,
+	}
+	breaking := "\"\\{}[],:0 1ex\x00\xffu"
+	valid := 0
+	for range 200_000 {
+		text := []byte(seeds[random.IntN(len(seeds))])
+		for range random.IntN(3) {
+			at := random.IntN(len(text))
+			switch random.IntN(3) {
+			case 0:
+				text[at] = breaking[random.IntN(len(breaking))]
+			case 1:
+				text = append(text[:at:at], text[at+1:]...)
+			default:
+				text = append(text[:at:at], text[random.IntN(at+1):]...)
+			}
+			if len(text) == 0 {
+				text = []byte("0")
+			}
+		}
+		want := json.Valid(text) && utf8.Valid(text)
+		spans, err := Strings(text, "x")
+		if (err == nil) != want {
+			t.Fatalf("%q: %v", text, err)
+		}
+		if want {
+			valid++
+			checkLast(t, text, spans)
+		}
+	}
+	if valid < 10_000 {
+		t.Errorf("only %d texts were valid", valid)
+	}
+}
+
+// checkLast compares the last string found with the one the standard library keeps of members of the same name.
+func checkLast(t *testing.T, text []byte, spans []Span) {
+	t.Helper()
+	var object map[string]any
+	if json.Unmarshal(text, &object) != nil {
+		return
+	}
+	want, ok := object["x"].(string)
+	if !ok {
+		return
+	}
+	var got string
+	last := spans[len(spans)-1]
+	if err := json.Unmarshal(text[last.Start-1:last.End+1], &got); err != nil || got != want {
+		t.Fatalf("%q: %q, not %q", text, got, want)
+	}
+}
