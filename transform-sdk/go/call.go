@@ -65,15 +65,20 @@ func newInstance() (*instance, error) {
 
 // process transforms a call and gives the answer, which is good until the next call.
 func (i *instance) process(call []byte) []byte {
-	if i.last != nil {
-		i.output.release(i.last)
-		i.last = nil
-	}
+	i.forgetAnswer()
 	if err := i.run(call); err != nil {
 		i.output.reset()
 		return failed("the input cannot be read: " + err.Error())
 	}
 	return i.answer()
+}
+
+// forgetAnswer lets the room of the last answer be used again.
+func (i *instance) forgetAnswer() {
+	if i.last != nil {
+		i.output.release(i.last)
+		i.last = nil
+	}
 }
 
 // run hands every record of the call to the function.

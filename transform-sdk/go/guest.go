@@ -9,8 +9,11 @@ import (
 
 // The module's side of the contract in wit/core-module.md.
 
-// inputBytesKept is how much room for a call is kept for the next.
-const inputBytesKept = 4 << 20
+const (
+	// inputBytesFirst is the least room that is made for a call, and inputBytesKept the most that is kept for the next.
+	inputBytesFirst = 64 << 10
+	inputBytesKept  = 4 << 20
+)
 
 var guest struct {
 	instance *instance
@@ -34,10 +37,19 @@ func contract1() {}
 
 //go:wasmexport tidemill_reserve
 func reserve(size uint32) uint32 {
-	if cap(guest.input) < int(size) || cap(guest.input) > inputBytesKept {
+	// The last answer may go.
+	guest.answer = nil
+	if guest.instance != nil {
+		guest.instance.forgetAnswer()
+	}
+	if size > inputBytesKept {
+		// Memory that was taken is never given back: a large call had better use that of the one before it.
 		guest.input = nil
+		runtime.GC()
+		guest.input = make([]byte, size)
+	} else if cap(guest.input) < int(size) || cap(guest.input) > inputBytesKept {
 		// A quarter more than asked for, so that calls which differ a little find room.
-		guest.input = make([]byte, max(64<<10, int(size)+int(size)/4))
+		guest.input = make([]byte, max(inputBytesFirst, min(size+size/4, inputBytesKept)))
 	}
 	guest.input = guest.input[:max(1, size)]
 	return uint32(uintptr(unsafe.Pointer(unsafe.SliceData(guest.input))))
