@@ -164,7 +164,33 @@ def componentize(python: Path, path: list[Path], output: Path) -> None:
 
 
 def reason(printed: str, project: Path) -> str:
-    return printed.strip()
+    """What to tell of the output of a componentize-py that failed: the error, and the lines of the project it came from."""
+    trace, found, cause = printed.partition("\nCaused by:\n")
+    if not found:
+        return f"componentize-py failed:\n{printed.strip()[-2000:]}"
+    message = cause.partition("\n\nStack backtrace:")[0].strip()
+    if message.startswith("NotATransform: "):
+        return message.removeprefix("NotATransform: ")
+    lines = trace.splitlines()
+    shown: list[str] = []
+    for at, line in enumerate(lines):
+        # The folders of `componentize` are mounted by number; the project is the first, its packages the second.
+        place = re.fullmatch(r'  File "/([01])/(.*)", line ([0-9]+), in .*', line)
+        if place:
+            folder = "" if place[1] == "0" else "packages/"
+            code = lines[at + 1].strip() if at + 1 < len(lines) else ""
+            shown.append(f"  {folder}{place[2]}:{place[3]}: {code}")
+    return "\n".join([f"{project.name} cannot be loaded: {message}", *shown, *hints(message, trace)])
+
+
+def hints(message: str, trace: str) -> list[str]:
+    if message.startswith("ModuleNotFoundError"):
+        return [
+            "  name the package in requirements.txt; what needs machine code, sockets or threads is not there in a transform"
+        ]
+    if message.startswith("KeyError") and "<frozen os>" in trace:
+        return ["  a module is loaded when it is built, without the transform's environment: read that inside the function"]
+    return []
 
 
 if __name__ == "__main__":
