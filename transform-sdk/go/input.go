@@ -44,9 +44,11 @@ func (b *inputBatch) take(in *inputRecord, at int) (int, error) {
 	if at < 0 {
 		return 0, errTimestamp
 	}
-	offset, at := takeVarint(body, at)
-	if at < 0 {
-		return 0, errOffset
+	offset, ok := oneByte(body, at)
+	if at++; !ok {
+		if offset, at = takeVarint(body, at-1); at < 0 {
+			return 0, errOffset
+		}
 	}
 	in.timestamp = b.baseTimestamp + timestamp
 	in.offset = b.baseOffset + int64(offset)
@@ -55,6 +57,11 @@ func (b *inputBatch) take(in *inputRecord, at int) (int, error) {
 	}
 	if in.value, at = takeNullable(body, at); at < 0 {
 		return 0, errValue
+	}
+	if at == end-1 && body[at] == 0 {
+		// No headers, as most have it.
+		in.headers, in.headerCount = nil, 0
+		return end, nil
 	}
 	count, at := takeVarint(body, at)
 	if at < 0 || count < 0 {

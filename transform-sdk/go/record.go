@@ -95,12 +95,17 @@ func takeHeader(headers []byte, at int) (key, value []byte, next int) {
 
 // takeNullable reads bytes with their length in front, -1 for none (nil), and gives the place behind them; -1 where they are cut.
 func takeNullable(b []byte, at int) ([]byte, int) {
-	n, at := takeVarint(b, at)
-	if at < 0 || n > len(b)-at || n < -1 {
-		return nil, -1
+	n, ok := oneByte(b, at)
+	if at++; !ok {
+		if n, at = takeVarint(b, at-1); at < 0 {
+			return nil, -1
+		}
 	}
-	if n == -1 {
-		return nil, at
+	if n < 0 || n > len(b)-at {
+		if n == -1 {
+			return nil, at
+		}
+		return nil, -1
 	}
 	return b[at : at+n : at+n], at + n
 }

@@ -15,7 +15,7 @@ const (
 
 	// few is up to how many bytes a copy is made here: one of a size known only when it runs is a call out of the sandbox, which
 	// costs more than they do.
-	few = 48
+	few = 32
 )
 
 // section is a finished or growing record section: records of one output, placed alike.
@@ -90,7 +90,9 @@ func (s *section) put(n *NewRecord, l *layout) {
 		at = putNullable(b, at, n.value)
 	}
 	at = putVarlong(b, at, int64(l.headerCount))
-	at += copyBytes(b[at:], n.kept)
+	if len(n.kept) > 0 {
+		at += copyBytes(b[at:], n.kept)
+	}
 	for i := range n.added {
 		h := n.addedHeader(i)
 		at = putVarlong(b, at, int64(len(h.Key)))
@@ -126,22 +128,28 @@ func putNullable(b []byte, at int, bytes []byte) int {
 	return at + copyBytes(b[at:], bytes)
 }
 
-// copyBytes copies all of from to the front of to, which has room for it.
+// copyBytes copies all of from to the front of to, which has room for it. Words overlap, so that there are no loops.
 func copyBytes(to, from []byte) int {
 	n := len(from)
-	if n > few {
+	switch {
+	case n > few:
 		return copy(to, from)
-	}
-	if n >= 8 {
-		// The last word overlaps the one before it.
-		for i := 0; i < n-8; i += 8 {
-			binary.LittleEndian.PutUint64(to[i:], binary.LittleEndian.Uint64(from[i:]))
+	case n > 16:
+		copyWord(to, from, 0)
+		copyWord(to, from, 8)
+		copyWord(to, from, n-16)
+		copyWord(to, from, n-8)
+	case n >= 8:
+		copyWord(to, from, 0)
+		copyWord(to, from, n-8)
+	default:
+		for i, b := range from {
+			to[i] = b
 		}
-		binary.LittleEndian.PutUint64(to[n-8:], binary.LittleEndian.Uint64(from[n-8:]))
-		return n
-	}
-	for i, b := range from {
-		to[i] = b
 	}
 	return n
+}
+
+func copyWord(to, from []byte, at int) {
+	binary.LittleEndian.PutUint64(to[at:], binary.LittleEndian.Uint64(from[at:]))
 }

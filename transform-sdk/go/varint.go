@@ -40,6 +40,15 @@ func takeLongVarlong(b []byte, at int) (int64, int) {
 	return 0, -1
 }
 
+// oneByte reads the number at b[at] if it has a byte only, as most have, and says whether it does.
+func oneByte(b []byte, at int) (int, bool) {
+	if at >= len(b) {
+		return 0, false
+	}
+	c := b[at]
+	return int(c>>1) ^ -int(c&1), c < 0x80
+}
+
 // takeVarint is takeVarlong for a number that must fit 32 bits.
 func takeVarint(b []byte, at int) (int, int) {
 	value, next := takeVarlong(b, at)

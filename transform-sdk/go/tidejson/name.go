@@ -5,6 +5,14 @@ import (
 	"unicode/utf8"
 )
 
+// is says whether the text of a member's name, with escapes in it or none, means name.
+func is(text []byte, name string, escaped bool) bool {
+	if escaped {
+		return same(text, name)
+	}
+	return string(text) == name
+}
+
 // same says whether the checked text, with escapes, of a member's name means name.
 func same(escaped []byte, name string) bool {
 	for len(escaped) > 0 {

@@ -1,6 +1,9 @@
 package tidejson
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"math/bits"
+)
 
 const (
 	ones = 0x0101010101010101
@@ -13,6 +16,29 @@ func special(word uint64) uint64 {
 	quote := word ^ ones*'"'
 	backslash := word ^ ones*'\\'
 	return ((quote-ones)&^quote | (backslash-ones)&^backslash | (word-ones*0x20)&^word) & high
+}
+
+// windowBytes is how much of a string is looked at in one go: most are shorter.
+const windowBytes = 32
+
+// place gives the place of the first special byte of a word; 8 where there is none.
+func place(word uint64) int {
+	return bits.TrailingZeros64(special(word)) >> 3
+}
+
+// tail gives the place, from at on, of the first special byte; the end where there is none. It is for where less than a window is left.
+func (s *scanner) tail(at int) int {
+	for at+8 <= len(s.text) {
+		word := binary.LittleEndian.Uint64(s.text[at:])
+		s.seen |= word
+		n := place(word)
+		if at += n; n < 8 {
+			return at
+		}
+	}
+	word := lastWord(s.text, at)
+	s.seen |= word
+	return at + place(word)
 }
 
 // lastWord gives the fewer than eight bytes from at on as a word, with zeros behind them, which special marks.

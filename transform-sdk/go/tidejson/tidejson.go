@@ -8,7 +8,6 @@ package tidejson
 import (
 	"encoding/binary"
 	"fmt"
-	"math/bits"
 	"unicode/utf8"
 )
 
@@ -91,31 +90,29 @@ func (o *open) inObject() bool { return o.depth > 0 && o.inner&1 == 1 }
 
 type scanner struct {
 	text []byte
-	at   int
 	open open
 	// seen has the highest bit of a byte set where one beyond ASCII was met.
 	seen uint64
 }
 
-// document goes through values without recursion, so that no nesting is too deep. What it does most often is all in here: in
-// WebAssembly a call costs more than looking at eight bytes.
+// document goes through values without recursion, so that no nesting is too deep. What it does most often is all in here and without
+// loops: in WebAssembly a call, or a jump back, costs more than looking at many bytes.
 func (s *scanner) document(spans []Span, name string) ([]Span, error) {
 	text, at := s.text, 0
 	inKey, wanted, seen := false, false, uint64(0)
 	for {
-		if at >= len(text) || text[at] <= ' ' {
-			at = skipSpace(text, at)
-		}
 		if at >= len(text) || text[at] != '"' {
+			if at = skipSpace(text, at); at < len(text) && text[at] == '"' {
+				continue
+			}
 			if inKey {
 				return spans, fail("a member's name was expected", at)
 			}
-			s.at = at
-			more, err := s.otherValue()
+			next, opened, err := s.otherValue(at)
 			if err != nil {
 				return spans, err
 			}
-			if at = s.at; more {
+			if at = next; opened {
 				inKey, wanted = s.open.inObject(), false
 				continue
 			}
@@ -123,19 +120,20 @@ func (s *scanner) document(spans []Span, name string) ([]Span, error) {
 			at++
 			start, escaped := at, false
 			for {
-				var word uint64
-				if at+8 <= len(text) {
-					word = binary.LittleEndian.Uint64(text[at:])
+				if at+windowBytes <= len(text) {
+					w := text[at : at+windowBytes]
+					w0, w1 := binary.LittleEndian.Uint64(w), binary.LittleEndian.Uint64(w[8:])
+					w2, w3 := binary.LittleEndian.Uint64(w[16:]), binary.LittleEndian.Uint64(w[24:])
+					n0, n1, n2, n3 := place(w0), place(w1), place(w2), place(w3)
+					// Without jumps: where a word has no special byte, its place is 8, and the one of the next is added.
+					n := n0 + (n0>>3)*(n1+(n1>>3)*(n2+(n2>>3)*n3))
+					seen |= w0 | w1 | w2 | w3
+					if at += n; n == windowBytes {
+						continue
+					}
 				} else {
-					word = lastWord(text, at)
+					at = s.tail(at)
 				}
-				seen |= word
-				found := special(word)
-				if found == 0 {
-					at += 8
-					continue
-				}
-				at += bits.TrailingZeros64(found) >> 3
 				if at < len(text) && text[at] == '"' {
 					break
 				}
@@ -145,7 +143,7 @@ func (s *scanner) document(spans []Span, name string) ([]Span, error) {
 				}
 				at, escaped = next, true
 			}
-			place := Span{start, at}
+			found := Span{start, at}
 			at++
 			if inKey {
 				if at >= len(text) || text[at] != ':' {
@@ -154,17 +152,11 @@ func (s *scanner) document(spans []Span, name string) ([]Span, error) {
 					}
 				}
 				at++
-				inKey = false
-				if s.open.depth == 1 {
-					wanted = string(text[place.Start:place.End]) == name
-					if escaped {
-						wanted = same(text[place.Start:place.End], name)
-					}
-				}
+				inKey, wanted = false, s.open.depth == 1 && is(text[found.Start:found.End], name, escaped)
 				continue
 			}
 			if wanted {
-				spans = append(spans, place)
+				spans = append(spans, found)
 			}
 		}
 		wanted = false
@@ -173,13 +165,12 @@ func (s *scanner) document(spans []Span, name string) ([]Span, error) {
 			inKey = s.open.inner&1 == 1
 			continue
 		}
-		s.at = at
-		if more, err := s.afterValue(); !more {
-			s.seen = seen
+		next, more, err := s.afterValue(at)
+		if !more {
+			s.seen |= seen
 			return spans, err
 		}
-		at = s.at
-		inKey = s.open.inObject()
+		at, inKey = next, s.open.inObject()
 	}
 }
 
@@ -198,44 +189,43 @@ func escape(text []byte, at int) (int, error) {
 	return at + n, nil
 }
 
-// otherValue reads what is no string; true where it is the bracket before a value or a name, with nothing of that read.
-func (s *scanner) otherValue() (bool, error) {
-	if s.at >= len(s.text) || s.text[s.at] != '{' && s.text[s.at] != '[' {
-		return false, s.scalar()
+// otherValue reads what is no string, and gives the place behind it; true where that is an opening bracket with something behind it.
+func (s *scanner) otherValue(at int) (int, bool, error) {
+	if at >= len(s.text) || s.text[at] != '{' && s.text[at] != '[' {
+		at, err := scalar(s.text, at)
+		return at, false, err
 	}
-	b := s.text[s.at]
-	s.at = skipSpace(s.text, s.at+1)
-	if s.at >= len(s.text) || s.text[s.at] != b+2 {
+	b := s.text[at]
+	at = skipSpace(s.text, at+1)
+	if at >= len(s.text) || s.text[at] != b+2 {
 		s.open.push(b == '{')
-		return true, nil
+		return at, true, nil
 	}
-	s.at++
-	return false, nil
+	return at + 1, false, nil
 }
 
-// afterValue closes what ends behind a value; false at the end of the text.
-func (s *scanner) afterValue() (bool, error) {
+// afterValue closes what ends behind a value, and gives the place of the next; false at the end of the text.
+func (s *scanner) afterValue(at int) (int, bool, error) {
 	for {
-		s.at = skipSpace(s.text, s.at)
+		at = skipSpace(s.text, at)
 		if s.open.depth == 0 {
-			if s.at < len(s.text) {
-				return false, fail("the end was expected", s.at)
+			if at < len(s.text) {
+				return at, false, fail("the end was expected", at)
 			}
-			return false, nil
+			return at, false, nil
 		}
-		if s.at >= len(s.text) {
-			return false, fail("a comma or a closing bracket was expected", s.at)
+		if at >= len(s.text) {
+			return at, false, fail("a comma or a closing bracket was expected", at)
 		}
-		b := s.text[s.at]
+		b := s.text[at]
 		switch {
 		case b == ',':
-			s.at++
-			return true, nil
+			return at + 1, true, nil
 		case b == '}' && s.open.inObject(), b == ']' && !s.open.inObject():
 			s.open.pop()
-			s.at++
+			at++
 		default:
-			return false, fail("a comma or a closing bracket was expected", s.at)
+			return at, false, fail("a comma or a closing bracket was expected", at)
 		}
 	}
 }
@@ -256,66 +246,70 @@ func escapeLen(b []byte) int {
 	return 0
 }
 
-// scalar reads true, false, null or a number.
-func (s *scanner) scalar() error {
-	start := s.at
-	if start < len(s.text) {
-		switch s.text[start] {
+// scalar reads true, false, null or a number, and gives the place behind it.
+func scalar(text []byte, at int) (int, error) {
+	start := at
+	if at < len(text) {
+		switch text[at] {
 		case 't':
-			return s.word("true")
+			return word(text, at, "true")
 		case 'f':
-			return s.word("false")
+			return word(text, at, "false")
 		case 'n':
-			return s.word("null")
+			return word(text, at, "null")
 		case '-':
-			s.at++
+			at++
 		}
 	}
-	first := s.at
-	whole := s.digits()
-	if whole == 0 || whole > 1 && s.text[first] == '0' {
-		return fail("a value was expected", start)
+	first := at
+	for at < len(text) && text[at]-'0' <= 9 {
+		at++
 	}
-	return s.fraction()
+	if at == first || at > first+1 && text[first] == '0' {
+		return 0, fail("a value was expected", start)
+	}
+	if at < len(text) && (text[at] == '.' || text[at]|0x20 == 'e') {
+		return fraction(text, at)
+	}
+	return at, nil
 }
 
-func (s *scanner) word(word string) error {
-	rest := s.text[s.at:]
-	if len(rest) < len(word) || string(rest[:len(word)]) != word {
-		return fail("a value was expected", s.at)
+func word(text []byte, at int, word string) (int, error) {
+	if rest := text[at:]; len(rest) < len(word) || string(rest[:len(word)]) != word {
+		return 0, fail("a value was expected", at)
 	}
-	s.at += len(word)
-	return nil
+	return at + len(word), nil
 }
 
 // fraction reads what may follow the whole part of a number.
-func (s *scanner) fraction() error {
-	if s.eat('.', '.') && s.digits() == 0 {
-		return fail("a digit was expected", s.at)
-	}
-	if s.eat('e', 'E') {
-		s.eat('+', '-')
-		if s.digits() == 0 {
-			return fail("a digit was expected", s.at)
+func fraction(text []byte, at int) (int, error) {
+	if text[at] == '.' {
+		end := digits(text, at+1)
+		if end == at+1 {
+			return 0, fail("a digit was expected", end)
 		}
+		at = end
 	}
-	return nil
+	if at < len(text) && text[at]|0x20 == 'e' {
+		at++
+		if at < len(text) && (text[at] == '+' || text[at] == '-') {
+			at++
+		}
+		end := digits(text, at)
+		if end == at {
+			return 0, fail("a digit was expected", end)
+		}
+		at = end
+	}
+	return at, nil
 }
 
-func (s *scanner) digits() int {
-	start := s.at
-	for s.at < len(s.text) && s.text[s.at]-'0' <= 9 {
-		s.at++
+// digits gives the place, from at on, of the first byte that is no digit.
+func digits(text []byte, at int) int {
+	for at < len(text) && text[at]-'0' <= 9 {
+		at++
 	}
-	return s.at - start
-}
-
-func (s *scanner) eat(a, b byte) bool {
-	if s.at < len(s.text) && (s.text[s.at] == a || s.text[s.at] == b) {
-		s.at++
-		return true
-	}
-	return false
+	return at
 }
 
 // skipSpace gives the place, from at on, of the first byte that is no white space.
