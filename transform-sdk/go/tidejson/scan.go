@@ -18,16 +18,13 @@ func special(word uint64) uint64 {
 	return ((quote-ones)&^quote | (backslash-ones)&^backslash | (word-ones*0x20)&^word) & high
 }
 
-// windowBytes is how much of a string is looked at in one go: most are shorter.
-const windowBytes = 32
-
 // place gives the place of the first special byte of a word; 8 where there is none.
 func place(word uint64) int {
 	return bits.TrailingZeros64(special(word)) >> 3
 }
 
-// tail gives the place, from at on, of the first special byte; the end where there is none. It is for where less than a window is left.
-func (s *scanner) tail(at int) int {
+// plain gives the place, from at on, of the first special byte; the end where there is none.
+func (s *scanner) plain(at int) int {
 	for at+8 <= len(s.text) {
 		word := binary.LittleEndian.Uint64(s.text[at:])
 		s.seen |= word

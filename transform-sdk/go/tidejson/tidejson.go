@@ -6,7 +6,6 @@
 package tidejson
 
 import (
-	"encoding/binary"
 	"fmt"
 	"unicode/utf8"
 )
@@ -36,10 +35,18 @@ func Strings(text []byte, name string) ([]Span, error) {
 
 // AppendStrings is Strings that appends the places to spans, which spares an allocation.
 func AppendStrings(spans []Span, text []byte, name string) ([]Span, error) {
+	if len(text) <= smallBytes {
+		return small(spans, text, name)
+	}
 	s := scanner{text: text}
-	found, err := s.document(spans, name)
-	if (err != nil || s.seen&high != 0) && !utf8.Valid(text) {
-		return spans, fail("UTF-8 was expected", validUpTo(text))
+	return s.appendStrings(spans, name, text)
+}
+
+// appendStrings does it; padded is the text, with memberWindow zeros behind it if that was cheap.
+func (s *scanner) appendStrings(spans []Span, name string, padded []byte) ([]Span, error) {
+	found, err := s.document(spans, name, padded)
+	if (err != nil || s.seen&high != 0) && !utf8.Valid(s.text) {
+		return spans, fail("UTF-8 was expected", validUpTo(s.text))
 	}
 	return found, err
 }
@@ -95,82 +102,86 @@ type scanner struct {
 	seen uint64
 }
 
-// document goes through values without recursion, so that no nesting is too deep. What it does most often is all in here and without
-// loops: in WebAssembly a call, or a jump back, costs more than looking at many bytes.
-func (s *scanner) document(spans []Span, name string) ([]Span, error) {
-	text, at := s.text, 0
-	inKey, wanted, seen := false, false, uint64(0)
+// document goes through values without recursion, so that no nesting is too deep. What is met most often, members does.
+func (s *scanner) document(spans []Span, name string, padded []byte) ([]Span, error) {
+	text, at, now := s.text, 0, atValue
 	for {
-		if at >= len(text) || text[at] != '"' {
-			if at = skipSpace(text, at); at < len(text) && text[at] == '"' {
+		if at >= len(text) || text[at] <= ' ' {
+			at = skipSpace(text, at)
+		}
+		if now == atName && at < len(text) && text[at] == '"' {
+			if spans, at, now = s.members(spans, at, name, padded); now == atValue || now == atWanted {
 				continue
 			}
-			if inKey {
-				return spans, fail("a member's name was expected", at)
-			}
-			next, opened, err := s.otherValue(at)
-			if err != nil {
+		}
+		var err error
+		switch {
+		case now == afterValue:
+		case now == atName:
+			if at, now, err = s.name(at, name); err != nil {
 				return spans, err
 			}
-			if at = next; opened {
-				inKey, wanted = s.open.inObject(), false
-				continue
+			continue
+		case at < len(text) && text[at] == '"':
+			var found Span
+			if found, _, err = s.string(at); err != nil {
+				return spans, err
 			}
-		} else {
-			at++
-			start, escaped := at, false
-			for {
-				if at+windowBytes <= len(text) {
-					w := text[at : at+windowBytes]
-					w0, w1 := binary.LittleEndian.Uint64(w), binary.LittleEndian.Uint64(w[8:])
-					w2, w3 := binary.LittleEndian.Uint64(w[16:]), binary.LittleEndian.Uint64(w[24:])
-					n0, n1, n2, n3 := place(w0), place(w1), place(w2), place(w3)
-					// Without jumps: where a word has no special byte, its place is 8, and the one of the next is added.
-					n := n0 + (n0>>3)*(n1+(n1>>3)*(n2+(n2>>3)*n3))
-					seen |= w0 | w1 | w2 | w3
-					if at += n; n == windowBytes {
-						continue
-					}
-				} else {
-					at = s.tail(at)
-				}
-				if at < len(text) && text[at] == '"' {
-					break
-				}
-				next, err := escape(text, at)
-				if err != nil {
-					return spans, err
-				}
-				at, escaped = next, true
-			}
-			found := Span{start, at}
-			at++
-			if inKey {
-				if at >= len(text) || text[at] != ':' {
-					if at = skipSpace(text, at); at >= len(text) || text[at] != ':' {
-						return spans, fail("a colon was expected", at)
-					}
-				}
-				at++
-				inKey, wanted = false, s.open.depth == 1 && is(text[found.Start:found.End], name, escaped)
-				continue
-			}
-			if wanted {
+			if at = found.End + 1; now == atWanted {
 				spans = append(spans, found)
 			}
+		default:
+			if at, now, err = s.otherValue(at); err != nil {
+				return spans, err
+			}
+			if now != afterValue {
+				continue
+			}
 		}
-		wanted = false
-		if at < len(text) && text[at] == ',' && s.open.depth > 0 {
-			at++
-			inKey = s.open.inner&1 == 1
-			continue
-		}
-		next, more, err := s.afterValue(at)
-		if !more {
-			s.seen |= seen
+		more := false
+		if at, more, err = s.afterValue(at); !more {
 			return spans, err
 		}
-		at, inKey = next, s.open.inObject()
+		now = atValue
+		if s.open.inObject() {
+			now = atName
+		}
+	}
+}
+
+// name reads a member's name and the colon.
+func (s *scanner) name(at int, name string) (int, state, error) {
+	if at >= len(s.text) || s.text[at] != '"' {
+		return 0, 0, fail("a member's name was expected", at)
+	}
+	found, escaped, err := s.string(at)
+	if err != nil {
+		return 0, 0, err
+	}
+	at = skipSpace(s.text, found.End+1)
+	if at >= len(s.text) || s.text[at] != ':' {
+		return 0, 0, fail("a colon was expected", at)
+	}
+	if s.open.depth == 1 && is(s.text[found.Start:found.End], name, escaped) {
+		return at + 1, atWanted, nil
+	}
+	return at + 1, atValue, nil
+}
+
+// string reads the string whose quote is at at, and gives the place between its quotes; true where it has escapes.
+func (s *scanner) string(at int) (Span, bool, error) {
+	start, escaped := at+1, false
+	at = start
+	for {
+		at = s.plain(at)
+		if at < len(s.text) && s.text[at] == '"' {
+			return Span{start, at}, escaped, nil
+		}
+		next, err := escape(s.text, at)
+		if err != nil {
+			return Span{}, false, err
+		}
+		at, escaped = next, true
 	}
 }
 
@@ -189,19 +200,23 @@ func escape(text []byte, at int) (int, error) {
 	return at + n, nil
 }
 
-// otherValue reads what is no string, and gives the place behind it; true where that is an opening bracket with something behind it.
-func (s *scanner) otherValue(at int) (int, bool, error) {
+// otherValue reads what is no string, or an opening bracket with something behind it, and gives the place behind.
+func (s *scanner) otherValue(at int) (int, state, error) {
 	if at >= len(s.text) || s.text[at] != '{' && s.text[at] != '[' {
 		at, err := scalar(s.text, at)
-		return at, false, err
+		return at, afterValue, err
 	}
 	b := s.text[at]
 	at = skipSpace(s.text, at+1)
-	if at >= len(s.text) || s.text[at] != b+2 {
-		s.open.push(b == '{')
-		return at, true, nil
+	switch {
+	case at < len(s.text) && s.text[at] == b+2:
+		return at + 1, afterValue, nil
+	case b == '{':
+		s.open.push(true)
+		return at, atName, nil
 	}
-	return at + 1, false, nil
+	s.open.push(false)
+	return at, atValue, nil
 }
 
 // afterValue closes what ends behind a value, and gives the place of the next; false at the end of the text.
