@@ -22,6 +22,7 @@ type NewRecord struct {
 	// The value's parts, if it has any, and the headers added: the first few in place, so that they take no memory from the heap.
 	fewParts  [partsInPlace][]byte
 	parts     int
+	partsLen  int
 	moreParts [][]byte
 	fewAdded  [addedInPlace]Header
 	added     int
@@ -64,8 +65,9 @@ func (n *NewRecord) SetValue(value []byte) *NewRecord {
 // SetValueParts sets the value to parts, one after the other, without a buffer to put them together in. Without any part the value
 // is empty.
 func (n *NewRecord) SetValueParts(parts ...[]byte) *NewRecord {
-	n.value, n.parts, n.moreParts = []byte{}, len(parts), nil
+	n.value, n.parts, n.moreParts, n.partsLen = []byte{}, len(parts), nil, 0
 	for i, part := range parts {
+		n.partsLen += len(part)
 		if i < partsInPlace {
 			n.fewParts[i] = part
 		} else {

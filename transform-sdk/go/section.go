@@ -50,8 +50,8 @@ type layout struct {
 // lay computes the lengths of n as number offsetDelta of its section.
 func (n *NewRecord) lay(timestampDelta, offsetDelta int64) layout {
 	l := layout{timestampDelta: timestampDelta, offsetDelta: offsetDelta, valueLen: len(n.value)}
-	for i := range n.parts {
-		l.valueLen += len(n.part(i))
+	if n.parts > 0 {
+		l.valueLen = n.partsLen
 	}
 	body := 1 + varlongLen(timestampDelta) + varlongLen(offsetDelta)
 	body += varlongLen(int64(len(n.key))) + len(n.key)
@@ -130,26 +130,29 @@ func putNullable(b []byte, at int, bytes []byte) int {
 
 // copyBytes copies all of from to the front of to, which has room for it. Words overlap, so that there are no loops.
 func copyBytes(to, from []byte) int {
+	le := binary.LittleEndian
 	n := len(from)
+	to = to[:n]
 	switch {
 	case n > few:
 		return copy(to, from)
 	case n > 16:
-		copyWord(to, from, 0)
-		copyWord(to, from, 8)
-		copyWord(to, from, n-16)
-		copyWord(to, from, n-8)
+		a, b, c, d := le.Uint64(from), le.Uint64(from[8:]), le.Uint64(from[n-16:]), le.Uint64(from[n-8:])
+		le.PutUint64(to, a)
+		le.PutUint64(to[8:], b)
+		le.PutUint64(to[n-16:], c)
+		le.PutUint64(to[n-8:], d)
 	case n >= 8:
-		copyWord(to, from, 0)
-		copyWord(to, from, n-8)
-	default:
-		for i, b := range from {
-			to[i] = b
-		}
+		a, b := le.Uint64(from), le.Uint64(from[n-8:])
+		le.PutUint64(to, a)
+		le.PutUint64(to[n-8:], b)
+	case n >= 4:
+		a, b := le.Uint32(from), le.Uint32(from[n-4:])
+		le.PutUint32(to, a)
+		le.PutUint32(to[n-4:], b)
+	case n > 0:
+		a, b, c := from[0], from[n>>1], from[n-1]
+		to[0], to[n>>1], to[n-1] = a, b, c
 	}
 	return n
-}
-
-func copyWord(to, from []byte, at int) {
-	binary.LittleEndian.PutUint64(to[at:], binary.LittleEndian.Uint64(from[at:]))
 }

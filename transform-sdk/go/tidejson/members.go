@@ -1,6 +1,9 @@
 package tidejson
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"math/bits"
+)
 
 const (
 	// nameWindow and valueWindow are how many bytes of a member's name and of its value are looked at in one go.
@@ -63,6 +66,10 @@ func (s *scanner) members(spans []Span, at int, name string, text []byte) ([]Spa
 		}
 		wanted := outermost && n == len(name) && string(window[1:n+1]) == name
 		if nameBad&three != 0 || valueBad&one != 0 {
+			if digits := digitsBefore(binary.LittleEndian.Uint64(window[n+3:])); digits > 0 && window[n+4+digits] == '"' {
+				at += n + 4 + digits
+				continue
+			}
 			if wanted {
 				return spans, at + n + 3, atWanted
 			}
@@ -77,4 +84,15 @@ func (s *scanner) members(spans []Span, at int, name string, text []byte) ([]Spa
 		at += end + 2
 	}
 	return spans, at, atName
+}
+
+// digitsBefore gives the number of digits at the front of a word if they are a whole number with a comma behind it; else 0.
+func digitsBefore(word uint64) int {
+	digits := word ^ ones*'0'
+	// What is more than 9 reaches the highest bit; carries spread upwards only.
+	n := bits.TrailingZeros64(((digits+ones*0x76)|digits)&high) >> 3
+	if n == 0 || n == 8 || byte(word>>(8*n)) != ',' || n > 1 && byte(word) == '0' {
+		return 0
+	}
+	return n
 }

@@ -2,6 +2,7 @@ package tidejson
 
 import (
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"math/rand/v2"
@@ -124,6 +125,29 @@ func TestEverySpecialByteIsSeenAtEveryPlace(t *testing.T) {
 	}
 }
 
+func TestWholeNumbersBeforeACommaAreCounted(t *testing.T) {
+	for text, want := range map[string]int{
+		"1,234567": 1, "0,\"aaaaa": 1, "1234567,": 7, "12345678": 0, "01,aaaaa": 0, "00,aaaaa": 0, "-1,aaaaa": 0, ",1234567": 0, "12.5,aaa": 0,
+		"12}aaaaa": 0, "1/,aaaaa": 0, "1:,aaaaa": 0, "9\xff,aaaaa": 0, "99,\xff\xff\xff\xff\xff": 2,
+	} {
+		if got := digitsBefore(binary.LittleEndian.Uint64([]byte(text))); got != want {
+			t.Errorf("%q: %d, not %d", text, got, want)
+		}
+	}
+}
+
+func TestFindingCostsNoAllocation(t *testing.T) {
+	for _, text := range []string{
+		`{"id":5,"email":"a","country":"DE"}`,
+		`{"id":5,"email":"a","long":"` + strings.Repeat("x", smallBytes) + `","email":"b"}`,
+	} {
+		bytes, room := []byte(text), make([]Span, 0, 2)
+		if n := testing.AllocsPerRun(10, func() { AppendStrings(room, bytes, "email") }); n > 0 {
+			t.Errorf("%.50s: %v allocations", text, n)
+		}
+	}
+}
+
 func trailing(word []byte) int {
 	marked := special(lastWord(append([]byte{'"'}, word...), 1)) // short of a full word: behind a quote
 	for at := range 8 {
@@ -139,6 +163,7 @@ func TestWhatIsJSONIsWhatTheStandardLibraryTakesForIt(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, 4))
 	seeds := []string{
 		`{"x":"one","y":[1,2.5e-3,{"x":"\u00e9\n"}],"x":"two","long name of a member":"a long value, with \"escapes\" in it"}`,
+		`{"id":17,"x":"one","name":"Ada","0":0,"x":"two","a":"b","c":12345678,"d":-1,"x":"three","e":1.5,"x":"four"}`,
 		`[true,false,null,-0.1,"ä",{"a":{}}]`,
 		`{"ü":"😀","x" : "\\" , "e":""}`,
 	}
