@@ -30,7 +30,7 @@ Usage: cargo xtask <COMMAND>
                                  measure all rows or some (release builds) and write benches/results/latest.md
   fuzz [TARGET] [--seconds N] [--keep]  or  fuzz TARGET --add INPUT
                                  libFuzzer over every reader of foreign bytes, 60 s each; --keep and --add write fuzz/corpus
-  soak [--minutes N] [--runtime uring|epoll] [--debug]
+  soak [--transforms] [--minutes N] [--runtime uring|epoll] [--debug]
                                  a node under everything at once, 5 minutes; the verdict goes to benches/results/soak.md
   sim [--seeds N] [--from S] [--only SIMULATION]
                                  run the simulations of crashes, full disks and damage with so many seeds

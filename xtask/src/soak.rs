@@ -1,18 +1,22 @@
-//! `cargo xtask soak`: a node under everything at once; the verdict goes to `benches/results/soak.md`.
+//! `cargo xtask soak`: a node under everything at once; the verdict goes to `benches/results/soak.md`. With `--transforms`, transforms
+//! deployed, rolled back, paused, deleted at random while the broker is killed: `soak-transforms.md`.
 
 use crate::process::{self, cargo, program, root, target_dir};
 use crate::setup;
 
-const USAGE: &str = "usage: cargo xtask soak [--minutes N] [--runtime uring|epoll] [--debug]";
+const USAGE: &str =
+    "usage: cargo xtask soak [--transforms] [--minutes N] [--runtime uring|epoll] [--debug]";
 
 /// Builds (release, or what tests use with `--debug`) and runs.
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let (mut minutes, mut engine, mut release) = ("5".to_owned(), "uring".to_owned(), true);
+    let (mut name, mut page) = ("soak", "soak.md");
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "--minutes" => minutes = args.next().ok_or(USAGE)?.clone(),
             "--runtime" => engine = args.next().ok_or(USAGE)?.clone(),
+            "--transforms" => (name, page) = ("soak_transforms", "soak-transforms.md"),
             "--debug" => release = false,
             _ => return Err(USAGE.to_owned()),
         }
@@ -32,8 +36,8 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
         }
     };
     process::run(&mut build)?;
-    let report = root().join("benches/results/soak.md");
-    let binary = target_dir().join(folder).join("soak");
+    let report = root().join("benches/results").join(page);
+    let binary = target_dir().join(folder).join(name);
     let mut command = program(&binary, &[&minutes, &engine]);
     process::run(command.arg(&report))
 }

@@ -13,6 +13,7 @@ mod connections;
 mod costly_modules;
 mod damage;
 mod disks;
+mod examples;
 mod greedy_clients;
 mod group_limits;
 mod groups;
