@@ -16,6 +16,8 @@ const DEFAULT_PORT: u16 = 9644;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Longer than the broker's own limit for a request, so that its answer is heard.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(150);
+/// The same for an upload, which is answered when the module is compiled.
+const UPLOAD_TIMEOUT: Duration = Duration::from_secs(16 * 60);
 /// Bytes of an answer. Records come up to some MiB at once, but a single one may have 100 MiB, and more as JSON.
 const ANSWER_MAX: u64 = 256 << 20;
 
@@ -99,7 +101,10 @@ impl Admin {
         let request = self
             .agent
             .put(self.url(path))
-            .header("content-type", "application/wasm");
+            .header("content-type", "application/wasm")
+            .config()
+            .timeout_global(Some(UPLOAD_TIMEOUT))
+            .build();
         self.answer(request.send(wasm))
     }
 

@@ -51,6 +51,8 @@ const BODY_TIME: Duration = Duration::from_secs(10);
 const BODY_BYTES_PER_SECOND_MIN: u64 = 256 << 10;
 /// A request that takes longer is given up.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
+/// An upload is answered when its module is compiled, which a machine with other work does slowly.
+const UPLOAD_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 /// The longest wait a client may ask for, milliseconds.
 const WAIT_MS_MAX: u64 = 30_000;
 /// Records of one reading, at most and where none is said.
@@ -165,7 +167,8 @@ async fn admitted(shared: &Shared, request: Request, next: Next) -> Reply {
         return Err(error);
     }
     check_length(&request)?;
-    match tokio::time::timeout(REQUEST_TIMEOUT, served(shared, request, next)).await {
+    let limit = time_limit(request.uri().path());
+    match tokio::time::timeout(limit, served(shared, request, next)).await {
         Ok(reply) => reply,
         Err(_) => {
             shared.counts.timed_out.fetch_add(1, Ordering::Relaxed);
@@ -173,10 +176,17 @@ async fn admitted(shared: &Shared, request: Request, next: Next) -> Reply {
                 "timed_out",
                 format!(
                     "no answer within {} s; what was asked may still happen, look before asking again",
-                    REQUEST_TIMEOUT.as_secs()
+                    limit.as_secs()
                 ),
             ))
         }
+    }
+}
+
+fn time_limit(path: &str) -> Duration {
+    match path {
+        "/v1/modules" => UPLOAD_TIMEOUT,
+        _ => REQUEST_TIMEOUT,
     }
 }
 

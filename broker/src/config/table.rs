@@ -227,7 +227,7 @@ settings! {
         call_time_max: Duration = time("1 min", MS, MINUTE.saturating_mul(10));
         /// Memory that compiling a module may take, in a process of its own; two are compiled at once.
         compile_memory: u64 = size("1 GiB", 16 * MIB, TIB);
-        /// CPU time that compiling a module may take; by the clock it may take four times as much.
+        /// CPU time that compiling a module may take; by the clock it may take fifteen times as much.
         compile_time: Duration = time("1 min", SECOND, MINUTE.saturating_mul(60));
         /// Lines of log kept of each transform on a shard, for `transform logs`.
         log_lines: usize = number("1000", 10, 100_000);

@@ -29,7 +29,7 @@ const UNAVAILABLE: u8 = b'U';
 const ENDED_BY_MEMORY: i32 = 40;
 const ENDED_BY_TIME: i32 = 41;
 /// Time by the clock for each second of CPU time: a machine with other work gives it little.
-const CLOCK_FACTOR: u32 = 4;
+const CLOCK_FACTOR: u32 = 15;
 /// How often the process looks at its memory. The kernel hands out some 20 MiB in this time.
 const LOOK: Duration = Duration::from_millis(10);
 /// Address space beyond the limit of memory: allocators reserve more than they use.
@@ -40,7 +40,7 @@ const RESERVED_BYTES: u64 = 2 << 30;
 pub struct CompileLimits {
     /// Resident memory of the process, in bytes.
     pub memory_bytes: u64,
-    /// CPU time, rounded up to seconds. By the clock, four times as much.
+    /// CPU time, rounded up to seconds. By the clock, fifteen times as much.
     pub cpu_time: Duration,
 }
 

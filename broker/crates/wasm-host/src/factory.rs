@@ -34,8 +34,9 @@ use crate::{engine, shape, sys};
 const COMPILE_THREADS: usize = 2;
 /// Modules waiting to be compiled or tried out, at most.
 const COMPILE_QUEUE_MAX: usize = 64;
-/// Nice value of the compile threads: the lowest priority.
-pub(crate) const COMPILE_NICE: i32 = 19;
+/// Nice value of the compile threads: shards take the processor from them as soon as they wake, and on a machine that is busy they still get
+/// a quarter of it. With the lowest priority, a Python module (10 s of CPU time) takes minutes there.
+pub(crate) const COMPILE_NICE: i32 = 5;
 /// Bytes of a compile thread's stack; the compiler recurses by the nesting of blocks.
 pub(crate) const COMPILE_STACK_BYTES: usize = 16 << 20;
 
