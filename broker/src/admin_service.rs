@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use tidemill_controller::{Topic, configs};
@@ -25,9 +24,6 @@ use crate::records::{api_error, gone, topic_not_found};
 use crate::shard::{NodeInfo, Shard, ShardHandle};
 use crate::topics::{CONTROLLER_SHARD, NewTopic, TopicError};
 use crate::transforms::modules;
-
-/// How often waiting log readers look again.
-const LOG_LOOK: Duration = Duration::from_millis(100);
 
 /// Answers the admin API from the control thread.
 pub(crate) struct Service {
@@ -243,36 +239,7 @@ impl AdminService for Service {
     }
 
     fn logs(&self, name: String, query: LogQuery) -> Answer<'_, LogLines> {
-        Box::pin(async move {
-            let known = name.clone();
-            self.ask(move |shard| async move { shard.transform_detail(&known).await.map(drop) })
-                .await?;
-            let deadline = Instant::now() + Duration::from_millis(query.wait_ms);
-            loop {
-                let wanted = name.clone();
-                let parts = self.handle.on_all(move |shard| {
-                    let lines = shard
-                        .transforms
-                        .logs
-                        .read(&wanted, query.after, query.limit);
-                    async move { lines }
-                });
-                let mut lines: Vec<_> = parts.await.map_err(gone)?.into_iter().flatten().collect();
-                lines.sort_by_key(|l| l.seq);
-                let skip = if query.after == 0 {
-                    lines.len().saturating_sub(query.limit)
-                } else {
-                    0
-                };
-                lines.drain(..skip);
-                lines.truncate(query.limit);
-                if !lines.is_empty() || Instant::now() >= deadline {
-                    let next = lines.last().map_or(query.after, |l| l.seq);
-                    return Ok(LogLines { lines, next });
-                }
-                tokio::time::sleep(LOG_LOOK).await;
-            }
-        })
+        Box::pin(self.ask(move |shard| async move { shard.transform_logs(name, query).await }))
     }
 
     fn metrics(&self) -> BoxFuture<'_, String> {

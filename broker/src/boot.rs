@@ -27,6 +27,7 @@ use crate::config::BrokerConfig;
 use crate::kafka;
 use crate::metrics::TopicLabels;
 use crate::shard::{Job, NodeInfo, Shard, ShardHandle, ShardParts};
+use crate::topics::CONTROLLER_SHARD;
 use crate::transforms::TransformManager;
 
 /// The node id of a node that is alone.
@@ -271,6 +272,9 @@ fn warn_if_exposed(config: &BrokerConfig) {
     }
 }
 
+/// How long the end of the broker waits for the last lines of transforms to be written.
+const LAST_LINES_MAX: std::time::Duration = std::time::Duration::from_secs(1);
+
 /// A panic is a bug of ours. The data is safe (everything acknowledged is in the log), the state in memory is not:
 /// the process ends rather than serve on with one shard gone. Threads of guests and of the compiler have no such state: their panic is
 /// told, and answered to whoever waits for them.
@@ -285,9 +289,24 @@ fn die_on_panic() {
 }
 
 fn stop_shards(handle: &ShardHandle) {
-    for shard in handle.all() {
-        handle.post(shard, Box::new(|shard| shard.stop()));
-    }
+    handle.post(
+        CONTROLLER_SHARD,
+        Box::new(|shard| {
+            drop(task::spawn(Queue::Kafka, async move {
+                // While every shard still takes what the others write to it.
+                let flushed = shard.handle.on_all(|s| async move { s.flush_logs().await });
+                let _ = time::timeout(LAST_LINES_MAX, flushed).await;
+                for each in shard.handle.all() {
+                    // Within the job itself: a shard looks whether it is to end after each.
+                    let stop = |shard: Rc<Shard>| {
+                        shard.stop();
+                        async {}
+                    };
+                    drop(shard.handle.submit(each, stop).await);
+                }
+            }));
+        }),
+    );
     let watchdog = std::thread::Builder::new().name("shutdown".to_owned()).spawn(|| {
         #[allow(clippy::disallowed_methods, reason = "a plain thread that only watches the clock")]
         std::thread::sleep(SHUTDOWN_MAX);

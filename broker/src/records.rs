@@ -205,7 +205,11 @@ impl Shard {
         standings.into_iter().enumerate().map(found).collect()
     }
 
-    async fn read_partition(
+    /// Records of one partition from `from` on, about `max_bytes` of them.
+    ///
+    /// # Errors
+    /// Where the partition cannot be read.
+    pub(crate) async fn read_partition(
         self: &Rc<Shard>,
         topic: &Arc<Topic>,
         index: i32,
@@ -270,12 +274,15 @@ impl Standing {
 }
 
 /// Records of one partition, as far as they were read.
-struct Run {
-    records: Vec<ReadRecord>,
+pub(crate) struct Run {
+    /// The records.
+    pub(crate) records: Vec<ReadRecord>,
     unreadable: Vec<Unreadable>,
-    next: Offset,
+    /// Where to go on.
+    pub(crate) next: Offset,
     from: Offset,
-    bytes: usize,
+    /// What they weigh.
+    pub(crate) bytes: usize,
 }
 
 impl Run {

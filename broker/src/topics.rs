@@ -113,7 +113,8 @@ impl TopicError {
 pub(crate) fn partition_config(topic: &Topic, defaults: &configs::Defaults) -> PartitionConfig {
     let integer = |name| defaults.integer(&topic.configs, name);
     // What groups and transactions committed is not a matter of age or size.
-    let removes = !topic_name::is_internal(&topic.name) && configs::deletes(&topic.configs);
+    let lasts = topic_name::is_internal(&topic.name) && topic.name != topic_name::TRANSFORM_LOGS;
+    let removes = !lasts && configs::deletes(&topic.configs);
     let kept = |name| match removes {
         true => integer(name),
         false => -1,

@@ -23,7 +23,7 @@ use super::connection::Place;
 use super::guard::Guard;
 use super::records::{ReadQuery, parse_lines};
 use super::service::{AdminService, Answer, ApiError};
-use super::types::{LogQuery, StartFrom};
+use super::types::{LogLevel, LogQuery, StartFrom};
 
 /// Bytes of a module.
 pub(super) const MODULE_BYTES_MAX: usize = 64 << 20;
@@ -570,9 +570,12 @@ async fn resume(State(app): App, Path(name): Path<String>) -> Reply {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct LogParameters {
-    #[serde(default)]
-    after: u64,
+    position: Option<i64>,
     limit: Option<usize>,
+    tail: Option<usize>,
+    since: Option<i64>,
+    level: Option<LogLevel>,
+    partition: Option<i32>,
     #[serde(default)]
     wait_ms: u64,
 }
@@ -584,8 +587,12 @@ async fn logs(
 ) -> Reply {
     let parameters = query(parameters)?;
     let query = LogQuery {
-        after: parameters.after,
+        position: parameters.position.map(|position| position.max(0)),
         limit: parameters.limit.unwrap_or(LOGS_DEFAULT).clamp(1, LOGS_MAX),
+        tail: parameters.tail.map(|tail| tail.min(LOGS_MAX)),
+        since: parameters.since,
+        level: parameters.level,
+        partition: parameters.partition,
         wait_ms: parameters.wait_ms.min(WAIT_MS_MAX),
     };
     let _place = app.place_to_wait(query.wait_ms)?;

@@ -332,7 +332,7 @@ pub(crate) struct TransformStateChanged {
 }
 
 /// Severity of a line that a guest logged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum LogLevel {
     /// Debug.
@@ -345,17 +345,47 @@ pub(crate) enum LogLevel {
     Error,
 }
 
+/// Who says a line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum LogSource {
+    /// The transform.
+    Transform,
+    /// The broker, about the transform.
+    Broker,
+}
+
+impl LogSource {
+    /// In lower case.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            LogSource::Transform => "transform",
+            LogSource::Broker => "broker",
+        }
+    }
+}
+
 /// A line that a transform logged, or that the broker logged about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct LogLine {
-    /// Its number, growing by transform; gaps say that lines were dropped.
-    pub(crate) seq: u64,
-    /// When it was received.
+    /// Its offset in its partition of the log topic.
+    pub(crate) position: i64,
+    /// When it was received, ms since the Unix epoch.
     pub(crate) timestamp: i64,
     /// Its severity.
     pub(crate) level: LogLevel,
-    /// The input partition it was about.
-    pub(crate) partition: i32,
+    /// Who says it.
+    pub(crate) source: LogSource,
+    /// The transform's version.
+    pub(crate) version: u32,
+    /// The input topic.
+    pub(crate) topic: String,
+    /// The input partition it was about, if one.
+    pub(crate) partition: Option<i32>,
+    /// The input offset it was about, where that is known.
+    pub(crate) offset: Option<i64>,
+    /// The node.
+    pub(crate) node: i32,
     /// What it says.
     pub(crate) message: String,
 }
@@ -363,19 +393,43 @@ pub(crate) struct LogLine {
 /// `GET /v1/transforms/{name}/logs`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct LogLines {
-    /// Lines after `after`, oldest first.
+    /// The lines, oldest first.
     pub(crate) lines: Vec<LogLine>,
-    /// The value of `after` that goes on from here.
-    pub(crate) next: u64,
+    /// The `position` that goes on from here.
+    pub(crate) next: i64,
+    /// Whether there was nothing more.
+    pub(crate) at_end: bool,
+    /// Whether older lines may be there that were not looked at: too much lies between them.
+    pub(crate) older: bool,
+}
+
+impl LogLines {
+    /// No lines; `next` goes on.
+    pub(crate) fn none(next: i64) -> LogLines {
+        LogLines {
+            lines: Vec::new(),
+            next,
+            at_end: true,
+            older: false,
+        }
+    }
 }
 
 /// The query of `GET /v1/transforms/{name}/logs`, checked and bounded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LogQuery {
-    /// Only lines with a greater `seq`.
-    pub(crate) after: u64,
-    /// Lines at most, the oldest first.
+    /// Where to go on, as an earlier answer said. Without it and `since`, the newest lines.
+    pub(crate) position: Option<i64>,
+    /// Lines at most.
     pub(crate) limit: usize,
+    /// The newest so many only.
+    pub(crate) tail: Option<usize>,
+    /// Only lines of this time or later, ms since the Unix epoch.
+    pub(crate) since: Option<i64>,
+    /// Only lines of this severity or a higher one.
+    pub(crate) level: Option<LogLevel>,
+    /// Only lines about this input partition.
+    pub(crate) partition: Option<i32>,
     /// How long to wait for a line where there is none, milliseconds.
     pub(crate) wait_ms: u64,
 }

@@ -229,8 +229,16 @@ settings! {
         compile_memory: u64 = size("1 GiB", 16 * MIB, TIB);
         /// CPU time that compiling a module may take; by the clock it may take fifteen times as much.
         compile_time: Duration = time("1 min", SECOND, MINUTE.saturating_mul(60));
-        /// Lines of log kept of each transform on a shard, for `transform logs`.
-        log_lines: usize = number("1000", 10, 100_000);
+        /// Lines a second that a transform may log on each shard; more are dropped, and it is told how many.
+        log_rate: u32 = number("200", 1, 1_000_000);
+        /// Lines that it may log at once.
+        log_burst: u32 = number("2000", 1, 1_000_000);
+        /// How long __transform_logs keeps lines. Read when that topic is made, like the next two.
+        log_retention: Duration = time("1 d", MINUTE, DAY.saturating_mul(3_650));
+        /// Bytes that each partition of it keeps.
+        log_retention_size: u64 = size("512 MiB", MIB, 1_024 * TIB);
+        /// Its partitions; the lines of a transform are in one of them.
+        log_partitions: i32 = number("4", 1, 1_000);
     }
 
     /// The admin API: HTTP for `transform`, /metrics and /health.

@@ -58,6 +58,7 @@ impl Shard {
         request: DeployRequest,
     ) -> Result<Deployed, ApiError> {
         let mut deploy = checked(name.clone(), request, &self.info.settings.transforms)?;
+        not_its_own_input(&deploy.input)?;
         self.try_out(&deploy).await?;
         let image = self.controller_here().image();
         let input = image
@@ -271,6 +272,15 @@ impl Shard {
             _ => Ok(()),
         }
     }
+}
+
+/// A transform of the log topic would be given what it logs itself.
+fn not_its_own_input(input: &str) -> Result<(), ApiError> {
+    if input != topic_name::TRANSFORM_LOGS {
+        return Ok(());
+    }
+    let message = format!("a transform cannot read '{input}': what it logs would be its own input");
+    Err(ApiError::bad_request("internal_topic", message))
 }
 
 /// Refuses what the controller would refuse anyway, before output topics are made for it.

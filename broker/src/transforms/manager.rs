@@ -18,7 +18,7 @@ use tidemill_rt::time;
 use tidemill_transform::{Control, OnError, Processor, ProcessorConfig, ProcessorStats, Stopped};
 use tidemill_wasm_host::{Factory, Guest, GuestConfig, Limits, OutputTopic, TransformKey};
 
-use super::logs::{Logs, PartitionObserver};
+use super::logs::{About, Logs, PartitionObserver};
 use super::modules;
 use super::wiring::{GuestRunner, RingSink, RingSource};
 use crate::admin::types::LogLevel;
@@ -74,7 +74,7 @@ impl TransformManager {
     pub(crate) fn new(factory: Factory, shard: ShardId, settings: &Settings) -> TransformManager {
         TransformManager {
             factory,
-            logs: Logs::new(settings.transforms.log_lines),
+            logs: Logs::new(&settings.transforms),
             active: RefCell::default(),
             latency: RefCell::default(),
             guest: RefCell::default(),
@@ -110,6 +110,7 @@ impl Shard {
         let follow = task::spawn(Queue::Kafka, async move { shard.follow_transforms().await });
         *self.transforms.task.borrow_mut() = Some(follow);
         self.start_delivery();
+        self.start_logs();
     }
 
     /// Takes in the newest image: attaches new transforms to their input here (rule X1) and registers them with the
@@ -309,7 +310,7 @@ impl Shard {
                 tracing::warn!(transform = %spec.name, %message, "a module cannot be loaded; trying again");
                 self.transforms
                     .logs
-                    .push(&spec.name, -1, LogLevel::Error, &message);
+                    .event(about(spec, None), LogLevel::Error, &message);
                 entry.load_error = Some(message);
                 None
             }
@@ -388,8 +389,7 @@ impl Shard {
         let stats = Rc::new(ProcessorStats::default());
         let observer = Rc::new(PartitionObserver {
             logs: self.transforms.logs.clone(),
-            transform: spec.name.clone(),
-            partition: partition.index,
+            about: about(spec, Some(partition.index)),
         });
         let source = RingSource {
             ring: ring.clone(),
@@ -533,6 +533,17 @@ fn asked(codec: Codec) -> Compression {
         Codec::Snappy => Compression::Snappy,
         Codec::Lz4 => Compression::Lz4,
         Codec::Zstd => Compression::Zstd,
+    }
+}
+
+/// What lines about a transform say of it.
+fn about(spec: &TransformSpec, partition: Option<i32>) -> About {
+    About {
+        transform: spec.name.as_str().into(),
+        version: spec.version,
+        topic: spec.input.name.as_str().into(),
+        partition,
+        offset: None,
     }
 }
 

@@ -190,13 +190,32 @@ impl Shard {
             ));
             histogram.collect("tidemill_transform_latency_seconds", &labels, out);
         }
-        for (name, dropped) in self.transforms.logs.dropped() {
-            let labels = vec![("transform", name)];
+        self.collect_logs(out);
+    }
+
+    fn collect_logs(&self, out: &mut Vec<Sample>) {
+        for (name, written, dropped) in self.transforms.logs.counts() {
+            let labels = |reason: Option<&str>| {
+                let mut labels = vec![("transform", name.clone())];
+                labels.extend(reason.map(|reason| ("reason", reason.to_owned())));
+                labels
+            };
             out.push(Sample::plain(
-                "tidemill_transform_log_dropped_total",
-                labels,
-                dropped as f64,
+                "tidemill_transform_log_lines_total",
+                labels(None),
+                written as f64,
             ));
+            for (reason, count) in [
+                ("rate", dropped.rate),
+                ("full", dropped.full),
+                ("unwritten", dropped.unwritten),
+            ] {
+                out.push(Sample::plain(
+                    "tidemill_transform_log_dropped_total",
+                    labels(Some(reason)),
+                    count as f64,
+                ));
+            }
         }
     }
 

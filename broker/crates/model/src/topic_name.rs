@@ -3,11 +3,15 @@
 /// Most characters of a topic name.
 pub const NAME_CHARS_MAX: usize = 249;
 
-/// Topics that Kafka keeps for itself and marks as internal in its metadata.
-pub const INTERNAL: [&str; 3] = [
+/// What transforms log, and what befalls them.
+pub const TRANSFORM_LOGS: &str = "__transform_logs";
+
+/// Topics that the broker keeps for itself and marks as internal in its metadata: Kafka's, and the one that Kafka has not.
+pub const INTERNAL: [&str; 4] = [
     "__consumer_offsets",
     "__transaction_state",
     "__share_group_state",
+    TRANSFORM_LOGS,
 ];
 
 /// Why a text cannot be the name of a topic.
@@ -50,7 +54,7 @@ pub fn check(name: &str) -> Result<(), TopicNameError> {
     }
 }
 
-/// Whether Kafka marks the topic as internal.
+/// Whether the topic is marked as internal.
 pub fn is_internal(name: &str) -> bool {
     INTERNAL.contains(&name)
 }

@@ -4,7 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 
 use tidemill_model::{Batch, Offset};
-use tidemill_wasm_host::{CallOutput, FailedCall, InputBatch, LogLine, OutputBatch};
+use tidemill_wasm_host::{CallOutput, FailedCall, InputBatch, LogLevel, LogLine, OutputBatch};
 
 /// A future on one shard.
 pub type LocalFuture<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -113,10 +113,21 @@ pub trait Runner {
     fn call(&self, input: Vec<InputBatch>) -> LocalFuture<'_, Result<CallOutput, FailedCall>>;
 }
 
-/// Takes what people want to read.
+/// Something that befell a transform, in words for people.
+#[derive(Debug, Clone, Copy)]
+pub struct Happening<'a> {
+    /// How much it matters.
+    pub level: LogLevel,
+    /// The input offset it is about, where it is about one.
+    pub offset: Option<Offset>,
+    /// What happened.
+    pub message: &'a str,
+}
+
+/// Takes what people want to read. Must not block.
 pub trait Observer {
-    /// A line the function logged.
-    fn guest_line(&self, line: &LogLine);
+    /// A line the function logged; `offset` is known where the call was about one record.
+    fn guest_line(&self, line: &LogLine, offset: Option<Offset>);
     /// Something that befell the transform.
-    fn event(&self, message: &str);
+    fn event(&self, happening: Happening<'_>);
 }

@@ -18,7 +18,9 @@ pub mod stats;
 #[cfg(test)]
 mod tests;
 
-pub use io::{InputRun, Observer, Outcome, Room, Runner, Sink, SinkError, Source, SourceError};
+pub use io::{
+    Happening, InputRun, Observer, Outcome, Room, Runner, Sink, SinkError, Source, SourceError,
+};
 pub use processor::{Control, Processor, ProcessorConfig, Stopped};
 pub use run::OnError;
 pub use stats::{LastError, ProcessorState, ProcessorStats};

@@ -13,10 +13,12 @@ use tidemill_rt::chan::semaphore::{Permit, Semaphore};
 use tidemill_rt::chan::watch;
 use tidemill_rt::task::{self, JoinHandle, Queue};
 use tidemill_rt::time::{self, Instant};
-use tidemill_wasm_host::OutputBatch;
+use tidemill_wasm_host::{LogLevel, OutputBatch};
 
 use crate::input::{self, Unpacked, bytes_of, unpack, unpacked_bytes};
-use crate::io::{InputRun, Observer, Outcome, Room, Runner, Sink, SinkError, Source, SourceError};
+use crate::io::{
+    Happening, InputRun, Observer, Outcome, Room, Runner, Sink, SinkError, Source, SourceError,
+};
 use crate::run::{Bounds, End, Gathered, OnError, Stretch};
 use crate::stats::{ProcessorState, ProcessorStats, Tally};
 
@@ -351,13 +353,13 @@ impl<S: Source, K: Sink, R: Runner> Processor<S, K, R> {
         drop(loaded.memory);
         match ran.end {
             End::StuckAt { offset, message } => {
-                let what = format!("stopped at offset {offset} ({message})");
+                let what = format!("record at offset {offset} failed: {message}");
                 let hint = ". To go on without such records, deploy with --on-error skip or --dead-letter TOPIC";
-                self.hold(&what, hint).await
+                self.hold(&what, Some(offset), hint).await
             }
             End::Unavailable { message, .. } => {
                 self.stats.error(message.clone(), Some(decided));
-                self.hold(&message, "").await
+                self.hold(&message, None, "").await
             }
             End::Whole => {
                 self.rest = rest;
@@ -511,14 +513,26 @@ impl<S: Source, K: Sink, R: Runner> Processor<S, K, R> {
     }
 
     /// Stands still for the back-off; what was decided before is recorded first, and room is given back.
-    async fn hold(&mut self, what: &str, hint: &str) -> Result<(), SinkError> {
+    async fn hold(
+        &mut self,
+        what: &str,
+        offset: Option<Offset>,
+        hint: &str,
+    ) -> Result<(), SinkError> {
         self.flush();
         self.settle().await?;
         let wait = self.backoff.as_millis();
-        self.observer
-            .event(&format!("{what}; trying again in {wait} ms{hint}"));
+        self.report(offset, &format!("{what}; trying again in {wait} ms{hint}"));
         self.pause_for_backoff().await;
         Ok(())
+    }
+
+    fn report(&self, offset: Option<Offset>, message: &str) {
+        self.observer.event(Happening {
+            level: LogLevel::Error,
+            offset,
+            message,
+        });
     }
 
     async fn without_input(&mut self, e: SourceError) -> Result<(), SinkError> {
@@ -527,15 +541,14 @@ impl<S: Source, K: Sink, R: Runner> Processor<S, K, R> {
             SourceError::Deleted { log_start_offset } if log_start_offset > self.position => {
                 let missed = (log_start_offset - self.position) as u64;
                 self.tally.missed += missed;
-                self.observer
-                    .event(&format!("{e}: {missed} records were missed"));
+                self.report(None, &format!("{e}: {missed} records were missed"));
                 self.position = log_start_offset;
                 self.flush();
                 Ok(())
             }
             SourceError::Deleted { .. } | SourceError::Unavailable(_) => {
                 self.stats.error(e.to_string(), Some(self.position));
-                self.hold(&e.to_string(), "").await
+                self.hold(&e.to_string(), None, "").await
             }
         }
     }
@@ -555,7 +568,7 @@ impl<S: Source, K: Sink, R: Runner> Processor<S, K, R> {
         }
         if !matches!(e, SinkError::Stale { .. }) {
             self.stats.error(e.to_string(), self.sink.position());
-            self.observer.event(&e.to_string());
+            self.report(None, &e.to_string());
             self.pause_for_backoff().await;
         }
         let stands_at = self.sink.position()?;

@@ -11,11 +11,11 @@ use tidemill_model::Offset;
 use tidemill_rt::chan::watch;
 use tidemill_rt::task;
 use tidemill_rt::time::{self, Instant};
-use tidemill_wasm_host::{CallError, CallOutput, FailedCall, InputBatch, OutputBatch};
+use tidemill_wasm_host::{CallError, CallOutput, FailedCall, InputBatch, LogLevel, OutputBatch};
 
 use crate::dead_letter::{self, Dead, HANDED_ON_BYTES_MAX, Origin};
 use crate::input::{Pieces, Section, Unpacked, Unreadable};
-use crate::io::{Observer, Room, Runner};
+use crate::io::{Happening, Observer, Room, Runner};
 use crate::processor::{Control, ProcessorConfig};
 use crate::stats::{ProcessorStats, Tally};
 
@@ -212,6 +212,15 @@ impl<'a> Given<'a> {
         }
     }
 
+    /// The offset of the record, where one alone was given.
+    fn only_offset(self) -> Option<Offset> {
+        match self {
+            Given::Sections([section]) if section.len() == 1 => Some(section.first()),
+            Given::Span(pieces, span) if span.len() == 1 => Some(pieces.offset(span.from)),
+            Given::Sections(_) | Given::Span(..) => None,
+        }
+    }
+
     /// The record at `offset`; `None` when it was not given.
     async fn locate(self, offset: Offset) -> Option<(Pieces<'a>, usize)> {
         match self {
@@ -316,7 +325,7 @@ impl<R: Runner> Stretch<'_, R> {
         };
         ProcessorStats::add(&self.stats.cpu_ns, cpu_ns);
         for line in logs {
-            self.observer.guest_line(line);
+            self.observer.guest_line(line, given.only_offset());
         }
         let output = answer.map_err(|failed| failed.error)?;
         self.accept(output, given, out).await
@@ -527,10 +536,12 @@ impl<R: Runner> Stretch<'_, R> {
                 },
             }
         }
-        self.note(offset, &message);
         if self.config.on_error == OnError::Fail {
+            // Who stands still there tells it, together with when it is tried again.
+            self.count(offset, &message);
             return End::StuckAt { offset, message };
         }
+        self.note(offset, &message);
         let mut handed_on = Gathered::default();
         self.apply_policy(section, at, &message, &mut handed_on);
         self.hand_on(handed_on, offset, out)
@@ -556,19 +567,32 @@ impl<R: Runner> Stretch<'_, R> {
         if let Some(last) = rest.last() {
             ProcessorStats::add(&self.stats.failed, rest.len() as u64);
             self.stats.error(last.message.to_owned(), Some(last.offset));
-            self.observer.event(&format!(
+            let message = format!(
                 "{} more records failed, up to offset {}",
                 rest.len(),
                 last.offset
-            ));
+            );
+            self.report(LogLevel::Error, last.offset, &message);
         }
     }
 
-    fn note(&self, offset: Offset, message: &str) {
+    fn count(&self, offset: Offset, message: &str) {
         ProcessorStats::add(&self.stats.failed, 1);
         self.stats.error(message.to_owned(), Some(offset));
-        self.observer
-            .event(&format!("record at offset {offset} failed: {message}"));
+    }
+
+    fn note(&self, offset: Offset, message: &str) {
+        self.count(offset, message);
+        let message = format!("record at offset {offset} failed: {message}");
+        self.report(LogLevel::Error, offset, &message);
+    }
+
+    fn report(&self, level: LogLevel, offset: Offset, message: &str) {
+        self.observer.event(Happening {
+            level,
+            offset: Some(offset),
+            message,
+        });
     }
 
     fn apply_policy(&self, section: Pieces<'_>, at: usize, message: &str, out: &mut Gathered) {
@@ -595,9 +619,10 @@ impl<R: Runner> Stretch<'_, R> {
                     }
                     None => {
                         let offset = section.offset(at);
-                        self.observer.event(&format!(
+                        let message = format!(
                             "record at offset {offset} is skipped: too large or malformed to be passed through"
-                        ));
+                        );
+                        self.report(LogLevel::Error, offset, &message);
                         out.tally.skipped += 1;
                     }
                 }
@@ -608,7 +633,10 @@ impl<R: Runner> Stretch<'_, R> {
     /// A batch whose records cannot be told apart: it is one failure, and one dead letter that holds its bytes.
     fn give_up_batch(&self, batch: &Unreadable, out: &mut Gathered) -> End {
         let message = format!("its batch cannot be read: {}", batch.message);
-        self.note(batch.base_offset, &message);
+        match self.config.on_error {
+            OnError::Fail => self.count(batch.base_offset, &message),
+            _ => self.note(batch.base_offset, &message),
+        }
         let records = (batch.next - batch.base_offset).max(0) as u64;
         let mut handed_on = Gathered::default();
         match self.config.on_error {

@@ -24,10 +24,17 @@ const WRITE_BYTES_MAX: usize = 64 << 10;
 pub(crate) struct Captured(Arc<Mutex<Vec<u8>>>);
 
 impl Captured {
-    /// Takes what was written since the last time.
+    /// Takes what was written since the last time; bytes that are no UTF-8 as `\xNN`.
     pub(crate) fn take(&self) -> String {
         let bytes = std::mem::take(&mut *self.lock());
-        String::from_utf8_lossy(&bytes).into_owned()
+        let mut text = String::with_capacity(bytes.len());
+        for chunk in bytes.utf8_chunks() {
+            text.push_str(chunk.valid());
+            for byte in chunk.invalid() {
+                text.push_str(&format!("\\x{byte:02x}"));
+            }
+        }
+        text
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
@@ -94,5 +101,18 @@ impl AsyncWrite for Captured {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_that_are_no_text_are_shown_not_lost() {
+        let captured = Captured::default();
+        captured.push(b"caf\xc3\xa9 \xff\x1b[2J");
+        assert_eq!(captured.take(), "caf\u{e9} \\xff\u{1b}[2J");
+        assert_eq!(captured.take(), "");
     }
 }

@@ -315,7 +315,7 @@ impl Host {
 
     /// What the guest wrote since the last time, and the text of its standard error.
     pub(crate) fn take_logs(&mut self) -> (Vec<LogLine>, String) {
-        let (stdout, stderr) = (self.stdout.take(), self.stderr.take());
+        let (stdout, stderr) = (self.stdout.take(), without_noise(&self.stderr.take()));
         stdout
             .lines()
             .for_each(|line| self.push_log(LogLevel::Info, line));
@@ -357,6 +357,16 @@ impl Host {
         self.logs_dropped += u64::from(!room);
         room
     }
+}
+
+/// The lines of a standard error that say something. Rust's panics begin with an empty line and end with advice that does not apply
+/// to a guest.
+fn without_noise(stderr: &str) -> String {
+    let says_something = |line: &&str| {
+        !line.trim().is_empty() && !line.starts_with("note: run with `RUST_BACKTRACE=1`")
+    };
+    let lines: Vec<&str> = stderr.lines().filter(says_something).collect();
+    lines.join("\n")
 }
 
 impl WasiView for Host {

@@ -214,15 +214,12 @@ impl AdminService for Fake {
 
     fn logs(&self, name: String, query: LogQuery) -> Answer<'_, LogLines> {
         self.note(format!(
-            "logs {name} {} {} {}",
-            query.after, query.limit, query.wait_ms
+            "logs {name} {:?} {} {} {:?}",
+            query.position, query.limit, query.wait_ms, query.level
         ));
         Box::pin(async {
             self.gate.acquire().await.expect("not closed").forget();
-            Ok(LogLines {
-                lines: Vec::new(),
-                next: 0,
-            })
+            Ok(LogLines::none(0))
         })
     }
 
@@ -356,10 +353,10 @@ fn every_route_reaches_its_method() {
         ("DELETE", "/v1/transforms/m", "", 200, "delete m"),
         (
             "GET",
-            "/v1/transforms/m/logs?after=4&limit=2&wait_ms=10",
+            "/v1/transforms/m/logs?position=4&limit=2&wait_ms=10&level=warn",
             "",
             200,
-            "logs m 4 2 10",
+            "logs m Some(4) 2 10 Some(Warn)",
         ),
     ] {
         let (got, text) = f.ask(method, path, body);

@@ -22,7 +22,8 @@ use tidemill_wasm_host::{
 };
 
 use crate::io::{
-    InputRun, LocalFuture, Observer, Outcome, Room, Runner, Sink, SinkError, Source, SourceError,
+    Happening, InputRun, LocalFuture, Observer, Outcome, Room, Runner, Sink, SinkError, Source,
+    SourceError,
 };
 use crate::{Control, OnError, Processor, ProcessorConfig, ProcessorStats, Stopped};
 
@@ -463,15 +464,19 @@ fn bytes_of(outcome: &Outcome) -> u64 {
 }
 
 impl Observer for Hand {
-    fn guest_line(&self, line: &LogLine) {
-        self.event(&line.message);
+    fn guest_line(&self, line: &LogLine, offset: Option<Offset>) {
+        self.event(Happening {
+            level: line.level,
+            offset,
+            message: &line.message,
+        });
     }
 
-    fn event(&self, message: &str) {
+    fn event(&self, happening: Happening<'_>) {
         self.0
             .events
             .borrow_mut()
-            .push((time::Instant::now(), message.to_owned()));
+            .push((time::Instant::now(), happening.message.to_owned()));
     }
 }
 
