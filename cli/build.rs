@@ -1,14 +1,19 @@
-//! Packs the SDK and the project templates into the binary, so that `transform init` needs nothing else.
+//! Packs the SDKs and the project templates into the binary, so that `transform init` needs nothing else.
 //!
 //! Writes `packed.rs` to the build directory: for each folder a list of relative paths and contents, and a
 //! fingerprint of the SDK by which a project's copy is known to be out of date.
+
+#[path = "src/fnv.rs"]
+mod fnv;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::{env, fs, io};
 
+use fnv::Fnv;
+
 /// Name of the constant, folder relative to this package, prefix of the paths inside a project.
-const FOLDERS: [(&str, &[(&str, &str)]); 2] = [
+const FOLDERS: [(&str, &[(&str, &str)]); 6] = [
     (
         "RUST_SDK",
         &[
@@ -23,10 +28,14 @@ const FOLDERS: [(&str, &[(&str, &str)]); 2] = [
             ("../examples/mask-rust/src", "src/"),
         ],
     ),
+    ("GO_SDK", &[("../transform-sdk/go", "go/")]),
+    ("GO_TEMPLATE", &[("templates/go", "")]),
+    ("PYTHON_SDK", &[("../transform-sdk/python", "python/")]),
+    ("PYTHON_TEMPLATE", &[("templates/python", "")]),
 ];
 
-/// Folders that are made by builds, never packed.
-const LEFT_OUT: [&str; 2] = ["target", ".tidemill"];
+/// Folders that are made by builds and tests, or are of no use to a project: never packed.
+const LEFT_OUT: [&str; 5] = ["target", ".tidemill", "__pycache__", "tests", "conformance"];
 
 fn main() -> io::Result<()> {
     let package =
@@ -88,24 +97,9 @@ fn pack(code: &mut String, name: &str, files: &[(String, PathBuf)]) -> io::Resul
     }
     writeln!(
         code,
-        "];\n#[allow(dead_code, reason = \"only the SDK's is compared\")]\npub(crate) const {name}_FINGERPRINT: &str = \"{:016x}\";",
-        fingerprint.0
+        "];\n#[allow(dead_code, reason = \"only the SDKs' are compared\")]\npub(crate) const {name}_FINGERPRINT: &str = \"{}\";",
+        fingerprint.text()
     )
     .expect("a string takes what is written");
     Ok(())
-}
-
-/// FNV-1a, 64 bits (draft-eastlake-fnv): stable between compilers, and collisions harm nobody here.
-struct Fnv(u64);
-
-impl Fnv {
-    fn new() -> Fnv {
-        Fnv(0xcbf2_9ce4_8422_2325)
-    }
-
-    fn add(&mut self, bytes: &[u8]) {
-        for byte in bytes.iter().chain(&[0xff]) {
-            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-        }
-    }
 }

@@ -1,9 +1,10 @@
-//! What travels inside this binary: the SDK and the templates.
+//! What travels inside this binary: the SDKs and the templates.
 
 use std::fs;
 use std::path::Path;
 
 use crate::error::{CliError, CliResult};
+use crate::manifest::{Language, Project};
 
 include!(concat!(env!("OUT_DIR"), "/packed.rs"));
 
@@ -26,12 +27,47 @@ impl Names<'_> {
     }
 }
 
-/// Writes the Rust template into `project`, and the SDK beside it.
+/// Files by their path.
+type Files = &'static [(&'static str, &'static [u8])];
+
+/// What there is for a language.
+struct Kit {
+    template: Files,
+    sdk: Files,
+    fingerprint: &'static str,
+    /// The project's file that names its copy of the SDK, if one has to; a project that names none uses another.
+    names_sdk: Option<&'static str>,
+}
+
+fn kit(language: Language) -> Kit {
+    match language {
+        Language::Rust => Kit {
+            template: RUST_TEMPLATE,
+            sdk: RUST_SDK,
+            fingerprint: RUST_SDK_FINGERPRINT,
+            names_sdk: Some("Cargo.toml"),
+        },
+        Language::Go => Kit {
+            template: GO_TEMPLATE,
+            sdk: GO_SDK,
+            fingerprint: GO_SDK_FINGERPRINT,
+            names_sdk: Some("go.mod"),
+        },
+        Language::Python => Kit {
+            template: PYTHON_TEMPLATE,
+            sdk: PYTHON_SDK,
+            fingerprint: PYTHON_SDK_FINGERPRINT,
+            names_sdk: None,
+        },
+    }
+}
+
+/// Writes the template of a language into `project`, and the SDK beside it.
 ///
 /// # Errors
 /// Where a file cannot be written.
-pub(crate) fn write_rust_project(project: &Path, names: &Names<'_>) -> CliResult {
-    for (relative, contents) in RUST_TEMPLATE {
+pub(crate) fn write_project(project: &Path, language: Language, names: &Names<'_>) -> CliResult {
+    for (relative, contents) in kit(language).template {
         let target = project.join(template_path(relative, names));
         let contents = match std::str::from_utf8(contents) {
             Ok(text) => names.fill(text).into_bytes(),
@@ -39,8 +75,10 @@ pub(crate) fn write_rust_project(project: &Path, names: &Names<'_>) -> CliResult
         };
         write(&target, &contents)?;
     }
-    stand_alone(&project.join("Cargo.toml"))?;
-    write_sdk(project)
+    if language == Language::Rust {
+        stand_alone(&project.join("Cargo.toml"))?;
+    }
+    write_sdk(project, language)
 }
 
 /// A template's file may carry the suffix `.tmpl`, so that no tool takes it for what it is not yet.
@@ -70,35 +108,46 @@ fn stand_alone(manifest: &Path) -> CliResult {
 ///
 /// # Errors
 /// Where a file cannot be read or written.
-pub(crate) fn refresh_sdk(project: &Path) -> CliResult<bool> {
-    let manifest = project.join("Cargo.toml");
-    let text = fs::read_to_string(&manifest).map_err(CliError::file("read", &manifest))?;
-    let stamp = fs::read_to_string(project.join(SDK_FOLDER).join(STAMP)).unwrap_or_default();
-    if !text.contains(SDK_FOLDER) || stamp.trim() == version_stamp() {
+pub(crate) fn refresh_sdk(project: &Project) -> CliResult<bool> {
+    let (folder, language) = (&project.folder, project.manifest.language);
+    if let Some(file) = kit(language).names_sdk {
+        let file = folder.join(file);
+        let text = fs::read_to_string(&file).map_err(CliError::file("read", &file))?;
+        if !text.contains(SDK_FOLDER) {
+            return Ok(false);
+        }
+    }
+    let stamp = fs::read_to_string(folder.join(SDK_FOLDER).join(STAMP)).unwrap_or_default();
+    if stamp.trim() == version_stamp(language) {
         return Ok(false);
     }
-    write_sdk(project)?;
+    write_sdk(folder, language)?;
     Ok(true)
 }
 
-fn write_sdk(project: &Path) -> CliResult {
+fn write_sdk(project: &Path, language: Language) -> CliResult {
     let sdk = project.join(SDK_FOLDER);
     if sdk.exists() {
         // Files that the SDK no longer has must not be compiled with it.
         fs::remove_dir_all(&sdk).map_err(CliError::file("replace", &sdk))?;
     }
-    for (relative, contents) in RUST_SDK {
+    for (relative, contents) in kit(language).sdk {
         write(&sdk.join(relative), contents)?;
     }
     // Last, so that a copy that broke off is made again.
     write(
         &sdk.join(STAMP),
-        format!("{}\n", version_stamp()).as_bytes(),
+        format!("{}\n", version_stamp(language)).as_bytes(),
     )
 }
 
-fn version_stamp() -> String {
-    format!("{}-{RUST_SDK_FINGERPRINT}", env!("CARGO_PKG_VERSION"))
+/// Which copy of a language's SDK this binary has.
+pub(crate) fn version_stamp(language: Language) -> String {
+    format!(
+        "{}-{}",
+        env!("CARGO_PKG_VERSION"),
+        kit(language).fingerprint
+    )
 }
 
 fn write(path: &Path, contents: &[u8]) -> CliResult {
@@ -122,12 +171,35 @@ mod tests {
         ] {
             assert!(RUST_SDK.iter().any(|(path, _)| *path == file), "{file}");
         }
-        for file in ["Cargo.toml", "src/lib.rs", "transform.toml"] {
-            let names = Names { project: "x" };
+        let names = Names { project: "x" };
+        for (language, own) in [
+            (Language::Rust, ["Cargo.toml", "src/lib.rs", "input.jsonl"]),
+            (
+                Language::Go,
+                ["go.mod", "transform.go", "transform_test.go"],
+            ),
+            (
+                Language::Python,
+                ["transform.py", "test_transform.py", "input.jsonl"],
+            ),
+        ] {
+            for file in own
+                .into_iter()
+                .chain(["README.md", "transform.toml", ".gitignore"])
+            {
+                let has = |(path, _): &(&str, &[u8])| template_path(path, &names) == file;
+                assert!(
+                    kit(language).template.iter().any(has),
+                    "{language:?}: {file}"
+                );
+            }
+        }
+        for (language, file) in [
+            (Language::Go, "go/go.mod"),
+            (Language::Python, "python/build.py"),
+        ] {
             assert!(
-                RUST_TEMPLATE
-                    .iter()
-                    .any(|(path, _)| template_path(path, &names) == file),
+                kit(language).sdk.iter().any(|(path, _)| *path == file),
                 "{file}"
             );
         }

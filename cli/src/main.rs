@@ -4,11 +4,13 @@ mod admin;
 mod compile;
 mod embedded;
 mod error;
+mod fnv;
 mod local;
 mod manifest;
 mod output;
 mod progress;
 mod verbs;
+mod when;
 
 use std::process::ExitCode;
 
@@ -27,8 +29,8 @@ use crate::verbs::Verb;
     about,
     max_term_width = 100,
     after_help = "\
-To begin: transform init mask --language rust, then in ./mask: transform build, transform test,
-transform topic create mask-in, transform deploy.
+To begin: transform init mask --language rust (or go, python), then in ./mask: transform build,
+transform test, transform topic create mask-in, transform deploy.
 A broker is started by `tidemill start`."
 )]
 struct Cli {

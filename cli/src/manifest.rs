@@ -17,7 +17,18 @@ pub(crate) const FILE: &str = "transform.toml";
 pub(crate) enum Language {
     /// Rust.
     Rust,
+    /// Go, as the standard compiler has it.
+    Go,
+    /// Python.
+    Python,
 }
+
+/// Every language, by its name.
+pub(crate) const LANGUAGES: [(&str, Language); 3] = [
+    ("rust", Language::Rust),
+    ("go", Language::Go),
+    ("python", Language::Python),
+];
 
 impl Language {
     /// From what was typed.
@@ -25,9 +36,18 @@ impl Language {
     /// # Errors
     /// Where there is no such language.
     pub(crate) fn parse(text: &str) -> Result<Language, String> {
-        match text {
-            "rust" => Ok(Language::Rust),
-            _ => Err("transforms are written in `rust` so far".to_owned()),
+        let found = LANGUAGES.iter().find(|(name, _)| *name == text);
+        found
+            .map(|(_, language)| *language)
+            .ok_or_else(|| "transforms are written in rust, go or python".to_owned())
+    }
+
+    /// The file of a new project that has the function.
+    pub(crate) fn source(self) -> &'static str {
+        match self {
+            Language::Rust => "src/lib.rs",
+            Language::Go => "transform.go",
+            Language::Python => "transform.py",
         }
     }
 }
@@ -40,6 +60,9 @@ pub(crate) struct Manifest {
     pub(crate) name: String,
     /// What it is written in.
     pub(crate) language: Language,
+    /// The Python module that has the function.
+    #[serde(default)]
+    pub(crate) module: Option<String>,
     /// The topic it reads.
     #[serde(default)]
     pub(crate) input: Option<String>,
@@ -196,7 +219,7 @@ impl Project {
         }
         Err(CliError::said(format!(
             "there is no {FILE} here nor in a folder above; go into a project, name one with --dir, \
-             or make one with `transform init NAME --language rust`"
+             or make one with `transform init NAME --language rust|go|python`"
         )))
     }
 
@@ -213,6 +236,11 @@ fn parse(text: &str) -> Result<Manifest, String> {
     let manifest: Manifest =
         toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
     check_name(&manifest.name)?;
+    if manifest.module.is_some() && manifest.language != Language::Python {
+        return Err(
+            "`module` is for Python projects: it names the module with the function".to_owned(),
+        );
+    }
     if manifest.output.is_some() && !manifest.outputs.is_empty() {
         return Err("give `output` or `outputs`, not both".to_owned());
     }
@@ -297,6 +325,7 @@ mod tests {
             "name = \"m\"\nlanguage = \"rust\"\non_error = \"dead-letter\"\n",
             "name = \"a/b\"\nlanguage = \"rust\"\n",
             "name = \"m\"\nlanguage = \"cobol\"\n",
+            "name = \"m\"\nlanguage = \"go\"\nmodule = \"x\"\n",
             "language = \"rust\"\n",
         ] {
             assert!(parse(text).is_err(), "{text}");

@@ -4,11 +4,12 @@ mod common;
 
 use common::{Folder, said, transform};
 
-const VERBS: [&[&str]; 19] = [
+const VERBS: [&[&str]; 20] = [
     &[],
     &["init"],
     &["build"],
     &["test"],
+    &["dev"],
     &["deploy"],
     &["list"],
     &["describe"],

@@ -176,18 +176,36 @@ fn examples() -> Result<(), String> {
     let mut projects: Vec<PathBuf> = entries
         .flatten()
         .map(|entry| entry.path())
-        .filter(|path| path.join("Cargo.toml").is_file())
+        .filter(|path| path.join("transform.toml").is_file())
         .collect();
     projects.sort();
-    for project in projects {
+    projects.iter().try_for_each(|project| {
         println!("-- {}", project.display());
+        example(project)
+    })
+}
+
+fn example(project: &Path) -> Result<(), String> {
+    if project.join("go.mod").is_file() {
+        for verb in ["vet", "test"] {
+            let mut command = process::program("go", &[verb, "./..."]);
+            process::run(command.current_dir(project))?;
+        }
+        return Ok(());
+    }
+    if project.join("Cargo.toml").is_file() {
         let mut format = cargo(&["fmt", "--check"]);
-        process::run(format.current_dir(&project))?;
+        process::run(format.current_dir(project))?;
         let mut command = cargo(&["test", "--quiet"]);
         command
-            .current_dir(&project)
+            .current_dir(project)
             .env("CARGO_TARGET_DIR", target_dir().join("examples"));
-        process::run(&mut command)?;
+        return process::run(&mut command);
     }
-    Ok(())
+    let mut command = process::program("python3", &["-m", "unittest"]);
+    command
+        .current_dir(project)
+        .env("PYTHONPATH", root().join("transform-sdk/python"))
+        .env("PYTHONDONTWRITEBYTECODE", "1");
+    process::run(&mut command)
 }

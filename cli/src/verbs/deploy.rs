@@ -110,6 +110,25 @@ struct CreatedTopic {
     partitions: i64,
 }
 
+impl Arguments {
+    /// The project's folder, where it is a project that is deployed.
+    pub(super) fn folder(&self) -> CliResult<&Path> {
+        match self.module {
+            None => Ok(&self.dir),
+            Some(_) => Err(CliError::said(
+                "--module names a file that is built elsewhere; it is a project that is watched",
+            )),
+        }
+    }
+
+    /// What the project's transform is called.
+    pub(super) fn name_of(&self, project: &Project) -> String {
+        self.name
+            .clone()
+            .unwrap_or_else(|| project.manifest.name.clone())
+    }
+}
+
 /// Uploads the module, deploys it, and says what was made.
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> CliResult {
     let mut deployment = match &arguments.module {

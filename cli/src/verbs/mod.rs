@@ -6,6 +6,7 @@ mod consume;
 mod delete;
 mod deploy;
 mod describe;
+mod dev;
 mod init;
 mod list;
 mod logs;
@@ -34,6 +35,8 @@ pub(crate) enum Verb {
     Build(build::Arguments),
     /// Run a project's module on records, here, in the broker's engine
     Test(test::Arguments),
+    /// Build and deploy a project at every save, and show what it logs
+    Dev(dev::Arguments),
     /// Deploy a project, or a module, to the broker
     Deploy(deploy::Arguments),
     /// List the transforms of the broker
@@ -69,6 +72,7 @@ impl Verb {
             Verb::Init(arguments) => init::run(&arguments, context),
             Verb::Build(arguments) => build::run(&arguments, context),
             Verb::Test(arguments) => test::run(&arguments, context),
+            Verb::Dev(arguments) => dev::run(&arguments, context),
             Verb::Deploy(arguments) => deploy::run(&arguments, context),
             Verb::List => list::run(context),
             Verb::Describe(arguments) => describe::run(&arguments, context),

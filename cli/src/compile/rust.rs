@@ -1,56 +1,30 @@
-//! Compiles a project to its module.
+//! Rust, compiled by cargo.
 
+use std::env;
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Instant;
-use std::{env, fs, thread};
+use std::thread;
 
 use cargo_metadata::{Message, MetadataCommand, TargetKind};
 
+use super::TRANSCRIPT_MAX;
 use crate::embedded;
 use crate::error::{CliError, CliResult};
-use crate::manifest::{Language, Project};
+use crate::manifest::Project;
 use crate::progress::Progress;
 
 /// The compiler target of transforms: a WebAssembly component.
 const TARGET: &str = "wasm32-wasip2";
 /// Joined with what the project's own cargo configuration says of the target.
 const TARGET_CONFIG: &str = "target.wasm32-wasip2.rustflags=[\"-Ctarget-feature=+simd128\"]";
-/// Bytes kept of what cargo says, for when it fails.
-const TRANSCRIPT_MAX: usize = 1 << 20;
 
-/// A module that was compiled.
-#[derive(Debug)]
-pub(crate) struct Built {
-    /// Where it is: `target/transform/NAME.wasm` of the project.
-    pub(crate) module: PathBuf,
-    /// Its size.
-    pub(crate) bytes: u64,
-    /// Time it took, seconds.
-    pub(crate) seconds: f64,
-}
-
-/// Compiles a project and leaves the module where [`Project::module`] says.
+/// Compiles the project's library; gives the file that is the module.
 ///
 /// # Errors
-/// Where the compiler or its target is missing, or the project does not compile; what the compiler said is the message.
-pub(crate) fn compile(project: &Project) -> CliResult<Built> {
-    let began = Instant::now();
-    let artifact = match project.manifest.language {
-        Language::Rust => compile_rust(project)?,
-    };
-    let module = project.module();
-    let bytes = place(&artifact, &module)?;
-    Ok(Built {
-        module,
-        bytes,
-        seconds: began.elapsed().as_secs_f64(),
-    })
-}
-
-fn compile_rust(project: &Project) -> CliResult<PathBuf> {
+/// Where the compiler or its target is missing, or the project does not compile.
+pub(super) fn compile(project: &Project) -> CliResult<PathBuf> {
     let manifest = project.folder.join("Cargo.toml");
     if !manifest.is_file() {
         return Err(CliError::said(format!(
@@ -58,7 +32,7 @@ fn compile_rust(project: &Project) -> CliResult<PathBuf> {
             manifest.display()
         )));
     }
-    embedded::refresh_sdk(&project.folder)?;
+    embedded::refresh_sdk(project)?;
     check_target(&project.folder)?;
     let progress = Progress::start(format!("compiling {}", project.manifest.name));
     let library = find_library(&manifest)?;
@@ -225,27 +199,4 @@ fn follow(stderr: impl Read, progress: &Progress) -> String {
         }
     }
     transcript
-}
-
-/// Puts the module where it belongs, whole or not at all, and alone. Gives its size, bytes.
-fn place(artifact: &Path, module: &Path) -> CliResult<u64> {
-    let folder = module.parent().expect("it lies in target/transform");
-    fs::create_dir_all(folder).map_err(CliError::file("make", folder))?;
-    for entry in fs::read_dir(folder)
-        .map_err(CliError::file("read", folder))?
-        .flatten()
-    {
-        let path = entry.path();
-        if path != module
-            && path
-                .extension()
-                .is_some_and(|extension| extension == "wasm")
-        {
-            fs::remove_file(&path).map_err(CliError::file("remove", &path))?;
-        }
-    }
-    let partial = module.with_extension("wasm.part");
-    let bytes = fs::copy(artifact, &partial).map_err(CliError::file("write", &partial))?;
-    fs::rename(&partial, module).map_err(CliError::file("write", module))?;
-    Ok(bytes)
 }
