@@ -73,7 +73,9 @@ def check_module(project: Path, module: str) -> None:
     try:
         compile(source.read_bytes(), str(source), "exec", dont_inherit=True)
     except SyntaxError as error:
-        raise BuildError(f"{source.relative_to(project)}:{error.lineno}: {error.msg}\n    {(error.text or '').strip()}") from None
+        raise BuildError(
+            f"{source.relative_to(project)}:{error.lineno}: {error.msg}\n    {(error.text or '').strip()}"
+        ) from None
 
 
 def environment(folder: Path) -> Path:
@@ -117,7 +119,13 @@ def requirements(python: Path, listed: Path, folder: Path) -> Path:
 
 def install(python: Path, listed: Path, folder: Path) -> None:
     into = ["install", "--target", str(folder), "-r", str(listed)]
-    pure = ["--only-binary=:all:", "--platform=any", "--implementation=py", "--abi=none", f"--python-version={COMPONENT_PYTHON}"]
+    pure = [
+        "--only-binary=:all:",
+        "--platform=any",
+        "--implementation=py",
+        "--abi=none",
+        f"--python-version={COMPONENT_PYTHON}",
+    ]
     try:
         pip(python, *into, *pure)
     except BuildError:
@@ -189,7 +197,9 @@ def hints(message: str, trace: str) -> list[str]:
             "  name the package in requirements.txt; what needs machine code, sockets or threads is not there in a transform"
         ]
     if message.startswith("KeyError") and "<frozen os>" in trace:
-        return ["  a module is loaded when it is built, without the transform's environment: read that inside the function"]
+        return [
+            "  a module is loaded when it is built, without the transform's environment: read that inside the function"
+        ]
     return []
 
 

@@ -98,9 +98,7 @@ def place(record: Record, output: Output) -> None:
 
 
 def where(record: Record, output: Output) -> None:
-    output.write(
-        NewRecord(value=f"partition={record.partition} offset={record.offset} timestamp={record.timestamp}")
-    )
+    output.write(NewRecord(value=f"partition={record.partition} offset={record.offset} timestamp={record.timestamp}"))
 
 
 def panic(record: Record, output: Output) -> None:

@@ -181,7 +181,9 @@ class Sections(unittest.TestCase):
                     key=bytes_or_none(),
                     value=bytes_or_none(),
                     headers=[(chance.choice("abä"), bytes_or_none()) for _ in range(chance.choice([0, 0, 1, 70]))],
-                    timestamp=chance.choice([0, -1, 1 << 62, -(1 << 62), (1 << 63) - 1, -(1 << 63), chance.getrandbits(40)]),
+                    timestamp=chance.choice(
+                        [0, -1, 1 << 62, -(1 << 62), (1 << 63) - 1, -(1 << 63), chance.getrandbits(40)]
+                    ),
                 )
                 for _ in range(chance.randrange(60))
             ]

@@ -270,9 +270,7 @@ def check_timestamp(timestamp: Any) -> int:
     Raises TypeError where it is no int, ValueError where 64 bits do not hold it.
     """
     if type(timestamp) is not int:
-        raise TypeError(
-            f"a timestamp is an int, in ms since 1970, not {_a(timestamp)}"
-        )
+        raise TypeError(f"a timestamp is an int, in ms since 1970, not {_a(timestamp)}")
     if not _TIMESTAMP_MIN <= timestamp <= _TIMESTAMP_MAX:
         raise ValueError(f"the timestamp {timestamp} is out of range")
     return timestamp

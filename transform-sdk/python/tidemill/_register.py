@@ -44,7 +44,7 @@ def find(module: ModuleType) -> TransformFn:
 
     Raises NotATransform where there is none or more than one.
     """
-    found = {
+    found: dict[int, TransformFn] = {
         id(thing): thing for thing in vars(module).values() if getattr(thing, _MARK, False) is True
     }
     if len(found) == 1:

@@ -31,7 +31,8 @@ def run(
                 before = len(written)
                 output._timestamp = record.timestamp
                 try:
-                    if (returned := function(record, output)) is not None:
+                    returned: object = function(record, output)  # type: ignore[func-returns-value]
+                    if returned is not None:
                         _refuse(returned)
                 except MemoryError:
                     # Not this record's fault alone: the call's other records and earlier calls hold memory too.
@@ -45,9 +46,7 @@ def run(
 
 
 def _refuse(returned: object) -> None:
-    raise TypeError(
-        f"the transform returned a {type(returned).__name__}; records are written with output.write(...)"
-    )
+    raise TypeError(f"the transform returned a {type(returned).__name__}; records are written with output.write(...)")
 
 
 def message_of(error: BaseException, function: TransformFn) -> str:

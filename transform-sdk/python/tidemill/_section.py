@@ -281,9 +281,7 @@ class _Open:
         return True
 
     def close(self) -> OutputSection:
-        return OutputSection(
-            self.output, self.placement, self.base, self.max, self.count, b"".join(self.parts)
-        )
+        return OutputSection(self.output, self.placement, self.base, self.max, self.count, b"".join(self.parts))
 
 
 def sections(written: list[tuple[int, int, int, bytes]]) -> list[OutputSection]:

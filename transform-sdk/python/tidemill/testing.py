@@ -1,9 +1,9 @@
 """Runs a transform in an ordinary unit test, without a broker and without WebAssembly.
 
-    from tidemill.testing import TestRecord, run
+from tidemill.testing import TestRecord, run
 
-    ran = run(shout, [TestRecord(key="k", value="hello")])
-    assert ran.records == [TestRecord(key="k", value="HELLO")]
+ran = run(shout, [TestRecord(key="k", value="hello")])
+assert ran.records == [TestRecord(key="k", value="HELLO")]
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Iterable, Iterator, Mapping, Optional, Sequence, Union
 from contextlib import contextmanager
+import logging
 import os
 
 from . import _json, log
@@ -123,21 +124,19 @@ def _shown(section: OutputSection) -> Iterator[TestRecord]:
     names = {BY_INPUT: "by-input", BY_KEY: "by-key"}
     batch = InputBatch(0, section.base_timestamp, section.record_count, section.records)
     for record in read(batch, 0):
-        shown = TestRecord(
-            key=record.key, value=record.value, headers=record.headers, timestamp=record.timestamp
-        )
+        shown = TestRecord(key=record.key, value=record.value, headers=record.headers, timestamp=record.timestamp)
         shown.placement = names.get(section.placement, section.placement)
         yield shown
 
 
 @contextmanager
 def _collected(lines: list[tuple[str, str]]) -> Iterator[None]:
-    root = log.logging.getLogger()
+    root = logging.getLogger()
     handler, level, before = log.Handler(), root.level, log._sink
     log._sink = lambda level, message: lines.append((level, message))
     root.addHandler(handler)
-    if level in (log.logging.NOTSET, log.logging.WARNING):
-        root.setLevel(log.logging.INFO)
+    if level in (logging.NOTSET, logging.WARNING):
+        root.setLevel(logging.INFO)
     try:
         yield
     finally:
