@@ -130,6 +130,11 @@ func (n *NewRecord) addedHeader(i int) *Header {
 	return &n.moreAdded[i-addedInPlace]
 }
 
+// isPlacedByInput says, at a glance, that the record has the input's very key, or none on either side, and that nothing was asked for.
+func (n *NewRecord) isPlacedByInput(in *inputRecord) bool {
+	return n.placed == placedByDefault && len(n.key) == len(in.key) && unsafe.SliceData(n.key) == unsafe.SliceData(in.key)
+}
+
 // placement is the record's in the answer, for one made from the input record in.
 func (n *NewRecord) placement(in *inputRecord) (int32, error) {
 	switch n.placed {
@@ -140,10 +145,6 @@ func (n *NewRecord) placement(in *inputRecord) (int32, error) {
 			return 0, noPartition(n.partition)
 		}
 		return n.partition, nil
-	}
-	if len(n.key) == len(in.key) && unsafe.SliceData(n.key) == unsafe.SliceData(in.key) {
-		// The input's very key, or none on either side.
-		return placeByInput, nil
 	}
 	if (n.key == nil) == (in.key == nil) && bytes.Equal(n.key, in.key) {
 		return placeByInput, nil

@@ -124,12 +124,15 @@ func (t *Topic) Forward(record Record) error { return t.write(record.Edit()) }
 
 func (t *Topic) write(n *NewRecord) error {
 	o := t.output
-	placement, err := n.placement(&o.input)
+	placement := placeByInput
 	if t.unknown != nil {
-		err = t.unknown
+		return o.refuse(t.unknown)
 	}
-	if err != nil {
-		return o.refuse(err)
+	if !n.isPlacedByInput(&o.input) {
+		var err error
+		if placement, err = n.placement(&o.input); err != nil {
+			return o.refuse(err)
+		}
 	}
 	timestamp := n.timestamp
 	if !n.timed {
@@ -154,24 +157,16 @@ func (t *Topic) write(n *NewRecord) error {
 		s = o.next(t, s)
 		l = n.lay(0, 0)
 	}
-	o.put(s, n, &l, timestamp)
-	return nil
-}
-
-// put appends n to s, after it remembered what s was before the record at hand.
-func (o *Output) put(s *section, n *NewRecord, l *layout, timestamp int64) {
 	if s.marked != o.record {
-		s.marked = o.record
-		s.markLen, s.markN, s.markMax = len(s.buf), s.recordCount, s.maxTimestamp
+		s.mark(o.record)
 	}
 	if s.recordCount == 0 {
 		s.baseTimestamp, s.maxTimestamp = timestamp, timestamp
 	}
-	if timestamp > s.maxTimestamp {
-		s.maxTimestamp = timestamp
-	}
-	s.put(n, l)
+	s.maxTimestamp = max(s.maxTimestamp, timestamp)
+	s.put(n, &l)
 	s.recordCount++
+	return nil
 }
 
 // refuse remembers the first error of the record at hand.

@@ -37,6 +37,12 @@ type section struct {
 	markN   int
 }
 
+// mark remembers what the section is before the record of this number writes to it.
+func (s *section) mark(record uint64) {
+	s.marked = record
+	s.markLen, s.markN, s.markMax = len(s.buf), s.recordCount, s.maxTimestamp
+}
+
 // layout holds the lengths of a record about to be written.
 type layout struct {
 	timestampDelta int64
@@ -84,7 +90,11 @@ func (s *section) put(n *NewRecord, l *layout) {
 	if n.parts > 0 {
 		at = putVarlong(b, at, int64(l.valueLen))
 		for i := range n.parts {
-			at += copyBytes(b[at:], n.part(i))
+			if part := n.part(i); len(part) > few {
+				at += copy(b[at:], part)
+			} else {
+				at += copyBytes(b[at:], part)
+			}
 		}
 	} else {
 		at = putNullable(b, at, n.value)

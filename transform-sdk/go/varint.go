@@ -51,6 +51,10 @@ func oneByte(b []byte, at int) (int, bool) {
 
 // takeVarint is takeVarlong for a number that must fit 32 bits.
 func takeVarint(b []byte, at int) (int, int) {
+	if at+1 < len(b) && b[at] >= 0x80 && b[at+1] < 0x80 {
+		value := int(b[at]&0x7f) | int(b[at+1])<<7
+		return value>>1 ^ -(value & 1), at + 2
+	}
 	value, next := takeVarlong(b, at)
 	if value != int64(int32(value)) {
 		return 0, -1

@@ -3,8 +3,6 @@
 package main
 
 import (
-	"bytes"
-
 	tidemill "tidemill.dev/sdk"
 	"tidemill.dev/sdk/tidejson"
 )
@@ -30,7 +28,7 @@ func maskEmail(record tidemill.Record, output *tidemill.Output) error {
 	for _, email := range found {
 		parts = append(parts, value[copied:email.Start], stars)
 		copied = email.End
-		if at := bytes.LastIndexByte(value[email.Start:email.End], '@'); at >= 0 {
+		if at := tidemill.FindLast(value[email.Start:email.End], '@'); at >= 0 {
 			copied = email.Start + at
 		}
 	}

@@ -27,7 +27,11 @@ func small(spans []Span, text []byte, name string) ([]Span, error) {
 	var room [smallBytes + memberWindow]byte
 	copy(room[:], text)
 	s := scanner{text: text}
-	return s.appendStrings(spans, name, room[:len(text)+memberWindow])
+	found, err := s.document(spans, name, room[:len(text)+memberWindow])
+	if err != nil || s.seen&high != 0 {
+		return s.checked(found, err)
+	}
+	return found, nil
 }
 
 // state is where in a text a scanner is.

@@ -39,14 +39,14 @@ func AppendStrings(spans []Span, text []byte, name string) ([]Span, error) {
 		return small(spans, text, name)
 	}
 	s := scanner{text: text}
-	return s.appendStrings(spans, name, text)
+	found, err := s.document(spans, name, text)
+	return s.checked(found, err)
 }
 
-// appendStrings does it; padded is the text, with memberWindow zeros behind it if that was cheap.
-func (s *scanner) appendStrings(spans []Span, name string, padded []byte) ([]Span, error) {
-	found, err := s.document(spans, name, padded)
+// checked looks at the text as UTF-8, where that is not known.
+func (s *scanner) checked(found []Span, err error) ([]Span, error) {
 	if (err != nil || s.seen&high != 0) && !utf8.Valid(s.text) {
-		return spans, fail("UTF-8 was expected", validUpTo(s.text))
+		return nil, fail("UTF-8 was expected", validUpTo(s.text))
 	}
 	return found, err
 }
@@ -102,11 +102,12 @@ type scanner struct {
 	seen uint64
 }
 
-// document goes through values without recursion, so that no nesting is too deep. What is met most often, members does.
+// document goes through values without recursion, so that no nesting is too deep. What is met most often, members does. padded is the
+// text, with memberWindow zeros behind it if that was cheap.
 func (s *scanner) document(spans []Span, name string, padded []byte) ([]Span, error) {
 	text, at, now := s.text, 0, atValue
 	for {
-		if at >= len(text) || text[at] <= ' ' {
+		if at < len(text) && text[at] <= ' ' {
 			at = skipSpace(text, at)
 		}
 		if now == atName && at < len(text) && text[at] == '"' {
@@ -207,7 +208,9 @@ func (s *scanner) otherValue(at int) (int, state, error) {
 		return at, afterValue, err
 	}
 	b := s.text[at]
-	at = skipSpace(s.text, at+1)
+	if at++; at < len(s.text) && s.text[at] <= ' ' {
+		at = skipSpace(s.text, at)
+	}
 	switch {
 	case at < len(s.text) && s.text[at] == b+2:
 		return at + 1, afterValue, nil
@@ -222,7 +225,9 @@ func (s *scanner) otherValue(at int) (int, state, error) {
 // afterValue closes what ends behind a value, and gives the place of the next; false at the end of the text.
 func (s *scanner) afterValue(at int) (int, bool, error) {
 	for {
-		at = skipSpace(s.text, at)
+		if at < len(s.text) && s.text[at] <= ' ' {
+			at = skipSpace(s.text, at)
+		}
 		if s.open.depth == 0 {
 			if at < len(s.text) {
 				return at, false, fail("the end was expected", at)
