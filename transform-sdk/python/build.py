@@ -175,7 +175,7 @@ def reason(printed: str, project: Path) -> str:
     """What to tell of the output of a componentize-py that failed: the error, and the lines of the project it came from."""
     trace, found, cause = printed.partition("\nCaused by:\n")
     if not found:
-        return f"componentize-py failed:\n{printed.strip()[-2000:]}"
+        return "componentize-py failed:\n" + printed.partition("\nStack backtrace:")[0].strip()[-2000:]
     message = cause.partition("\n\nStack backtrace:")[0].strip()
     if message.startswith("NotATransform: "):
         return message.removeprefix("NotATransform: ")

@@ -9,11 +9,33 @@ use cases::Case;
 use running::Module;
 
 /// The languages whose SDK has a module in `transform-sdk/conformance/`.
-const LANGUAGES: [&str; 1] = ["rust"];
+const LANGUAGES: [&str; 3] = ["go", "python", "rust"];
+
+#[test]
+fn go_passes_every_case() {
+    passes_every_case("go");
+}
+
+#[test]
+fn python_passes_every_case() {
+    passes_every_case("python");
+}
 
 #[test]
 fn rust_passes_every_case() {
     passes_every_case("rust");
+}
+
+/// The cases natively among them.
+#[test]
+fn python_sdk_passes_its_own_tests() {
+    let ran = std::process::Command::new("python3")
+        .args(["-B", "-m", "unittest", "discover", "tests"])
+        .current_dir(cases::folder().with_file_name("python"))
+        .output()
+        .expect("there is a python3");
+    let said = String::from_utf8_lossy(&ran.stderr);
+    assert!(ran.status.success(), "{said}");
 }
 
 #[test]
