@@ -82,7 +82,8 @@ fn init_refuses_names_and_languages_that_cannot_be() {
         ("2nd", "rust", "a-z"),
         ("fn", "rust", "fn-records"),
         ("serde_json", "rust", "means something else"),
-        ("mine", "cobol", "`rust`"),
+        ("mine", "cobol", "rust, go or python"),
+        ("fmt", "go", "fmt-records"),
     ] {
         let output = transform(&folder.0, &["init", name, "--language", language]);
         assert!(!output.status.success(), "{name} {language}");
