@@ -1,5 +1,7 @@
 //! Packs the SDKs and the project templates into the binary, so that `transform init` needs nothing else.
 //!
+//! Compiles the ready-made transforms of `builtins/`, too, and packs their modules.
+//!
 //! Writes `packed.rs` to the build directory: for each folder a list of relative paths and contents, and a
 //! fingerprint of the SDK by which a project's copy is known to be out of date.
 
@@ -8,6 +10,7 @@ mod fnv;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::{env, fs, io};
 
 use fnv::Fnv;
@@ -34,6 +37,12 @@ const FOLDERS: [(&str, &[(&str, &str)]); 6] = [
     ("PYTHON_TEMPLATE", &[("templates/python", "")]),
 ];
 
+/// The ready-made transforms: packages of the workspace `builtins/`.
+const BUILTINS: [&str; 5] = ["mask", "validate", "filter", "route", "avro"];
+/// What they are compiled to, and how.
+const TARGET: &str = "wasm32-wasip2";
+const TARGET_CONFIG: &str = "target.wasm32-wasip2.rustflags=[\"-Ctarget-feature=+simd128\"]";
+
 /// Folders that are made by builds and tests, or are of no use to a project: never packed.
 const LEFT_OUT: [&str; 5] = ["target", ".tidemill", "__pycache__", "tests", "conformance"];
 
@@ -52,7 +61,68 @@ fn main() -> io::Result<()> {
         files.sort();
         pack(&mut code, name, &files)?;
     }
-    fs::write(out.join("packed.rs"), code)
+    fs::write(out.join("packed.rs"), code)?;
+    fs::write(out.join("builtins.rs"), builtins(&package, &out)?)
+}
+
+/// Compiles the ready-made transforms; gives the constants that hold them.
+fn builtins(package: &Path, out: &Path) -> io::Result<String> {
+    let workspace = package.join("../builtins");
+    println!("cargo::rerun-if-changed={}", workspace.display());
+    // One folder for all profiles: what is compiled is the same. OUT_DIR is TARGET/PROFILE/build/PACKAGE/out.
+    let shared = out.ancestors().nth(4).unwrap_or(out).join("builtins");
+    let status = cargo(&workspace, &shared).status()?;
+    if !status.success() {
+        return Err(io::Error::other(format!(
+            "the ready-made transforms of builtins/ cannot be compiled ({status}); what cargo said is above. Without the target: rustup target add {TARGET}"
+        )));
+    }
+    let mut code = String::new();
+    for name in BUILTINS {
+        let module = shared.join(format!("{TARGET}/release/{name}.wasm"));
+        // A copy of this build's: another may compile into the same folder meanwhile.
+        let kept = out.join(format!("{name}.wasm"));
+        fs::copy(&module, &kept)?;
+        let constant = name.to_uppercase();
+        writeln!(
+            code,
+            "const {constant}_WASM: &[u8] = include_bytes!({kept:?});"
+        )
+        .expect("a string takes what is written");
+    }
+    Ok(code)
+}
+
+fn cargo(workspace: &Path, target: &Path) -> Command {
+    let program = env::var_os("CARGO").expect("cargo says where it is");
+    let mut command = Command::new(program);
+    command
+        .args([
+            "build",
+            "--release",
+            "--locked",
+            "--quiet",
+            "--lib",
+            "--target",
+            TARGET,
+        ])
+        .args(["--config", TARGET_CONFIG, "--target-dir"])
+        .arg(target)
+        .current_dir(workspace);
+    // What is meant for the build around this one.
+    for variable in [
+        "RUSTFLAGS",
+        "CARGO_ENCODED_RUSTFLAGS",
+        "CARGO_TARGET_DIR",
+        "CARGO_BUILD_TARGET",
+        "RUSTC_WRAPPER",
+        "RUSTC_WORKSPACE_WRAPPER",
+        "CLIPPY_ARGS",
+        "RUSTDOC",
+    ] {
+        command.env_remove(variable);
+    }
+    command
 }
 
 fn collect(

@@ -1,6 +1,7 @@
 //! `transform`: makes, builds, tries and deploys transforms, and looks after topics.
 
 mod admin;
+mod builtin;
 mod compile;
 mod embedded;
 mod error;

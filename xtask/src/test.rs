@@ -63,6 +63,7 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
             "--doc",
         ]))
     })?;
+    steps.step("ready-made transforms", builtins)?;
     steps.step("examples", examples)?;
     steps.step("end-to-end tests", || {
         let programs = build()?;
@@ -166,6 +167,18 @@ fn lints() -> Result<(), String> {
         "warnings",
     ];
     process::run(&mut cargo(&args))
+}
+
+/// The ready-made transforms' own tests, native.
+fn builtins() -> Result<(), String> {
+    let workspace = root().join("builtins");
+    let mut format = cargo(&["fmt", "--all", "--check"]);
+    process::run(format.current_dir(&workspace))?;
+    let mut command = cargo(&["test", "--locked", "--quiet"]);
+    command
+        .current_dir(&workspace)
+        .env("CARGO_TARGET_DIR", target_dir().join("builtins"));
+    process::run(&mut command)
 }
 
 /// The examples' own tests, native, as their authors would run them.

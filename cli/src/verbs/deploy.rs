@@ -8,9 +8,11 @@ use clap::{Args, ValueEnum};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
+use super::builtins::Choice;
 use super::pair;
 use crate::Context;
 use crate::admin::{Admin, segment, typed};
+use crate::builtin::Builtin;
 use crate::compile;
 use crate::error::{CliError, CliResult};
 use crate::manifest::{self, Compression, OnError, PartitionBy, Placing, Project};
@@ -25,6 +27,8 @@ pub(crate) struct Arguments {
     /// A module to deploy, instead of the project here; needs --name, --input and --output
     #[arg(long, value_name = "FILE")]
     module: Option<PathBuf>,
+    #[command(flatten)]
+    ready_made: Choice,
     /// The transform's name [default: the project's]
     #[arg(long)]
     name: Option<String>,
@@ -131,11 +135,16 @@ impl Arguments {
 
 /// Uploads the module, deploys it, and says what was made.
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> CliResult {
-    let mut deployment = match &arguments.module {
-        Some(module) => of_module(module, arguments)?,
-        None => of_project(arguments)?,
+    let builtin = arguments.ready_made.builtin()?;
+    let mut deployment = match (builtin, &arguments.module) {
+        (Some(builtin), _) => of_builtin(builtin, arguments)?,
+        (None, Some(module)) => of_module(module, arguments)?,
+        (None, None) => of_project(arguments)?,
     };
-    let wasm = read_module(&deployment.module)?;
+    let wasm = match builtin {
+        Some(builtin) => builtin.wasm.to_vec(),
+        None => read_module(&deployment.module)?,
+    };
     let admin = context.admin()?;
     let input = deployment.request["input"]
         .as_str()
@@ -237,6 +246,38 @@ fn of_module(module: &Path, arguments: &Arguments) -> CliResult<Deployment> {
         },
     )?;
     deployment(module.to_owned(), name, request)
+}
+
+/// A ready-made transform, its settings checked by itself.
+fn of_builtin(builtin: &Builtin, arguments: &Arguments) -> CliResult<Deployment> {
+    let missing = |what: &str| CliError::said(format!("--builtin needs {what} too"));
+    let input = arguments
+        .input
+        .clone()
+        .ok_or_else(|| missing("--input TOPIC"))?;
+    if arguments.outputs.is_empty() {
+        return Err(missing("--output TOPIC"));
+    }
+    if builtin.name == "mask" && arguments.on_error == Some(OnError::PassThrough) {
+        return Err(CliError::said(
+            "--on-error pass-through would hand on what mask could not hide; use --dead-letter TOPIC or --on-error skip",
+        ));
+    }
+    let name = arguments.name.as_deref().unwrap_or(builtin.name);
+    let outputs = arguments.outputs.clone();
+    let env = BTreeMap::from([arguments.ready_made.variable()?]);
+    let request = request(
+        arguments,
+        Defaults {
+            input,
+            outputs,
+            env: env.clone(),
+            ..Defaults::default()
+        },
+    )?;
+    let seen: Vec<(String, String)> = env.into_iter().chain(arguments.env.clone()).collect();
+    builtin.check(&arguments.outputs, &seen)?;
+    deployment(PathBuf::new(), name.to_owned(), request)
 }
 
 fn of_project(arguments: &Arguments) -> CliResult<Deployment> {

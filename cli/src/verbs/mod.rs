@@ -1,6 +1,7 @@
 //! The verbs, one file each.
 
 mod build;
+mod builtins;
 mod completions;
 mod consume;
 mod delete;
@@ -39,6 +40,8 @@ pub(crate) enum Verb {
     Dev(dev::Arguments),
     /// Deploy a project, or a module, to the broker
     Deploy(deploy::Arguments),
+    /// List the ready-made transforms, which are deployed without writing code
+    Builtins,
     /// List the transforms of the broker
     List,
     /// Show all about a transform
@@ -74,6 +77,7 @@ impl Verb {
             Verb::Test(arguments) => test::run(&arguments, context),
             Verb::Dev(arguments) => dev::run(&arguments, context),
             Verb::Deploy(arguments) => deploy::run(&arguments, context),
+            Verb::Builtins => builtins::run(context),
             Verb::List => list::run(context),
             Verb::Describe(arguments) => describe::run(&arguments, context),
             Verb::Logs(arguments) => logs::run(&arguments, context),

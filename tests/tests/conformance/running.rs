@@ -33,8 +33,8 @@ impl Module {
         Module(module.unwrap_or_else(|error| panic!("{}: {error}", folder.display())))
     }
 
-    /// Runs `case` in calls of at most so many records.
-    pub(crate) fn run(&self, case: &Case, at_once: usize) -> Came {
+    /// Runs `case` in one call of all records, and then in a call for each.
+    pub(crate) fn run(&self, case: &Case) -> [Came; 2] {
         let outputs = case.outputs();
         let names: Vec<String> = outputs.iter().map(|o| o.name.clone()).collect();
         let topics = outputs.iter().map(|o| OutputTopic {
@@ -50,10 +50,10 @@ impl Module {
             came: Came::default(),
         };
         let records = case.records();
-        for chunk in records.chunks(at_once.min(records.len())) {
-            run.call(chunk);
-        }
-        run.came
+        [records.len(), 1].map(|at_once| {
+            records.chunks(at_once).for_each(|chunk| run.call(chunk));
+            std::mem::take(&mut run.came)
+        })
     }
 }
 

@@ -7,6 +7,7 @@ mod answers;
 mod bad_input;
 mod bad_modules;
 mod broker_defaults;
+mod builtins;
 mod clients;
 mod command_line;
 mod connections;

@@ -1,0 +1,234 @@
+//! `validate`: hands on the records whose JSON value a schema allows; the others fail, each with the place and the rule.
+
+use jsonschema::{PatternOptions, Validator};
+use serde::Deserialize;
+use serde_json::Value;
+use tidemill_builtin::config::{Kept, OnInvalid, settings};
+use tidemill_builtin::configured;
+use tidemill_sdk::{Output, Record, Result};
+
+/// Errors told of one record.
+const ERRORS_MAX: usize = 5;
+/// Bytes that a regular expression of the schema may take when compiled.
+const REGEX_BYTES_MAX: usize = 1 << 20;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Settings {
+    /// The schema, or its text.
+    schema: Value,
+    #[serde(default)]
+    formats: bool,
+    #[serde(default)]
+    on_invalid: OnInvalid,
+}
+
+/// What is allowed.
+#[derive(Debug)]
+pub struct Config {
+    validator: Validator,
+    on_invalid: OnInvalid,
+}
+
+thread_local! {
+    static CONFIG: Kept<Config> = const { Kept::new() };
+}
+
+/// Hands on what the schema allows.
+#[tidemill_sdk::transform]
+pub fn validate(record: Record<'_>, output: &mut Output) -> Result<()> {
+    configured(&CONFIG, Config::read, |config| {
+        apply(config, record, output)
+    })
+}
+
+impl Config {
+    /// The settings in `text`.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub fn read(text: &str) -> Result<Config, String> {
+        let settings: Settings = settings(text)?;
+        let schema = match settings.schema {
+            Value::String(text) => serde_json::from_str(&text)
+                .map_err(|error| format!("the schema is not JSON: {error}"))?,
+            schema => schema,
+        };
+        if !schema.is_object() && !schema.is_boolean() {
+            return Err(
+                "the schema is a JSON object; give it with --set-file schema=FILE".to_owned(),
+            );
+        }
+        let mut options = jsonschema::options();
+        // Expressions that take linear time, and nothing fetched from anywhere.
+        options = options
+            .with_pattern_options(PatternOptions::regex().size_limit(REGEX_BYTES_MAX))
+            .should_validate_formats(settings.formats);
+        let validator = options
+            .build(&schema)
+            .map_err(|error| format!("the schema cannot be used: {error}"))?;
+        Ok(Config {
+            validator,
+            on_invalid: settings.on_invalid,
+        })
+    }
+}
+
+/// Hands `record` on if `config` allows its value.
+///
+/// # Errors
+/// When it does not, unless `on_invalid` says otherwise.
+pub fn apply(config: &Config, record: Record<'_>, output: &mut Output) -> Result<()> {
+    let Some(value) = record.value() else {
+        // A tombstone is no document.
+        return output.forward(&record);
+    };
+    match check(&config.validator, value) {
+        Ok(()) => output.forward(&record),
+        Err(reason) => match config.on_invalid {
+            OnInvalid::Fail => Err(reason.into()),
+            OnInvalid::Pass => output.forward(&record),
+            OnInvalid::Drop => Ok(()),
+        },
+    }
+}
+
+/// Why the schema does not allow `value`. What stands there is not told: it may be private.
+fn check(validator: &Validator, value: &[u8]) -> Result<(), String> {
+    let value: Value =
+        serde_json::from_slice(value).map_err(|error| format!("not JSON: {error}"))?;
+    if validator.is_valid(&value) {
+        return Ok(());
+    }
+    let mut errors: Vec<String> = validator
+        .iter_errors(&value)
+        .take(ERRORS_MAX + 1)
+        .map(|error| {
+            let path = error.instance_path().as_str();
+            let place = if path.is_empty() {
+                "the document"
+            } else {
+                path
+            };
+            format!("{place}: {}", error.masked())
+        })
+        .collect();
+    if errors.len() > ERRORS_MAX {
+        errors.truncate(ERRORS_MAX);
+        errors.push("and more".to_owned());
+    }
+    Err(format!(
+        "the schema does not allow it: {}",
+        errors.join("; ")
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tidemill_sdk::testing::{Ran, TestRecord, run};
+
+    const SCHEMA: &str = r##"{
+        "type": "object", "required": ["id", "email"],
+        "properties": {
+            "id": {"type": "integer", "minimum": 1, "maximum": 18446744073709551616},
+            "email": {"type": "string", "pattern": "^[^@]+@[^@]+$"},
+            "tags": {"type": "array", "items": {"$ref": "#/$defs/tag"}}
+        },
+        "$defs": {"tag": {"enum": ["a", "b"]}}
+    }"##;
+
+    fn ran(extra: &str, values: &[&str]) -> Ran {
+        let settings = format!("{{\"schema\":{}{extra}}}", Value::from(SCHEMA));
+        let config = Config::read(&settings).unwrap();
+        let records = values.iter().map(|v| TestRecord::new().key("k").value(v));
+        run(|record, output| apply(&config, record, output), records)
+    }
+
+    #[test]
+    fn what_the_schema_allows_passes_byte_for_byte() {
+        let good = [
+            r#" {"id": 1, "email":"a@b", "more":1e400 }"#,
+            r#"{"id":18446744073709551616,"email":"a@b","tags":["a","b"]}"#,
+        ];
+        let ran = ran("", &good);
+        assert_eq!(ran.failures(), []);
+        let values: Vec<_> = ran
+            .records()
+            .iter()
+            .map(|r| r.value_str().unwrap())
+            .collect();
+        assert_eq!(values, good);
+    }
+
+    #[test]
+    fn what_it_does_not_allow_fails_with_place_and_rule_but_without_the_value() {
+        let deep = "[".repeat(1 << 16);
+        let ran = ran(
+            "",
+            &[
+                r#"{"id":0,"email":"secret"}"#,
+                r#"{"id":18446744073709551617,"email":"a@b"}"#,
+                r#"{"id":1.5,"email":"a@b","tags":["a","secret"]}"#,
+                "[]",
+                "",
+                "{",
+                "nul",
+                &deep,
+                r#"{"id":1,"email":"\ud800"}"#,
+            ],
+        );
+        assert_eq!((ran.records().len(), ran.failures().len()), (0, 9));
+        let said: Vec<&str> = ran.failures().iter().map(|f| f.1.as_str()).collect();
+        assert!(
+            said[0].contains("/id") && said[0].contains("/email"),
+            "{}",
+            said[0]
+        );
+        assert!(said[1].contains("/id"), "{}", said[1]);
+        assert!(said[2].contains("/tags/1"), "{}", said[2]);
+        assert!(said[4].contains("not JSON") && said[7].contains("not JSON"));
+        assert!(said.iter().all(|s| !s.contains("secret")), "{said:?}");
+    }
+
+    #[test]
+    fn refused_records_may_pass_or_be_dropped() {
+        assert_eq!(
+            ran(",\"on_invalid\":\"pass\"", &["{}", "x"])
+                .records()
+                .len(),
+            2
+        );
+        let dropped = ran(",\"on_invalid\":\"drop\"", &["{}", "x"]);
+        assert_eq!((dropped.records().len(), dropped.failures().len()), (0, 0));
+    }
+
+    #[test]
+    fn tombstones_pass() {
+        let config = Config::read("{\"schema\":{\"type\":\"object\"}}").unwrap();
+        let tombstone = TestRecord::new().key("k");
+        assert_eq!(
+            run(|r, o| apply(&config, r, o), [tombstone.clone()]).records(),
+            [tombstone]
+        );
+    }
+
+    #[test]
+    fn wrong_settings_are_refused_with_a_sentence() {
+        for (text, says) in [
+            ("{}", "missing setting `schema`"),
+            (r#"{"schema":"{"}"#, "the schema is not JSON"),
+            (r#"{"schema":5}"#, "--set-file schema=FILE"),
+            (r#"{"schema":{"type":"text"}}"#, "the schema cannot be used"),
+            (r#"{"schema":{"pattern":"("}}"#, "the schema cannot be used"),
+            (
+                r#"{"schema":{"$ref":"http://example.com/schema.json"}}"#,
+                "the schema cannot be used",
+            ),
+            (r#"{"schema":{},"shcema":1}"#, "unknown setting `shcema`"),
+        ] {
+            let error = Config::read(text).unwrap_err();
+            assert!(error.contains(says), "{text}: {error}");
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! `transform builtins`, and what `transform deploy --builtin` adds to the command line.
+
+use std::fs;
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::pair;
+use crate::Context;
+use crate::builtin::{self, BUILTINS, Builtin};
+use crate::error::{CliError, CliResult};
+use crate::output;
+
+/// Bytes of a file that `--set-file` takes; the broker takes 64 KiB of environment in all.
+const FILE_BYTES_MAX: u64 = 64 << 10;
+
+/// Which ready-made transform, with which settings.
+#[derive(Debug, Args)]
+pub(crate) struct Choice {
+    /// A ready-made transform to deploy, instead of the project here (`transform builtins` lists them); needs --input and --output
+    #[arg(long, value_name = "NAME", conflicts_with = "module")]
+    builtin: Option<String>,
+    /// A setting of the ready-made transform, JSON or text; may be given several times
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = pair, requires = "builtin")]
+    settings: Vec<(String, String)>,
+    /// A setting of the ready-made transform that is the content of a file
+    #[arg(long = "set-file", value_name = "KEY=FILE", value_parser = pair, requires = "builtin")]
+    files: Vec<(String, String)>,
+}
+
+impl Choice {
+    /// The transform that was asked for.
+    ///
+    /// # Errors
+    /// When there is none of that name.
+    pub(crate) fn builtin(&self) -> CliResult<Option<&'static Builtin>> {
+        self.builtin.as_deref().map(builtin::find).transpose()
+    }
+
+    /// Its settings, for the environment.
+    ///
+    /// # Errors
+    /// When a file cannot be read or a setting is given twice.
+    pub(crate) fn variable(&self) -> CliResult<(String, String)> {
+        let typed = self
+            .settings
+            .iter()
+            .map(|(key, value)| Ok((key.clone(), builtin::typed_value(value))));
+        let read = self
+            .files
+            .iter()
+            .map(|(key, file)| Ok((key.clone(), Value::from(contents(file)?))));
+        let pairs: CliResult<Vec<(String, Value)>> = typed.chain(read).collect();
+        Ok((
+            builtin::CONFIG_VARIABLE.to_owned(),
+            builtin::config(pairs?)?,
+        ))
+    }
+}
+
+fn contents(file: &str) -> CliResult<String> {
+    let path = std::path::Path::new(file);
+    let length = fs::metadata(path)
+        .map_err(CliError::file("read", path))?
+        .len();
+    if length > FILE_BYTES_MAX {
+        return Err(CliError::said(format!(
+            "{file} has {length} bytes; a setting has at most {FILE_BYTES_MAX}"
+        )));
+    }
+    fs::read_to_string(path).map_err(CliError::file("read", path))
+}
+
+/// Lists the ready-made transforms with their settings.
+pub(crate) fn run(context: &mut Context) -> CliResult {
+    if context.output.is_json() {
+        let shown = |b: &Builtin| {
+            let settings: serde_json::Map<String, Value> = b
+                .settings
+                .iter()
+                .map(|(name, about)| ((*name).to_owned(), json!(about)))
+                .collect();
+            json!({"name": b.name, "about": b.about, "bytes": b.wasm.len(), "settings": settings})
+        };
+        let all: Vec<Value> = BUILTINS.iter().map(shown).collect();
+        return context.output.json(&Value::Array(all));
+    }
+    for builtin in &BUILTINS {
+        let size = output::size(builtin.wasm.len() as u64);
+        context
+            .output
+            .say(&format!("{} ({size}): {}", builtin.name, builtin.about))?;
+        for (name, about) in builtin.settings {
+            context.output.say(&format!("    {name:<15} {about}"))?;
+        }
+    }
+    context.output.say(
+        "\ntransform deploy --builtin mask --set 'fields=[\"$.card\"]' --set keep_last=4 --input payments --output payments-masked",
+    )
+}
