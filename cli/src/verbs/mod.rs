@@ -39,7 +39,7 @@ pub(crate) enum Verb {
     /// Build and deploy a project at every save, and show what it logs
     Dev(dev::Arguments),
     /// Deploy a project, or a module, to the broker
-    Deploy(deploy::Arguments),
+    Deploy(Box<deploy::Arguments>),
     /// List the ready-made transforms, which are deployed without writing code
     Builtins,
     /// List the transforms of the broker
