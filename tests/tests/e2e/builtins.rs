@@ -63,108 +63,34 @@ fn public_data_comes_out_as_a_plain_script_says(engine: Engine) {
     }
 }
 
+/// Deploys a ready-made transform: its name, that of the transform and the input; then the rest of the command line, a word a line.
+fn deploy(cli: &Cli, [builtin, name, input]: [&str; 3], rest: &str) {
+    let mut args = vec!["deploy", "--builtin", builtin];
+    args.extend(["--name", name, "--input", input]);
+    args.extend(rest.lines().map(str::trim));
+    cli.ok(&args);
+}
+
 fn deploy_all(cli: &Cli, data: &Path) {
-    let schema = |name: &str| format!("schema={}", data.join(name).display());
-    let key = ["--env", "MASK_KEY=a key for tests only"];
-    let deploy = |builtin: &str, name: &str, input: &str, rest: &[&str]| {
-        let base = [
-            "deploy",
-            "--builtin",
-            builtin,
-            "--name",
-            name,
-            "--input",
-            input,
-        ];
-        cli.ok(&[&base, rest].concat());
-    };
-    let fields = "fields=[\"$.name\",\"$.lat\"]";
-    deploy(
-        "mask",
-        "mask",
-        "airports",
-        &[
-            "--output",
-            "masked",
-            "--set",
-            fields,
-            "--set",
-            "keep_last=4",
-        ],
-    );
-    let fields = "fields=[\"$.name\",\"$.parent\"]";
-    let hash = [
-        "--output",
-        "hashed",
-        "--set",
-        fields,
-        "--set",
-        "action=hash",
-    ];
-    deploy("mask", "hash", "places", &[&hash[..], &key].concat());
-    let file = schema("airport.schema.json");
-    deploy(
-        "validate",
-        "validate",
-        "airports",
-        &[
-            "--output",
-            "valid",
-            "--dead-letter",
-            "invalid",
-            "--set-file",
-            &file,
-        ],
-    );
-    let condition =
-        "condition=$.country in [\"DE\", \"FR\", 'IS'] and $.elevation > 300.5 or $.lat < -60";
-    deploy(
-        "filter",
-        "filter",
-        "airports",
-        &["--output", "wanted", "--set", condition],
-    );
-    let outputs = [
-        "--output",
-        "provinces",
-        "--output",
-        "states",
-        "--output",
-        "rest",
-    ];
-    let routes = "routes={\"Province\":\"provinces\",\"State\":\"states\"}";
-    let settings = [
-        "--set",
-        "field=$.type",
-        "--set",
-        routes,
-        "--set",
-        "default=rest",
-    ];
-    deploy(
-        "route",
-        "route",
-        "places",
-        &[&outputs[..], &settings].concat(),
-    );
+    let schema = |name: &str| format!("--set-file\nschema={}", data.join(name).display());
+    let rest = "--output\nmasked\n--set\nfields=[\"$.name\",\"$.lat\"]\n--set\nkeep_last=4";
+    deploy(cli, ["mask", "mask", "airports"], rest);
+    let rest = "--output\nhashed\n--set\nfields=[\"$.name\",\"$.parent\"]\n--set\naction=hash\n--env\nMASK_KEY=a key for tests only";
+    deploy(cli, ["mask", "hash", "places"], rest);
+    let rest =
+        "--output\nvalid\n--dead-letter\ninvalid\n".to_owned() + &schema("airport.schema.json");
+    deploy(cli, ["validate", "validate", "airports"], &rest);
+    let rest = "--output\nwanted\n--set\ncondition=$.country in [\"DE\", \"FR\", 'IS'] and $.elevation > 300.5 or $.lat < -60";
+    deploy(cli, ["filter", "filter", "airports"], rest);
+    let rest = "--output\nprovinces\n--output\nstates\n--output\nrest\n--set\nfield=$.type\n--set\nroutes={\"Province\":\"provinces\",\"State\":\"states\"}\n--set\ndefault=rest";
+    deploy(cli, ["route", "route", "places"], rest);
     for topic in ["airports", "places"] {
-        let file = schema(&format!("{topic}.avsc"));
-        let (avro, back) = (format!("{topic}-avro"), format!("{topic}-json"));
-        let id = ["--set-file", &file, "--set", "schema_id=7"];
-        let there = ["--output", &avro, "--set", "direction=to-avro"];
-        deploy(
-            "avro",
-            &format!("{topic}-there"),
-            topic,
-            &[&there[..], &id].concat(),
-        );
-        let again = ["--output", &back, "--set", "direction=to-json"];
-        deploy(
-            "avro",
-            &format!("{topic}-back"),
-            &avro,
-            &[&again[..], &id].concat(),
-        );
+        let (avro, back) = (format!("{topic}-there"), format!("{topic}-json"));
+        let ends = "\n--set\nschema_id=7\n".to_owned() + &schema(&format!("{topic}.avsc"));
+        let rest = format!("--output\n{avro}\n--set\ndirection=to-avro{ends}");
+        deploy(cli, ["avro", &avro, topic], &rest);
+        let rest = format!("--output\n{back}\n--set\ndirection=to-json{ends}");
+        deploy(cli, ["avro", &back, &avro], &rest);
     }
 }
 
