@@ -33,13 +33,13 @@ def main() -> None:
     output = Output(["out"])
     rates = []
     for _ in range(ROUNDS):
-        began, calls = time.perf_counter(), 0
-        while time.perf_counter() - began < ROUND_SECONDS:
+        began, calls = time.thread_time(), 0
+        while time.thread_time() - began < ROUND_SECONDS:
             _, failures = _run.run(function, output, 0, batches)
             if failures:
                 sys.exit(f"offset {failures[0][0]}: {failures[0][1]}")
             calls += 1
-        rates.append(calls * len(values) / (time.perf_counter() - began))
+        rates.append(calls * len(values) / (time.thread_time() - began))
     print(json.dumps({"python": sys.version.split()[0], "records_per_s": round(statistics.median(rates))}))
 
 

@@ -148,7 +148,7 @@ class Parts(unittest.TestCase):
         body = _section.encode_body(b"k", b"v", headers)
         (section,) = _section.sections([(0, -1, 5, body)])
         batch = _section.InputBatch(0, section.base_timestamp, 1, section.records)
-        (record,) = _section.read(batch, 0)
+        (record,) = list(_section.read(batch, 0))
         output = Output(["out"])
         output.write(record.edit().header("more", None))
         written = output._written[0][3]
@@ -213,7 +213,7 @@ class Sections(unittest.TestCase):
             (1, b"\x02\0"),
         ]:
             with self.assertRaises(_section.Malformed):
-                _section.read(_section.InputBatch(0, 0, count, records), 0)
+                list(_section.read(_section.InputBatch(0, 0, count, records), 0))
         for _ in range(3000):
             broken = bytearray(good)
             broken[chance.randrange(len(good))] = chance.randrange(256)

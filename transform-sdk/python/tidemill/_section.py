@@ -6,7 +6,7 @@ Numbers are varints: 7 bits a byte, zigzag. No length is trusted: a producer wro
 
 from __future__ import annotations
 
-from typing import Iterable, NamedTuple, Optional
+from typing import Iterable, Iterator, NamedTuple, Optional
 
 from ._record import Record
 
@@ -103,24 +103,22 @@ def encode_body(key: Optional[bytes], value: Optional[bytes], headers: bytes) ->
     return b"".join((key_length, key, value_length, value, headers))
 
 
-def read(batch: InputBatch, partition: int) -> list[Record]:
-    """The records of ``batch``.
+def read(batch: InputBatch, partition: int) -> Iterator[Record]:
+    """The records of ``batch``, one after the other: those already done with leave the processor's caches to the next.
 
     Raises Malformed where it is none.
     """
     try:
-        return _read(batch, partition)
+        yield from _read(batch, partition)
     except IndexError:
         raise Malformed("a record is longer than its batch") from None
 
 
-def _read(batch: InputBatch, partition: int) -> list[Record]:
+def _read(batch: InputBatch, partition: int) -> Iterator[Record]:
     section = batch.records
     base_offset = batch.base_offset
     base_timestamp = batch.base_timestamp
     new = Record.__new__
-    records: list[Record] = []
-    append = records.append
     at = 0
     # Numbers of one and two bytes are read in place, without a call.
     for _ in range(batch.record_count):
@@ -204,10 +202,9 @@ def _read(batch: InputBatch, partition: int) -> list[Record]:
         record.timestamp = timestamp
         record.offset = base_offset + offset
         record.partition = partition
-        append(record)
+        yield record
     if at != len(section):
         raise Malformed("the batch does not end with its last record")
-    return records
 
 
 def read_headers(data: bytes, at: int) -> tuple[tuple[tuple[str, Optional[bytes]], ...], int]:
