@@ -41,8 +41,11 @@ fn garbage(mut outcome: Outcome) -> Outcome {
 struct Module;
 
 impl Guest for Module {
-    fn process(batches: Vec<InputBatch>) -> std::result::Result<Outcome, String> {
-        let outcome = guest::process(forward, &batches)?;
+    fn process(
+        partition: u32,
+        batches: Vec<InputBatch>,
+    ) -> std::result::Result<Outcome, String> {
+        let outcome = guest::process(forward, partition, &batches)?;
         Ok(if mode() == "garbage" {
             garbage(outcome)
         } else {
