@@ -85,7 +85,7 @@ def environment(folder: Path) -> Path:
     wanted = f"{COMPONENTIZE_PY} {sys.version_info[0]}.{sys.version_info[1]}\n"
     if python.exists() and stamp.is_file() and stamp.read_text() == wanted:
         return python
-    say(f"making {folder} with {COMPONENTIZE_PY} (once; downloads 40 MB)")
+    say(f"making {folder} with {COMPONENTIZE_PY} (once; 72 MB)")
     shutil.rmtree(folder, ignore_errors=True)
     try:
         venv.create(folder, with_pip=True)
