@@ -13,9 +13,10 @@ use tidemill_wasm_host::Factory;
 
 use crate::admin::records::{NewRecord, ReadQuery, ReadRecords};
 use crate::admin::types::{
-    ClusterInfo, CreateTopic, DeployRequest, Deployed, LogLines, LogQuery, ModuleStored,
-    PartitionDetail, Produced, TopicDetail, TopicList, TopicSummary, TransformDetail,
-    TransformList, TransformState, TransformStateChanged,
+    ClusterInfo, CreateTopic, DeployCheck, DeployRequest, Deployed, LogLines, LogQuery,
+    ModuleStored, Moved, PartitionDetail, Produced, RollbackRequest, SeekRequest, TopicDetail,
+    TopicList, TopicSummary, TransformDetail, TransformList, TransformState, TransformStateChanged,
+    VersionList,
 };
 use crate::admin::{AdminService, Answer, ApiError, BoxFuture};
 use crate::ask::PARTITIONS_PER_TURN;
@@ -212,6 +213,22 @@ impl AdminService for Service {
 
     fn deploy(&self, name: String, request: DeployRequest) -> Answer<'_, Deployed> {
         Box::pin(self.ask(move |shard| async move { shard.deploy(name, request).await }))
+    }
+
+    fn check_deploy(&self, name: String, request: DeployRequest) -> Answer<'_, DeployCheck> {
+        Box::pin(self.ask(move |shard| async move { shard.check_deploy(name, request).await }))
+    }
+
+    fn versions(&self, name: String) -> Answer<'_, VersionList> {
+        Box::pin(self.ask(move |shard| async move { shard.transform_versions(name).await }))
+    }
+
+    fn rollback(&self, name: String, request: RollbackRequest) -> Answer<'_, Deployed> {
+        Box::pin(self.ask(move |shard| async move { shard.rollback(name, request).await }))
+    }
+
+    fn seek(&self, name: String, request: SeekRequest) -> Answer<'_, Moved> {
+        Box::pin(self.ask(move |shard| async move { shard.seek(name, request).await }))
     }
 
     fn transform(&self, name: String) -> Answer<'_, TransformDetail> {

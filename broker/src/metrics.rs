@@ -185,7 +185,7 @@ families! {
     "tidemill_transform_bytes_in_total" counter [transform] "Bytes of batches a transform has read.",
     "tidemill_transform_bytes_out_total" counter [transform topic] "Bytes of batches a transform has written.",
     "tidemill_transform_records_failed_total" counter [transform outcome] "Failures of records in a transform, by what became of them.",
-    "tidemill_transform_partitions" gauge [transform state] "Input partitions of a transform by state: starting, running, paused or failing.",
+    "tidemill_transform_partitions" gauge [transform state] "Input partitions of a transform by state: starting, running, paused or failing; 1 while input-gone or output-gone.",
     "tidemill_transform_lag_records" gauge [transform] "Records a transform has still to read.",
     "tidemill_transform_cpu_seconds_total" counter [transform] "CPU time of a transform's calls.",
     "tidemill_transform_memory_bytes" gauge [transform] "Memory of a transform's instances.",

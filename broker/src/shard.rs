@@ -90,6 +90,8 @@ pub(crate) struct Shard {
     pub(crate) unpacking: Semaphore,
     /// Serialises topic creation and deletion (shard 0).
     pub(crate) topic_changes: Semaphore,
+    /// Serialises what is decided about transforms (shard 0).
+    pub(crate) deployments: Semaphore,
     /// Serialises the storing of modules (shard 0).
     pub(crate) module_changes: Semaphore,
     /// A large Metadata answer that is being made.
@@ -236,6 +238,7 @@ impl Shard {
             transforms: parts.transforms,
             unpacking: Semaphore::new(UNPACKING_MAX),
             topic_changes: Semaphore::new(1),
+            deployments: Semaphore::new(1),
             module_changes: Semaphore::new(1),
             metadata_turn: Semaphore::new(1),
             info,

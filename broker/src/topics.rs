@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use futures_util::future::{Either, select};
+use tidemill_controller::command::IfUsed;
 use tidemill_controller::config_change::ConfigChangeError;
 use tidemill_controller::{
     ControllerCommand, ControllerError, Image, Refusal, Topic, configs, placement,
@@ -295,7 +296,10 @@ impl Shard {
     async fn delete_topic_here(self: &Rc<Shard>, id: TopicId) -> Result<(), TopicError> {
         let _turn = self.topic_changes.acquire(1).await;
         self.controller_here()
-            .execute(&ControllerCommand::DeleteTopic { id })
+            .execute(&ControllerCommand::DeleteTopic {
+                id,
+                if_used: IfUsed::Delete,
+            })
             .await?;
         self.publish().await?;
         self.handle

@@ -117,6 +117,10 @@ pub(super) fn router(guard: Guard, service: Arc<dyn AdminService>) -> Router {
             "/v1/transforms/{name}",
             put(deploy).get(transform).delete(delete_transform),
         )
+        .route("/v1/transforms/{name}/check", post(check_deploy))
+        .route("/v1/transforms/{name}/versions", get(versions))
+        .route("/v1/transforms/{name}/rollback", post(rollback))
+        .route("/v1/transforms/{name}/seek", post(seek))
         .route("/v1/transforms/{name}/pause", post(pause))
         .route("/v1/transforms/{name}/resume", post(resume))
         .route("/v1/transforms/{name}/logs", get(logs))
@@ -525,6 +529,23 @@ async fn transforms(State(app): App) -> Reply {
 async fn deploy(State(app): App, Path(name): Path<String>, raw: Body) -> Reply {
     check_transform_name(&name)?;
     answered(app.service.deploy(name, parsed(raw)?)).await
+}
+
+async fn check_deploy(State(app): App, Path(name): Path<String>, raw: Body) -> Reply {
+    check_transform_name(&name)?;
+    answered(app.service.check_deploy(name, parsed(raw)?)).await
+}
+
+async fn versions(State(app): App, Path(name): Path<String>) -> Reply {
+    answered(app.service.versions(name)).await
+}
+
+async fn rollback(State(app): App, Path(name): Path<String>, raw: Body) -> Reply {
+    answered(app.service.rollback(name, parsed(raw)?)).await
+}
+
+async fn seek(State(app): App, Path(name): Path<String>, raw: Body) -> Reply {
+    answered(app.service.seek(name, parsed(raw)?)).await
 }
 
 fn check_transform_name(name: &str) -> Result<(), ApiError> {

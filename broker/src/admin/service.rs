@@ -8,8 +8,9 @@ use bytes::Bytes;
 
 use super::records::{NewRecord, ReadQuery, ReadRecords};
 use super::types::{
-    ClusterInfo, CreateTopic, DeployRequest, Deployed, LogLines, LogQuery, ModuleStored, Produced,
-    TopicDetail, TopicList, TopicSummary, TransformDetail, TransformList, TransformStateChanged,
+    ClusterInfo, CreateTopic, DeployCheck, DeployRequest, Deployed, LogLines, LogQuery,
+    ModuleStored, Moved, Produced, RollbackRequest, SeekRequest, TopicDetail, TopicList,
+    TopicSummary, TransformDetail, TransformList, TransformStateChanged, VersionList,
 };
 
 /// A future that the control thread runs.
@@ -100,6 +101,14 @@ pub(crate) trait AdminService: Send + Sync {
     fn transforms(&self) -> Answer<'_, TransformList>;
     /// `PUT /v1/transforms/{name}`.
     fn deploy(&self, name: String, request: DeployRequest) -> Answer<'_, Deployed>;
+    /// `POST /v1/transforms/{name}/check`.
+    fn check_deploy(&self, name: String, request: DeployRequest) -> Answer<'_, DeployCheck>;
+    /// `GET /v1/transforms/{name}/versions`.
+    fn versions(&self, name: String) -> Answer<'_, VersionList>;
+    /// `POST /v1/transforms/{name}/rollback`.
+    fn rollback(&self, name: String, request: RollbackRequest) -> Answer<'_, Deployed>;
+    /// `POST /v1/transforms/{name}/seek`.
+    fn seek(&self, name: String, request: SeekRequest) -> Answer<'_, Moved>;
     /// `GET /v1/transforms/{name}`.
     fn transform(&self, name: String) -> Answer<'_, TransformDetail>;
     /// `POST /v1/transforms/{name}/pause`.

@@ -168,7 +168,8 @@ pub(crate) struct LimitsSpec {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct DeployRequest {
-    /// Hash of a module stored before by `PUT /v1/modules`.
+    /// Hash of a module stored before by `PUT /v1/modules`; not needed for a check.
+    #[serde(default)]
     pub(crate) module: String,
     /// The topic it reads.
     pub(crate) input: String,
@@ -177,9 +178,10 @@ pub(crate) struct DeployRequest {
     /// Its environment variables.
     #[serde(default)]
     pub(crate) env: BTreeMap<String, String>,
-    /// Where a new transform begins to read. A transform that is there already keeps its place.
+    /// Where a new transform begins to read: `earliest`, `latest`, `@TIME`, `+N` or `-N`; `latest` where absent. A transform that
+    /// is there already keeps its place.
     #[serde(default)]
-    pub(crate) from: Option<StartFrom>,
+    pub(crate) from: Option<String>,
     /// Limits of a call.
     #[serde(default)]
     pub(crate) limits: LimitsSpec,
@@ -214,8 +216,103 @@ pub(crate) struct Deployed {
     pub(crate) incarnation: u64,
     /// Whether it stands still: it was paused before, and a new version changes nothing of that.
     pub(crate) paused: bool,
+    /// Whether `from` was said without effect: the transform was there already, and stays where it stands.
+    pub(crate) kept_place: bool,
     /// Output topics that were missing and were made.
     pub(crate) created_topics: Vec<CreatedTopic>,
+}
+
+/// `POST /v1/transforms/{name}/check`: what a deploy would do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct DeployCheck {
+    /// The version it would be.
+    pub(crate) version: u32,
+    /// Output topics that would be made.
+    pub(crate) missing_topics: Vec<String>,
+}
+
+/// `POST /v1/transforms/{name}/rollback`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RollbackRequest {
+    /// The version whose content is wanted; the one before that which runs where absent.
+    #[serde(default)]
+    pub(crate) to: Option<u32>,
+}
+
+/// `POST /v1/transforms/{name}/seek`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SeekRequest {
+    /// Where to: as `from` of a deploy, or an offset.
+    pub(crate) to: String,
+    /// The input partition that is moved; all where absent.
+    #[serde(default)]
+    pub(crate) partition: Option<i32>,
+}
+
+/// The answer to a seek.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct Moved {
+    /// The transform's name.
+    pub(crate) name: String,
+    /// What was moved, by partition.
+    pub(crate) partitions: Vec<MovedPartition>,
+}
+
+/// An input partition on which a transform was moved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(crate) struct MovedPartition {
+    /// The partition.
+    pub(crate) partition: i32,
+    /// About where it stood; it may have gone on until the move.
+    pub(crate) from: i64,
+    /// Where it stands.
+    pub(crate) to: i64,
+}
+
+/// `GET /v1/transforms/{name}/versions`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct VersionList {
+    /// The transform's name.
+    pub(crate) name: String,
+    /// Its versions, newest first.
+    pub(crate) versions: Vec<TransformVersion>,
+}
+
+/// A version of a transform that is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct TransformVersion {
+    /// Its number.
+    pub(crate) version: u32,
+    /// Whether it is the one that runs.
+    pub(crate) current: bool,
+    /// When it was deployed; 0 where that was not written down.
+    pub(crate) deployed_ms: i64,
+    /// The version whose content it has, if it came of a rollback.
+    pub(crate) content_of: Option<u32>,
+    /// Hash of its module.
+    pub(crate) module: String,
+    /// The topics it writes.
+    pub(crate) outputs: Vec<String>,
+    /// The topic for records it cannot handle.
+    pub(crate) dead_letter: Option<String>,
+    /// Its environment variables.
+    pub(crate) env: BTreeMap<String, String>,
+    /// Limits of a call.
+    pub(crate) limits: LimitsSpec,
+    /// What happens to a record it cannot handle.
+    pub(crate) on_error: OnError,
+    /// Runs of a record before `on_error` applies.
+    pub(crate) attempts: u32,
+    /// How its output is compressed; none where the output topics say it.
+    pub(crate) compression: Option<Codec>,
+    /// Its share of the guest thread beside others.
+    pub(crate) weight: u32,
+    /// Where records go that the function does not place itself.
+    pub(crate) partition_by: PartitionBy,
+    /// Names of its secrets.
+    pub(crate) secrets: Vec<String>,
 }
 
 /// A topic made for a transform, with the input's partitions and placement.
@@ -239,6 +336,10 @@ pub(crate) enum TransformState {
     Paused,
     /// Stopped at a record or an error, trying again with back-off.
     Failing,
+    /// Its input topic was deleted.
+    InputGone,
+    /// A topic it writes to was deleted; it stands still.
+    OutputGone,
 }
 
 /// One transform of `GET /v1/transforms`. Counts are since the broker started.
@@ -299,6 +400,8 @@ pub(crate) struct TransformDetail {
     pub(crate) weight: u32,
     /// Where records go that the function does not place itself.
     pub(crate) partition_by: PartitionBy,
+    /// When this version was deployed; 0 where that was not written down.
+    pub(crate) deployed_ms: i64,
     /// What somebody who looks at it should know, in sentences.
     pub(crate) notes: Vec<String>,
     /// Its input partitions, by index.

@@ -1,35 +1,24 @@
 //! Deploying, pausing and deleting transforms. Runs on shard 0, beside the controller.
 
-use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use tidemill_controller::command::Deploy;
-use tidemill_controller::image::{ErrorPolicy, WEIGHT_MAX, WEIGHT_MIN};
-use tidemill_controller::state::OUTPUTS_MAX;
+use tidemill_controller::deploy::{Life, Plan};
 use tidemill_controller::{
-    ControllerCommand, ControllerError, ControllerReply, Refusal, StartPosition, Topic,
-    TransformSpec, TransformStatus,
+    ControllerCommand, ControllerError, ControllerReply, TransformSpec, TransformStatus,
 };
 use tidemill_model::topic_name;
 use tidemill_rt::task::{self, Queue};
 use tidemill_rt::time;
 
 use super::modules;
+use super::request::checked;
 use crate::admin::ApiError;
-use crate::admin::types::{CreatedTopic, DeployRequest, Deployed, OnError, StartFrom};
-use crate::config::table::Transforms;
+use crate::admin::types::{CreatedTopic, DeployCheck, DeployRequest, Deployed};
 use crate::records::{api_error, gone, topic_not_found};
 use crate::shard::Shard;
-use crate::topics::{CONTROLLER_SHARD, NewTopic, TopicError};
+use crate::topics::{self, CONTROLLER_SHARD, NewTopic, TopicError};
 
-/// Least memory of an instance, in bytes.
-const MEMORY_MIN: u64 = 1 << 20;
-/// Most attempts for a record.
-const ATTEMPTS_MAX: u32 = 100;
-/// Most environment variables.
-const ENV_MAX: usize = 128;
-/// Most bytes of the environment, names and values together.
-const ENV_BYTES_MAX: usize = 64 << 10;
 /// How long a delete waits for the last output before it answers; the rest goes on in the background.
 const DELETE_WAIT: std::time::Duration = std::time::Duration::from_secs(10);
 /// How often a deploy tries to attach before it gives up ...
@@ -57,66 +46,121 @@ impl Shard {
         name: String,
         request: DeployRequest,
     ) -> Result<Deployed, ApiError> {
-        let mut deploy = checked(name.clone(), request, &self.info.settings.transforms)?;
-        not_its_own_input(&deploy.input)?;
-        self.try_out(&deploy).await?;
+        if request.module.is_empty() {
+            let message = "no module is named; store one with PUT /v1/modules first";
+            return Err(ApiError::bad_request("no_module", message));
+        }
+        let deploy = checked(name, &request, &self.info.settings.transforms)?;
+        self.plan(&deploy)?;
+        let mut deployed = self.deploy_checked(deploy).await?;
+        deployed.kept_place = request.from.is_some() && deployed.kept_place;
+        Ok(deployed)
+    }
+
+    /// What a deploy would do, as far as that can be known without its module; nothing is changed.
+    pub(crate) async fn check_deploy(
+        self: &Rc<Shard>,
+        name: String,
+        request: DeployRequest,
+    ) -> Result<DeployCheck, ApiError> {
+        let checked = self.on(CONTROLLER_SHARD, move |shard| async move {
+            let deploy = checked(name, &request, &shard.info.settings.transforms)?;
+            let plan = shard.plan(&deploy)?;
+            Ok(DeployCheck {
+                version: plan.version,
+                missing_topics: plan.missing,
+            })
+        });
+        checked.await.map_err(gone)?
+    }
+
+    /// What the controller would do, with outputs that can be made where they are missing.
+    fn plan(self: &Rc<Shard>, deploy: &Deploy) -> Result<Plan, ApiError> {
         let image = self.controller_here().image();
+        not_its_own_input(&deploy.input)?;
+        for name in deploy.outputs.iter().chain(&deploy.dead_letter) {
+            if topic_name::is_internal(name) {
+                return Err(api_error(TopicError::Internal(name.clone())));
+            }
+        }
+        let refused = |e| api_error(ControllerError::Refused(e).into());
+        let plan = image.plan(deploy).map_err(refused)?;
         let input = image
             .topic(&deploy.input)
-            .cloned()
             .ok_or_else(|| topic_not_found(&deploy.input))?;
-        let current = image.transform(&name);
-        let paused = current.is_some_and(|t| t.status == TransformStatus::Paused);
-        if let Some(current) = current {
-            deploy.from = current.from;
-            may_follow(current, &input)?;
+        for name in &plan.missing {
+            topics::check(&NewTopic::named(name)).map_err(api_error)?;
+            image
+                .check_new_topic(name, input.rings.len())
+                .map_err(refused)?;
         }
-        let mut created_topics = Vec::new();
-        let named = deploy.outputs.iter().chain(&deploy.dead_letter);
-        for output in named.cloned().collect::<Vec<_>>() {
-            if topic_name::is_internal(&output) {
-                return Err(api_error(TopicError::Internal(output)));
-            }
-            if image.topic(&output).is_some() || output == deploy.input {
-                continue;
-            }
-            let new = NewTopic {
-                beside: Some(input.id),
-                ..NewTopic::named(&output)
-            };
-            match self.create_topic(new).await {
-                Ok(topic) => created_topics.push(CreatedTopic {
-                    name: output,
-                    partitions: topic.partition_count(),
-                }),
-                Err(e) if e.is_exists() => {}
-                Err(e) => return Err(api_error(e)),
-            }
-        }
+        Ok(plan)
+    }
+
+    /// Deploys what was checked: tries it out, then makes the outputs that are missing and has it decided.
+    pub(super) async fn deploy_checked(
+        self: &Rc<Shard>,
+        deploy: Deploy,
+    ) -> Result<Deployed, ApiError> {
+        self.try_out(&deploy).await?;
+        let turn = self.deployments.acquire(1).await;
+        let name = deploy.name.clone();
+        let plan = self.plan(&deploy)?;
+        let before = self.controller_here().image().transform(&name).cloned();
+        let created_topics = self.make_outputs(&deploy, &plan).await?;
         let command = ControllerCommand::DeployTransform(Box::new(deploy));
-        let reply = self
-            .controller_here()
-            .execute(&command)
-            .await
-            .map_err(|e| api_error(e.into()))?;
-        self.publish_until_attached().await?;
+        let reply = self.controller_here().execute(&command).await;
+        let reply = reply.map_err(|e| api_error(e.into()))?;
         let ControllerReply::Deployed {
             incarnation,
             version,
-            ..
+            new,
         } = reply
         else {
             return Err(ApiError::internal(
                 "the controller gave another answer than asked for",
             ));
         };
+        drop(turn);
+        let paused = before
+            .as_ref()
+            .is_some_and(|t| t.status == TransformStatus::Paused);
+        if let Some(over) = before.filter(|_| plan.life == Life::Replaced) {
+            drop(self.retire(TransformSpec::clone(&over)));
+        }
+        self.publish_until_attached().await?;
         Ok(Deployed {
             name,
             version,
             incarnation,
             paused,
+            kept_place: !new,
             created_topics,
         })
+    }
+
+    async fn make_outputs(
+        self: &Rc<Shard>,
+        deploy: &Deploy,
+        plan: &Plan,
+    ) -> Result<Vec<CreatedTopic>, ApiError> {
+        let image = self.controller_here().image();
+        let mut created = Vec::new();
+        for name in &plan.missing {
+            let new = NewTopic {
+                beside: image.topic(&deploy.input).map(|input| input.id),
+                ..NewTopic::named(name)
+            };
+            match self.create_topic(new).await {
+                Ok(topic) => created.push(CreatedTopic {
+                    name: name.clone(),
+                    partitions: topic.partition_count(),
+                }),
+                Err(e) if e.is_exists() => {}
+                Err(e) => return Err(api_error(e)),
+            }
+        }
+        Ok(created)
     }
 
     /// Refuses what cannot be run as the version it would be.
@@ -186,10 +230,12 @@ impl Shard {
 
     /// Goes on with deletions that an earlier process did not finish.
     pub(crate) fn resume_deletions(self: &Rc<Shard>) {
-        for spec in self.controller_here().image().transforms() {
-            if spec.status == TransformStatus::Deleting {
-                drop(self.retire(TransformSpec::clone(spec)));
-            }
+        let image = self.controller_here().image();
+        let deleted = image
+            .transforms()
+            .filter(|t| t.status == TransformStatus::Deleting);
+        for spec in deleted.chain(image.replaced()) {
+            drop(self.retire(TransformSpec::clone(spec)));
         }
     }
 
@@ -281,140 +327,4 @@ fn not_its_own_input(input: &str) -> Result<(), ApiError> {
     }
     let message = format!("a transform cannot read '{input}': what it logs would be its own input");
     Err(ApiError::bad_request("internal_topic", message))
-}
-
-/// Refuses what the controller would refuse anyway, before output topics are made for it.
-fn may_follow(current: &TransformSpec, input: &Topic) -> Result<(), ApiError> {
-    let refusal = if current.status == TransformStatus::Deleting {
-        Refusal::Deleting(current.name.clone())
-    } else if current.input.id != input.id {
-        Refusal::InputChanged {
-            name: current.name.clone(),
-            current: current.input.name.clone(),
-        }
-    } else {
-        return Ok(());
-    };
-    Err(api_error(ControllerError::from(refusal).into()))
-}
-
-/// Checks everything about a deploy that does not depend on what exists.
-fn checked(name: String, r: DeployRequest, limits: &Transforms) -> Result<Deploy, ApiError> {
-    let bad = |code, message: String| Err(ApiError::bad_request(code, message));
-    if !valid_name(&name) {
-        return bad(
-            "invalid_name",
-            format!(
-                "'{name}' is no transform name: use 1 to 128 letters, digits, '.', '_' and '-'"
-            ),
-        );
-    }
-    let (time_ms, memory_bytes) = call_limits(&r, limits)?;
-    let attempts = r.attempts.unwrap_or(1);
-    if !(1..=ATTEMPTS_MAX).contains(&attempts) {
-        return bad(
-            "invalid_limit",
-            format!("attempts is {attempts}, it may be 1 to {ATTEMPTS_MAX}"),
-        );
-    }
-    let weight = r.weight.unwrap_or(WEIGHT_MIN);
-    if !(WEIGHT_MIN..=WEIGHT_MAX).contains(&weight) {
-        return bad(
-            "invalid_limit",
-            format!("weight is {weight}, it may be {WEIGHT_MIN} to {WEIGHT_MAX}"),
-        );
-    }
-    check_env(&r.env)?;
-    let distinct: BTreeSet<&String> = r.outputs.iter().collect();
-    if r.outputs.is_empty() || r.outputs.len() > OUTPUTS_MAX || distinct.len() != r.outputs.len() {
-        return bad(
-            "invalid_outputs",
-            format!("a transform has 1 to {OUTPUTS_MAX} output topics, each named once"),
-        );
-    }
-    let on_error = policy(r.on_error, r.dead_letter.is_some())?;
-    Ok(Deploy {
-        name,
-        module: r.module,
-        input: r.input,
-        outputs: r.outputs,
-        dead_letter: r.dead_letter,
-        env: r.env,
-        from: match r.from {
-            Some(StartFrom::Earliest) => StartPosition::Earliest,
-            Some(StartFrom::Latest) | None => StartPosition::Latest,
-        },
-        time_ms,
-        memory_bytes,
-        on_error,
-        attempts,
-        compression: r.compression,
-        weight,
-        partition_by: r.partition_by.unwrap_or_default(),
-    })
-}
-
-/// CPU time in ms and memory in bytes of a call.
-fn call_limits(r: &DeployRequest, limits: &Transforms) -> Result<(u64, u64), ApiError> {
-    let ms = |d: std::time::Duration| u64::try_from(d.as_millis()).unwrap_or(u64::MAX);
-    let bad = |message: String| Err(ApiError::bad_request("invalid_limit", message));
-    let time_ms = r.limits.time_ms.unwrap_or(ms(limits.call_time));
-    let time_ms_max = ms(limits.call_time_max);
-    if !(1..=time_ms_max).contains(&time_ms) {
-        return bad(format!(
-            "time_ms is {time_ms}, it may be 1 to {time_ms_max}"
-        ));
-    }
-    let memory_bytes = r.limits.memory_bytes.unwrap_or(limits.instance_memory);
-    let memory_max = limits.instance_memory_max;
-    if !(MEMORY_MIN..=memory_max).contains(&memory_bytes) {
-        return bad(format!(
-            "memory_bytes is {memory_bytes}, it may be {MEMORY_MIN} to {memory_max}"
-        ));
-    }
-    Ok((time_ms, memory_bytes))
-}
-
-/// What happens to records a transform fails on: a dead-letter topic that is named is used.
-fn policy(asked: Option<OnError>, named: bool) -> Result<ErrorPolicy, ApiError> {
-    let bad = |code, message: &str| Err(ApiError::bad_request(code, message));
-    match (asked, named) {
-        (None | Some(OnError::DeadLetter), true) => Ok(ErrorPolicy::DeadLetter),
-        (Some(OnError::DeadLetter), false) => bad(
-            "no_dead_letter",
-            "on_error is dead-letter, but no dead_letter topic is named",
-        ),
-        (Some(_), true) => bad(
-            "unused_dead_letter",
-            "a dead_letter topic is used with on_error dead-letter only; leave one of them out",
-        ),
-        (None | Some(OnError::Fail), false) => Ok(ErrorPolicy::Fail),
-        (Some(OnError::Skip), false) => Ok(ErrorPolicy::Skip),
-        (Some(OnError::PassThrough), false) => Ok(ErrorPolicy::PassThrough),
-    }
-}
-
-fn valid_name(name: &str) -> bool {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-    (1..=128).contains(&name.len()) && name.bytes().all(allowed) && name != "." && name != ".."
-}
-
-fn check_env(env: &BTreeMap<String, String>) -> Result<(), ApiError> {
-    let bytes: usize = env.iter().map(|(k, v)| k.len() + v.len()).sum();
-    if env.len() > ENV_MAX || bytes > ENV_BYTES_MAX {
-        let message = format!(
-            "the environment may have {ENV_MAX} variables and {ENV_BYTES_MAX} bytes in all"
-        );
-        return Err(ApiError::bad_request("invalid_env", message));
-    }
-    for name in env.keys() {
-        let plain = !name.is_empty() && !name.contains(['=', '\0']);
-        if !plain || name.starts_with("TIDEMILL_") || env[name].contains('\0') {
-            let message = format!(
-                "'{name}' cannot be set: names are not empty, have no '=', and do not begin with TIDEMILL_"
-            );
-            return Err(ApiError::bad_request("invalid_env", message));
-        }
-    }
-    Ok(())
 }

@@ -16,11 +16,12 @@ use tidemill_rt::chan::watch;
 use tidemill_rt::task::{self, JoinHandle, Queue};
 use tidemill_rt::time;
 use tidemill_transform::{Control, OnError, Processor, ProcessorConfig, ProcessorStats, Stopped};
-use tidemill_wasm_host::{Factory, Guest, GuestConfig, Limits, OutputTopic, TransformKey};
+use tidemill_wasm_host::{Factory, Guest, GuestConfig, OutputTopic, TransformKey};
 
 use super::logs::{About, Logs, PartitionObserver};
-use super::modules;
+use super::request::limits_that_hold;
 use super::wiring::{GuestRunner, RingSink, RingSource};
+use super::{modules, positions, status, versions};
 use crate::admin::types::LogLevel;
 use crate::config::Settings;
 use crate::metrics::Histogram;
@@ -48,6 +49,8 @@ pub(crate) struct Active {
     pub(crate) key: Option<TransformKey>,
     pub(crate) processors: BTreeMap<i32, Running>,
     pub(crate) load_error: Option<String>,
+    /// What processors had counted that are begun anew.
+    counted: BTreeMap<i32, Rc<ProcessorStats>>,
     /// Its outputs as they were told to the guest thread.
     outputs: Vec<OutputTopic>,
 }
@@ -170,6 +173,7 @@ impl Shard {
                 _ if spec.is_later_input(partition.index) => StartAt::Offset(0),
                 StartPosition::Earliest => StartAt::Earliest,
                 StartPosition::Latest => StartAt::Latest,
+                from => StartAt::Offset(positions::resolve(&ring, partition, from).await?),
             };
             ring.attach(partition, spec.incarnation(), start)
                 .await
@@ -261,6 +265,10 @@ impl Shard {
         {
             self.stop_transform(&spec.name).await;
         }
+        if let Some((_, message)) = status::trouble(image, spec) {
+            self.stop_troubled(spec, &message).await;
+            return true;
+        }
         if inputs.is_empty() {
             return true;
         }
@@ -275,6 +283,17 @@ impl Shard {
             return true;
         }
         self.start_processors(spec, key, inputs)
+    }
+
+    /// Stops a transform whose topics are gone; it is looked at again when topics or deployments change.
+    async fn stop_troubled(self: &Rc<Shard>, spec: &TransformSpec, message: &str) {
+        let at_work = self.transforms.active.borrow().contains_key(&spec.name);
+        if at_work {
+            self.stop_transform(&spec.name).await;
+            self.transforms
+                .logs
+                .event(about(spec, None), LogLevel::Error, message);
+        }
     }
 
     /// The key of the transform's module in the guest thread, loading it if need be.
@@ -296,6 +315,7 @@ impl Shard {
             key: None,
             processors: BTreeMap::new(),
             load_error: None,
+            counted: BTreeMap::new(),
             outputs: Vec::new(),
         });
         entry.spec = spec.clone();
@@ -331,14 +351,10 @@ impl Shard {
         let guest = self.transforms.guest();
         let key = TransformKey(self.transforms.next_key.get());
         self.transforms.next_key.set(key.0 + 1);
-        let declared = &spec.outputs[..spec.declared_outputs as usize];
-        let outputs: Vec<String> = declared.iter().map(|o| o.name.clone()).collect();
+        let outputs = versions::declared(spec);
         let topics = (spec.input.name.as_str(), &outputs[..]);
         let env = modules::environment((&spec.name, spec.version), topics, &spec.env);
-        let limits = Limits {
-            time_ms: spec.time_ms,
-            memory_bytes: spec.memory_bytes as usize,
-        };
+        let limits = limits_that_hold(spec, &self.info.settings.transforms);
         guest.register(key, module, env, limits, self.output_topics(image, spec));
         guest.set_weight(key, spec.weight);
         Ok(key)
@@ -370,7 +386,9 @@ impl Shard {
                     .send_if_modified(|c| std::mem::replace(c, control) != control);
                 continue;
             }
-            let running = self.start_processor(spec, key, (ring, partition), control);
+            let counted = active.counted.remove(&partition.index);
+            let stats = counted.unwrap_or_default();
+            let running = self.start_processor(spec, key, (ring, partition), (control, stats));
             if let Some(running) = running {
                 active.processors.insert(partition.index, running);
             }
@@ -383,10 +401,9 @@ impl Shard {
         spec: &Arc<TransformSpec>,
         key: TransformKey,
         (ring, partition): (Ring, PartitionId),
-        control: Control,
+        (control, stats): (Control, Rc<ProcessorStats>),
     ) -> Option<Running> {
         let (tx, rx) = watch::channel(control);
-        let stats = Rc::new(ProcessorStats::default());
         let observer = Rc::new(PartitionObserver {
             logs: self.transforms.logs.clone(),
             about: about(spec, Some(partition.index)),
@@ -400,6 +417,7 @@ impl Shard {
             ring,
             partition,
             spec: spec.clone(),
+            moves: Cell::new(0),
         };
         let guest = self.transforms.guest.borrow().clone()?;
         let config = ProcessorConfig {
@@ -434,6 +452,25 @@ impl Shard {
             ended,
             started: time::Instant::now(),
         })
+    }
+
+    /// Has a partition's processor begin anew where the transform stands now. What it counted goes on.
+    pub(super) async fn restart_processor(self: &Rc<Shard>, spec: &TransformSpec, index: i32) {
+        let stopped = {
+            let mut active = self.transforms.active.borrow_mut();
+            let active = active.get_mut(&spec.name);
+            let active = active.filter(|a| a.spec.incarnation == spec.incarnation);
+            active.and_then(|active| {
+                let running = active.processors.remove(&index)?;
+                active.counted.insert(index, running.stats.clone());
+                Some(running)
+            })
+        };
+        if let Some(running) = stopped {
+            let _ = running.control.send(Control::Stop);
+            let _ = running.task.await;
+        }
+        self.transforms.wake.notify_all();
     }
 
     /// Stops this life of a transform, if it is the one at work here.

@@ -2,10 +2,13 @@
 
 use std::rc::Rc;
 
-use tidemill_controller::image::ErrorPolicy;
+use tidemill_controller::image::{ErrorPolicy, TopicRef};
 use tidemill_controller::{Image, TransformSpec, TransformStatus};
 use tidemill_transform::{ProcessorState, ProcessorStats};
+use tidemill_wasm_host::Limits;
 
+use super::request::limits_that_hold;
+use super::versions::declared;
 use crate::admin::ApiError;
 use crate::admin::types::{
     LimitsSpec, OnError, TransformDetail, TransformPartition, TransformState, TransformSummary,
@@ -13,6 +16,7 @@ use crate::admin::types::{
 use crate::metrics::Sample;
 use crate::records::gone;
 use crate::shard::Shard;
+use crate::topics::CONTROLLER_SHARD;
 
 /// What one shard knows of one transform.
 #[derive(Debug, Default)]
@@ -25,12 +29,54 @@ struct Part {
 }
 
 /// States of a transform on a partition, and how metrics call them.
-const STATES: [(TransformState, &str); 4] = [
+const STATES: [(TransformState, &str); 6] = [
     (TransformState::Starting, "starting"),
     (TransformState::Running, "running"),
     (TransformState::Paused, "paused"),
     (TransformState::Failing, "failing"),
+    (TransformState::InputGone, "input-gone"),
+    (TransformState::OutputGone, "output-gone"),
 ];
+
+/// That there is no such transform.
+pub(crate) fn no_such_transform(name: &str) -> ApiError {
+    let message = format!("transform '{name}' does not exist; see: transform list");
+    ApiError::not_found("transform_not_found", message)
+}
+
+/// What is wrong with the topics of a transform: it stands still until that is mended.
+pub(super) fn trouble(image: &Image, spec: &TransformSpec) -> Option<(TransformState, String)> {
+    let name = &spec.name;
+    let gone = |topic: &TopicRef| image.topic_by_id(topic.id).is_none();
+    let anew = |topic: &TopicRef| image.topic(&topic.name).is_some();
+    let input = &spec.input;
+    if gone(input) {
+        let message = match anew(input) {
+            true => format!(
+                "the input topic '{0}' was deleted and made anew, which is another topic: deploy '{name}' again to read it, with --from to \
+                 say from where",
+                input.name
+            ),
+            false => format!(
+                "the input topic '{0}' was deleted; make it anew and deploy '{name}' again, or: transform delete {name}",
+                input.name
+            ),
+        };
+        return Some((TransformState::InputGone, message));
+    }
+    let output = spec.outputs.iter().find(|output| gone(output))?;
+    let message = match anew(output) {
+        true => format!(
+            "the output topic '{}' was deleted and made anew, which is another topic: deploy '{name}' again to write to it",
+            output.name
+        ),
+        false => format!(
+            "the output topic '{}' was deleted; deploy '{name}' again: with it, so that it is made anew, or without it. Input waits until then",
+            output.name
+        ),
+    };
+    Some((TransformState::OutputGone, message))
+}
 
 impl Shard {
     /// The summaries of all transforms that are not being deleted.
@@ -56,8 +102,7 @@ impl Shard {
             .transform(name)
             .filter(|t| t.status != TransformStatus::Deleting);
         let Some(spec) = spec.cloned() else {
-            let message = format!("transform '{name}' does not exist; see: transform list");
-            return Err(ApiError::not_found("transform_not_found", message));
+            return Err(no_such_transform(name));
         };
         let parts = {
             let spec = spec.clone();
@@ -76,7 +121,16 @@ impl Shard {
         }
         whole.partitions.sort_by_key(|p| p.partition);
         let mut detail = detail(&spec, whole);
-        detail.notes = notes(&image, &spec);
+        let holds = limits_that_hold(&spec, &self.info.settings.transforms);
+        detail.notes = notes(&image, &spec, &holds);
+        detail.limits = LimitsSpec {
+            time_ms: Some(holds.time_ms),
+            memory_bytes: Some(holds.memory_bytes as u64),
+        };
+        if let Some((state, message)) = trouble(&image, &spec) {
+            detail.summary.state = state;
+            detail.summary.last_error = Some(message);
+        }
         Ok(detail)
     }
 
@@ -85,6 +139,7 @@ impl Shard {
         let image = self.image();
         let active = self.transforms.active.borrow();
         let active = active.get(&spec.name);
+        let trouble = trouble(&image, spec);
         for (ring, partition) in self.inputs_here(&image, spec) {
             let running = active.and_then(|a| a.processors.get(&partition.index));
             let position = ring.progress(partition, spec.incarnation()).unwrap_or(0);
@@ -93,6 +148,7 @@ impl Shard {
                 .map_or(position, |v| v.last_stable_offset);
             let load_error = active.and_then(|a| a.load_error.clone());
             let state = match (running, spec.status) {
+                _ if let Some((state, _)) = &trouble => *state,
                 (_, TransformStatus::Paused) => TransformState::Paused,
                 _ if load_error.is_some() => TransformState::Failing,
                 (None, _) => TransformState::Starting,
@@ -190,6 +246,7 @@ impl Shard {
             ));
             histogram.collect("tidemill_transform_latency_seconds", &labels, out);
         }
+        self.collect_troubled(out);
         self.collect_logs(out);
     }
 
@@ -216,6 +273,24 @@ impl Shard {
                     count as f64,
                 ));
             }
+        }
+    }
+
+    /// Those whose topics are gone are at work nowhere: shard 0 tells of each of them once.
+    fn collect_troubled(&self, out: &mut Vec<Sample>) {
+        if self.id != CONTROLLER_SHARD {
+            return;
+        }
+        let image = self.image();
+        for spec in image.transforms() {
+            let deleting = spec.status == TransformStatus::Deleting;
+            let Some((found, _)) = trouble(&image, spec).filter(|_| !deleting) else {
+                continue;
+            };
+            let state = STATES.iter().find(|(state, _)| *state == found);
+            let word = state.map_or("", |(_, word)| word).to_owned();
+            let labels = vec![("transform", spec.name.clone()), ("state", word)];
+            out.push(Sample::plain("tidemill_transform_partitions", labels, 1.0));
         }
     }
 
@@ -295,10 +370,7 @@ fn detail(spec: &TransformSpec, whole: Part) -> TransformDetail {
             version: spec.version,
             state,
             input: spec.input.name.clone(),
-            outputs: spec.outputs[..spec.declared_outputs as usize]
-                .iter()
-                .map(|o| o.name.clone())
-                .collect(),
+            outputs: declared(spec),
             lag: whole.partitions.iter().map(|p| p.lag).sum(),
             records_in: whole.records_in,
             records_out: whole.records_out,
@@ -312,30 +384,32 @@ fn detail(spec: &TransformSpec, whole: Part) -> TransformDetail {
             time_ms: Some(spec.time_ms),
             memory_bytes: Some(spec.memory_bytes),
         },
-        on_error: match spec.on_error {
-            ErrorPolicy::Fail => OnError::Fail,
-            ErrorPolicy::Skip => OnError::Skip,
-            ErrorPolicy::DeadLetter => OnError::DeadLetter,
-            ErrorPolicy::PassThrough => OnError::PassThrough,
-        },
-        dead_letter: spec
-            .dead_letter
-            .and_then(|i| spec.outputs.get(i as usize))
-            .map(|o| o.name.clone()),
+        on_error: policy(spec),
+        dead_letter: dead_letter(spec),
         attempts: spec.attempts,
         compression: spec.compression,
         weight: spec.weight,
         partition_by: spec.partition_by,
+        deployed_ms: spec.deployed_ms,
         notes: Vec::new(),
         partitions: whole.partitions,
     }
 }
 
 /// What is not wrong, but may surprise: outputs with another number of partitions than the input.
-fn notes(image: &Image, spec: &TransformSpec) -> Vec<String> {
+fn notes(image: &Image, spec: &TransformSpec, holds: &Limits) -> Vec<String> {
+    let mut notes = Vec::new();
+    if holds.time_ms < spec.time_ms || (holds.memory_bytes as u64) < spec.memory_bytes {
+        notes.push(format!(
+            "it was deployed with {} ms and {} MiB; the limits of this broker (transforms.call_time_max, transforms.instance_memory_max) \
+             are smaller by now and hold",
+            spec.time_ms,
+            spec.memory_bytes >> 20
+        ));
+    }
     let count = |id| image.topic_by_id(id).map(|t| t.partition_count());
     let Some(input) = count(spec.input.id) else {
-        return Vec::new();
+        return notes;
     };
     let fewer = spec.outputs.iter().filter_map(|output| {
         let has = count(output.id).filter(|has| *has < input)?;
@@ -345,5 +419,22 @@ fn notes(image: &Image, spec: &TransformSpec) -> Vec<String> {
             output.name, spec.input.name, output.name
         ))
     });
-    fewer.collect()
+    notes.extend(fewer);
+    notes
+}
+
+/// What happens to a record it cannot handle.
+pub(super) fn policy(spec: &TransformSpec) -> OnError {
+    match spec.on_error {
+        ErrorPolicy::Fail => OnError::Fail,
+        ErrorPolicy::Skip => OnError::Skip,
+        ErrorPolicy::DeadLetter => OnError::DeadLetter,
+        ErrorPolicy::PassThrough => OnError::PassThrough,
+    }
+}
+
+/// The topic for such records.
+pub(super) fn dead_letter(spec: &TransformSpec) -> Option<String> {
+    let output = spec.outputs.get(spec.dead_letter? as usize)?;
+    Some(output.name.clone())
 }

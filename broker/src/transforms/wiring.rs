@@ -1,5 +1,6 @@
 //! A processor's source, sink and runner: the ring of its input partition and the shard's guest thread.
 
+use std::cell::Cell;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 
@@ -81,6 +82,9 @@ pub(crate) struct RingSink {
     pub(crate) ring: Ring,
     pub(crate) partition: PartitionId,
     pub(crate) spec: Arc<TransformSpec>,
+    /// How often the transform had been moved by a seek when its position was asked for last: what is proposed from then on was made
+    /// from there.
+    pub(crate) moves: Cell<u32>,
 }
 
 impl RingSink {
@@ -137,6 +141,7 @@ impl RingSink {
         Ok(tidemill_ring::Outcome {
             input: self.partition,
             incarnation: self.spec.incarnation(),
+            moves: self.moves.get(),
             version: self.spec.version,
             first: outcome.first,
             next: outcome.next,
@@ -161,7 +166,11 @@ impl Room for RingRoom {
 
 impl Sink for RingSink {
     fn position(&self) -> Option<Offset> {
-        self.ring.progress(self.partition, self.spec.incarnation())
+        let standing = self
+            .ring
+            .standing(self.partition, self.spec.incarnation())?;
+        self.moves.set(standing.moves);
+        Some(standing.position)
     }
 
     fn outcome_bytes_max(&self) -> usize {

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::builtins::Choice;
 use super::pair;
 use crate::Context;
-use crate::admin::{Admin, segment, typed};
+use crate::admin::{segment, typed};
 use crate::builtin::Builtin;
 use crate::compile;
 use crate::error::{CliError, CliResult};
@@ -41,10 +41,11 @@ pub(crate) struct Arguments {
     /// An environment variable for it; may be given several times
     #[arg(long = "env", value_name = "KEY=VALUE", value_parser = pair)]
     env: Vec<(String, String)>,
-    /// Where a new transform begins to read [default: latest, records written before are not read]; one that is there already
+    /// Where a new transform begins to read: earliest, latest, @TIME (ms since 1970, or as @2026-11-27T10:00:00Z), +N (records
+    /// after the oldest) or -N (before the end) [default: latest, records written before are not read]; one that is there already
     /// keeps its place
-    #[arg(long, value_enum)]
-    from: Option<From>,
+    #[arg(long, value_name = "POSITION", allow_hyphen_values = true)]
+    from: Option<String>,
     /// What happens to a record it cannot handle [default: dead-letter with --dead-letter, else fail: it waits there and tries
     /// again]
     #[arg(long, value_enum, value_name = "POLICY")]
@@ -78,15 +79,6 @@ pub(crate) struct Arguments {
     no_build: bool,
 }
 
-/// Where a new transform begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum From {
-    /// With the first record that is there
-    Earliest,
-    /// With what is written from now on
-    Latest,
-}
-
 /// What is deployed.
 #[derive(Debug)]
 struct Deployment {
@@ -105,6 +97,8 @@ struct Deployed {
     version: u32,
     #[serde(default)]
     paused: bool,
+    #[serde(default)]
+    kept_place: bool,
     created_topics: Vec<CreatedTopic>,
 }
 
@@ -150,7 +144,12 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> CliResult {
         .as_str()
         .unwrap_or_default()
         .to_owned();
-    check_input(&admin, &input)?;
+    let path = format!("/v1/transforms/{}", segment(&deployment.name));
+    // What can be refused without the module is, before it is uploaded and compiled.
+    admin.post(
+        &format!("{path}/check"),
+        &Value::Object(deployment.request.clone()),
+    )?;
     let stored: Stored = {
         let _progress = Progress::start("uploading the module; the broker compiles it");
         typed(&admin.put_wasm("/v1/modules", &wasm)?)?
@@ -161,7 +160,6 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> CliResult {
     let outputs = outputs_shown(&deployment.request);
     let answer = {
         let _progress = Progress::start(format!("deploying {}", deployment.name));
-        let path = format!("/v1/transforms/{}", segment(&deployment.name));
         admin.put(&path, &Value::Object(deployment.request))?
     };
     if context.output.is_json() {
@@ -180,24 +178,18 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> CliResult {
         "deployed {} version {} ({size}): {input} -> {outputs}",
         deployment.name, deployed.version
     ))?;
+    if deployed.kept_place {
+        context.output.say(&format!(
+            "it keeps its place: --from is for new transforms; `transform seek {}` moves it",
+            deployment.name
+        ))?;
+    }
     match deployed.paused {
         true => context.output.say(&format!(
             "it is still paused: `transform resume {}` lets it go on",
             deployment.name
         )),
         false => Ok(()),
-    }
-}
-
-/// Refuses a topic that is not there before a module is uploaded and compiled for it.
-fn check_input(admin: &Admin, input: &str) -> CliResult {
-    let answer = admin.get("/v1/topics")?;
-    let mut topics = answer["topics"].as_array().into_iter().flatten();
-    match topics.any(|topic| topic["name"] == input) {
-        true => Ok(()),
-        false => Err(CliError::said(format!(
-            "the input topic '{input}' does not exist; see `transform topic list`, or make it: `transform topic create {input}`"
-        ))),
     }
 }
 
@@ -386,16 +378,7 @@ fn request(arguments: &Arguments, defaults: Defaults) -> CliResult<Map<String, V
     request.insert("env".to_owned(), json!(env));
     request.insert("limits".to_owned(), Value::Object(limits));
     let optional = [
-        (
-            "from",
-            arguments.from.map(|from| {
-                json!(if from == From::Earliest {
-                    "earliest"
-                } else {
-                    "latest"
-                })
-            }),
-        ),
+        ("from", arguments.from.as_ref().map(|from| json!(from))),
         ("on_error", on_error.map(|policy| json!(policy.word()))),
         ("dead_letter", dead_letter.map(|topic| json!(topic))),
         (

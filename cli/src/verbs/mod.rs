@@ -14,8 +14,11 @@ mod logs;
 mod pause;
 mod produce;
 mod resume;
+mod rollback;
+mod seek;
 mod test;
 mod topic;
+mod versions;
 
 use std::time::Duration;
 
@@ -52,6 +55,12 @@ pub(crate) enum Verb {
     Pause(pause::Arguments),
     /// Let a paused transform go on where it stood
     Resume(resume::Arguments),
+    /// Move a transform to another place in its input
+    Seek(seek::Arguments),
+    /// List the versions of a transform that are kept
+    Versions(versions::Arguments),
+    /// Deploy the content of an earlier version again
+    Rollback(rollback::Arguments),
     /// Remove a transform; its topics stay
     Delete(delete::Arguments),
     /// Create, list, describe and delete topics
@@ -83,6 +92,9 @@ impl Verb {
             Verb::Logs(arguments) => logs::run(&arguments, context),
             Verb::Pause(arguments) => pause::run(&arguments, context),
             Verb::Resume(arguments) => resume::run(&arguments, context),
+            Verb::Seek(arguments) => seek::run(&arguments, context),
+            Verb::Versions(arguments) => versions::run(&arguments, context),
+            Verb::Rollback(arguments) => rollback::run(&arguments, context),
             Verb::Delete(arguments) => delete::run(&arguments, context),
             Verb::Topic(verb) => topic::run(&verb, context),
             Verb::Produce(arguments) => produce::run(&arguments, context),

@@ -116,8 +116,14 @@ fn entries() -> Vec<Entry> {
             incarnation: life,
             start: StartAt::Earliest,
         },
+        Op::Seek {
+            incarnation: life,
+            moves: 0,
+            to: 1,
+        },
         Op::Outcome {
             incarnation: life,
+            moves: 1,
             version: 1,
             first: 0,
             next: 2,

@@ -5,7 +5,6 @@ use std::time::Duration;
 use kafka_protocol::messages::create_partitions_request::{
     CreatePartitionsAssignment, CreatePartitionsTopic,
 };
-use kafka_protocol::messages::delete_topics_request::DeleteTopicState;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
 use kafka_protocol::messages::describe_configs_response::DescribeConfigsResourceResult;
 use kafka_protocol::messages::describe_topic_partitions_request::{Cursor, TopicRequest};
@@ -16,12 +15,11 @@ use kafka_protocol::messages::offset_for_leader_epoch_request::{
     OffsetForLeaderPartition, OffsetForLeaderTopic,
 };
 use kafka_protocol::messages::{
-    AlterConfigsRequest, BrokerId, CreatePartitionsRequest, DeleteTopicsRequest,
-    DescribeClusterRequest, DescribeConfigsRequest, DescribeLogDirsRequest,
-    DescribeProducersRequest, DescribeTopicPartitionsRequest, ElectLeadersRequest,
-    IncrementalAlterConfigsRequest, ListConfigResourcesRequest, ListPartitionReassignmentsRequest,
-    OffsetForLeaderEpochRequest, TopicName, alter_configs_request, describe_producers_request,
-    elect_leaders_request,
+    AlterConfigsRequest, BrokerId, CreatePartitionsRequest, DescribeClusterRequest,
+    DescribeConfigsRequest, DescribeLogDirsRequest, DescribeProducersRequest,
+    DescribeTopicPartitionsRequest, ElectLeadersRequest, IncrementalAlterConfigsRequest,
+    ListConfigResourcesRequest, ListPartitionReassignmentsRequest, OffsetForLeaderEpochRequest,
+    TopicName, alter_configs_request, describe_producers_request, elect_leaders_request,
 };
 use tidemill_tests::cli::Cli;
 use tidemill_tests::raw::{self, Connection};
@@ -35,7 +33,7 @@ on_both_engines!(
     x1_partitions_added_to_an_input_begin_at_0,
     changed_settings_act_at_once_and_outlive_a_kill,
     cluster_disk_epochs_and_pages_are_told,
-    mistyped_topic_is_not_made_and_topic_in_use_says_by_whom,
+    mistyped_topic_is_not_made,
 );
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -508,7 +506,7 @@ fn epochs(messages: &mut Messages, epoch: i32) -> (i32, i64) {
     (now, end)
 }
 
-fn mistyped_topic_is_not_made_and_topic_in_use_says_by_whom(engine: Engine) {
+fn mistyped_topic_is_not_made(engine: Engine) {
     let broker = Broker::start(engine);
     let cli = Cli::new(&broker);
     let refused = cli.run_with_input(&["produce", "tpyo"], "a\n");
@@ -518,18 +516,4 @@ fn mistyped_topic_is_not_made_and_topic_in_use_says_by_whom(engine: Engine) {
         refused.text()
     );
     assert!(!cli.ok(&["topic", "list"]).contains("tpyo"));
-    let made = cli.run_with_input(&["produce", "in", "--create"], "a\n");
-    assert!(made.ok, "{}", made.text());
-    cli.deploy(&modules::mask(), "mask", "in", "out");
-    let mut messages = Messages::open(&broker.kafka());
-    for topic in ["in", "out"] {
-        let state = DeleteTopicState::default().with_name(Some(name(topic)));
-        let request = DeleteTopicsRequest::default()
-            .with_topics(vec![state])
-            .with_timeout_ms(30_000);
-        let response = messages.call(6, &request).responses.remove(0);
-        let message = response.error_message.unwrap_or_default();
-        assert_eq!(response.error_code, 44, "a policy forbids it");
-        assert!(message.contains("transform delete mask"), "{message}");
-    }
 }

@@ -13,6 +13,7 @@ mod command_line;
 mod connections;
 mod costly_modules;
 mod damage;
+mod deployments;
 mod developing;
 mod disks;
 mod examples;

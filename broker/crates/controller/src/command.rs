@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use tidemill_model::TopicId;
 
-use crate::image::{Codec, ErrorPolicy, ModuleHash, PartitionBy, StartPosition, Topic, weight_min};
+use crate::image::{
+    Codec, ErrorPolicy, ModuleHash, PartitionBy, Sealed, StartPosition, Topic, weight_min,
+};
 
 /// A change of the cluster, decided once, in the order of ring 0's log. Stored as JSON: rare, small, and readable in
 /// a log years later.
@@ -22,6 +24,10 @@ pub enum ControllerCommand {
         /// Its id.
         #[serde(with = "crate::image::topic_id_text")]
         id: TopicId,
+        /// Whether a transform that reads or writes it may stand in the way. Entries of versions that always refused do not say
+        /// it, and must come to the same when they are replayed.
+        #[serde(default)]
+        if_used: IfUsed,
     },
     /// Forgets deleted topics: every ring has dropped their partitions.
     RetireTopics {
@@ -75,6 +81,17 @@ pub enum ControllerCommand {
     },
 }
 
+/// What becomes of deleting a topic that a transform reads or writes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IfUsed {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// It is done; the transform shows that its topic is gone.
+    Delete,
+}
+
 /// What a deploy asks for. Topics are named and must exist when the command is applied.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Deploy {
@@ -109,6 +126,15 @@ pub struct Deploy {
     /// Where records go that the function did not place itself.
     #[serde(default)]
     pub partition_by: PartitionBy,
+    /// All secrets it is to have, sealed.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, Sealed>,
+    /// The leader's clock when it proposed, in ms since the Unix epoch.
+    #[serde(default)]
+    pub now_ms: i64,
+    /// The version whose content this is, when it is rolled back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_of: Option<u32>,
 }
 
 /// What an accepted command answers.
@@ -157,9 +183,7 @@ pub enum Refusal {
     )]
     TopicCollides(String, String),
     /// A transform reads or writes the topic.
-    #[error(
-        "topic '{topic}' is used by transform '{transform}'; delete that first: transform delete {transform}"
-    )]
+    #[error("topic '{topic}' is used by transform '{transform}'")]
     TopicInUse {
         /// The topic.
         topic: String,

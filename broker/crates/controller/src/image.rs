@@ -54,6 +54,27 @@ pub enum StartPosition {
     Earliest,
     /// After the newest record.
     Latest,
+    /// At the first record with this timestamp or a later one, in ms since the Unix epoch; after the newest where there is none.
+    Timestamp(i64),
+    /// So many offsets after the oldest record kept.
+    AfterStart(i64),
+    /// So many offsets before the end.
+    BeforeEnd(i64),
+}
+
+/// A secret of a transform, sealed: readable with the node's key alone.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sealed {
+    /// Which key it was sealed with.
+    pub key: String,
+    /// The sealed value, as text.
+    pub sealed: String,
+}
+
+impl std::fmt::Debug for Sealed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Sealed(key {})", self.key)
+    }
 }
 
 /// How a transform's output is compressed.
@@ -158,6 +179,15 @@ pub struct TransformSpec {
     /// Where records go that the function did not place itself.
     #[serde(default)]
     pub partition_by: PartitionBy,
+    /// Its secrets, sealed, by the variables they are given as.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, Sealed>,
+    /// When this version was deployed, by the leader's clock, in ms since the Unix epoch; 0 where that was not written down.
+    #[serde(default)]
+    pub deployed_ms: i64,
+    /// The version that was rolled back to, if this one came of that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_of: Option<u32>,
     /// Where it stands.
     pub status: TransformStatus,
     /// How many partitions its input had when it was deployed, noted when that topic grows: it begins at offset 0 in those
@@ -197,6 +227,11 @@ pub struct Image {
     pub(crate) topics: BTreeMap<String, Arc<Topic>>,
     pub(crate) by_id: BTreeMap<TopicId, Arc<Topic>>,
     pub(crate) transforms: BTreeMap<String, Arc<TransformSpec>>,
+    /// Earlier versions of the transforms, oldest first.
+    pub(crate) earlier: BTreeMap<String, Vec<Arc<TransformSpec>>>,
+    /// Lives of transforms that are over because their input was deleted and they read its successor; their committed output is
+    /// still being delivered.
+    pub(crate) replaced: BTreeMap<u64, Arc<TransformSpec>>,
     /// Topics that were deleted and of which a ring may still have partitions.
     pub(crate) deleted: BTreeSet<TopicId>,
 }
@@ -236,6 +271,23 @@ impl Image {
     /// All transforms, by name.
     pub fn transforms(&self) -> impl Iterator<Item = &Arc<TransformSpec>> {
         self.transforms.values()
+    }
+
+    /// The earlier versions of a transform that are kept, oldest first.
+    pub fn earlier_versions(&self, name: &str) -> &[Arc<TransformSpec>] {
+        self.earlier.get(name).map_or(&[], Vec::as_slice)
+    }
+
+    /// Lives of transforms that were replaced and are not retired yet.
+    pub fn replaced(&self) -> impl Iterator<Item = &Arc<TransformSpec>> {
+        self.replaced.values()
+    }
+
+    /// The modules that a version of a transform uses.
+    pub fn modules(&self) -> BTreeSet<&str> {
+        let earlier = self.earlier.values().flatten();
+        let all = self.transforms.values().chain(earlier);
+        all.map(|t| t.module.as_str()).collect()
     }
 
     /// The ring of a partition, if it exists.

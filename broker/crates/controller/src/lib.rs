@@ -9,6 +9,7 @@
 pub mod command;
 pub mod config_change;
 pub mod configs;
+pub mod deploy;
 pub mod handle;
 pub mod image;
 pub mod placement;

@@ -1,13 +1,14 @@
 //! The controller's state machine: pure, no clock, no randomness, no I/O.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use tidemill_model::{TopicId, topic_name};
 
-use crate::command::{ControllerCommand, ControllerReply, Deploy, Refusal};
-use crate::image::{Image, Topic, TopicRef, TransformSpec, TransformStatus};
+use crate::command::{ControllerCommand, ControllerReply, IfUsed, Refusal};
+use crate::deploy;
+use crate::image::{Image, Topic, TransformSpec, TransformStatus};
 
 /// Most topics of a cluster.
 pub const TOPICS_MAX: usize = 100_000;
@@ -39,6 +40,12 @@ struct Stored {
     #[serde(default)]
     deleted: Vec<String>,
     transforms: Vec<TransformSpec>,
+    /// Earlier versions of the transforms, oldest first.
+    #[serde(default)]
+    earlier: Vec<TransformSpec>,
+    /// Lives of transforms that are over and not retired.
+    #[serde(default)]
+    replaced: Vec<TransformSpec>,
 }
 
 /// Version of the stored form.
@@ -54,6 +61,30 @@ impl Default for ControllerState {
 }
 
 impl Image {
+    /// Whether a topic of this name and number of partitions could be made.
+    ///
+    /// # Errors
+    /// [`Refusal`].
+    pub fn check_new_topic(&self, name: &str, partitions: usize) -> Result<(), Refusal> {
+        if self.topics.contains_key(name) {
+            return Err(Refusal::TopicExists(name.to_owned()));
+        }
+        if self.topics.len() >= TOPICS_MAX {
+            return Err(Refusal::Limit(format!(
+                "the cluster has {TOPICS_MAX} topics, which is its limit"
+            )));
+        }
+        self.room_for_partitions(partitions)?;
+        let key = topic_name::collision_key(name);
+        let mut names = self.topics.keys();
+        if name.contains(['.', '_'])
+            && let Some(other) = names.find(|n| topic_name::collision_key(n) == key)
+        {
+            return Err(Refusal::TopicCollides(name.to_owned(), other.clone()));
+        }
+        Ok(())
+    }
+
     /// Whether the cluster may have `more` partitions.
     ///
     /// # Errors
@@ -82,7 +113,7 @@ impl ControllerState {
     pub fn apply(&mut self, index: u64, command: ControllerCommand) -> Applied {
         let reply = match command {
             ControllerCommand::CreateTopic { topic } => self.create_topic(topic),
-            ControllerCommand::DeleteTopic { id } => self.delete_topic(id),
+            ControllerCommand::DeleteTopic { id, if_used } => self.delete_topic(id, if_used),
             ControllerCommand::RetireTopics { ids } => {
                 for id in ids {
                     self.image.deleted.remove(&id);
@@ -100,7 +131,9 @@ impl ControllerState {
                 self.next_producer_id += i64::from(count);
                 return Ok(ControllerReply::ProducerIds { first });
             }
-            ControllerCommand::DeployTransform(deploy) => self.deploy(index, *deploy),
+            ControllerCommand::DeployTransform(deploy) => {
+                deploy::apply(&mut self.image, index, *deploy)
+            }
             ControllerCommand::SetPaused { name, paused } => self.set_paused(&name, paused),
             ControllerCommand::DeleteTransform { name } => self.delete_transform(&name),
             ControllerCommand::RetireTransform { name, incarnation } => {
@@ -112,25 +145,7 @@ impl ControllerState {
     }
 
     fn create_topic(&mut self, topic: Topic) -> Applied {
-        if self.image.topics.contains_key(&topic.name) {
-            return Err(Refusal::TopicExists(topic.name));
-        }
-        if self.image.topics.len() >= TOPICS_MAX {
-            return Err(Refusal::Limit(format!(
-                "the cluster has {TOPICS_MAX} topics, which is its limit"
-            )));
-        }
-        self.image.room_for_partitions(topic.rings.len())?;
-        let key = topic_name::collision_key(&topic.name);
-        if topic.name.contains(['.', '_'])
-            && let Some(other) = self
-                .image
-                .topics
-                .keys()
-                .find(|n| topic_name::collision_key(n) == key)
-        {
-            return Err(Refusal::TopicCollides(topic.name, other.clone()));
-        }
+        self.image.check_new_topic(&topic.name, topic.rings.len())?;
         self.put_topic(topic);
         Ok(ControllerReply::Done)
     }
@@ -173,14 +188,14 @@ impl ControllerState {
         Ok(ControllerReply::Done)
     }
 
-    fn delete_topic(&mut self, id: TopicId) -> Applied {
+    fn delete_topic(&mut self, id: TopicId, if_used: IfUsed) -> Applied {
         let uses = |t: &&Arc<TransformSpec>| {
             t.input.id == id || t.outputs.iter().any(|output| output.id == id)
         };
-        if let (Some(topic), Some(user)) = (
-            self.image.by_id.get(&id),
-            self.image.transforms.values().find(uses),
-        ) {
+        if if_used == IfUsed::Refuse
+            && let Some(topic) = self.image.by_id.get(&id)
+            && let Some(user) = self.image.transforms.values().find(uses)
+        {
             return Err(Refusal::TopicInUse {
                 topic: topic.name.clone(),
                 transform: user.name.clone(),
@@ -192,146 +207,6 @@ impl ControllerState {
         self.image.topics.remove(&topic.name);
         self.image.deleted.insert(id);
         Ok(ControllerReply::Done)
-    }
-
-    fn topic_ref(&self, name: &str) -> Result<TopicRef, Refusal> {
-        let topic = self.image.topics.get(name);
-        topic
-            .map(|t| TopicRef {
-                id: t.id,
-                name: t.name.clone(),
-            })
-            .ok_or_else(|| Refusal::NoSuchTopic(name.to_owned()))
-    }
-
-    fn deploy(&mut self, index: u64, deploy: Deploy) -> Applied {
-        let (input, outputs, dead_letter) = self.resolve_topics(&deploy)?;
-        self.refuse_cycle(&deploy.name, input.id, &outputs)?;
-        let current = self.image.transforms.get(&deploy.name);
-        let (incarnation, version, from, status) = match current {
-            Some(t) if t.status == TransformStatus::Deleting => {
-                return Err(Refusal::Deleting(deploy.name));
-            }
-            Some(t) if t.input.id != input.id => {
-                return Err(Refusal::InputChanged {
-                    name: deploy.name,
-                    current: t.input.name.clone(),
-                });
-            }
-            Some(t) => (t.incarnation, t.version + 1, t.from, t.status),
-            None if self.image.transforms.len() >= TRANSFORMS_MAX => {
-                return Err(Refusal::Limit(format!(
-                    "the cluster has {TRANSFORMS_MAX} transforms, which is its limit"
-                )));
-            }
-            None => (index, 1, deploy.from, TransformStatus::Running),
-        };
-        let new = current.is_none();
-        let spec = TransformSpec {
-            name: deploy.name.clone(),
-            incarnation,
-            version,
-            module: deploy.module,
-            input,
-            declared_outputs: deploy.outputs.len() as u32,
-            outputs,
-            dead_letter,
-            env: deploy.env,
-            from,
-            time_ms: deploy.time_ms,
-            memory_bytes: deploy.memory_bytes,
-            on_error: deploy.on_error,
-            attempts: deploy.attempts,
-            compression: deploy.compression,
-            weight: deploy.weight,
-            partition_by: deploy.partition_by,
-            status,
-            input_partitions: current.and_then(|t| t.input_partitions),
-        };
-        self.image.transforms.insert(deploy.name, Arc::new(spec));
-        Ok(ControllerReply::Deployed {
-            incarnation,
-            version,
-            new,
-        })
-    }
-
-    #[allow(
-        clippy::type_complexity,
-        reason = "the three parts of a deploy's topics, used once"
-    )]
-    fn resolve_topics(
-        &self,
-        deploy: &Deploy,
-    ) -> Result<(TopicRef, Vec<TopicRef>, Option<u32>), Refusal> {
-        if deploy.outputs.is_empty() {
-            return Err(Refusal::Outputs(
-                "a transform needs at least one output topic".to_owned(),
-            ));
-        }
-        if deploy.outputs.len() > OUTPUTS_MAX {
-            return Err(Refusal::Outputs(format!(
-                "a transform has at most {OUTPUTS_MAX} output topics"
-            )));
-        }
-        let distinct: BTreeSet<&String> = deploy.outputs.iter().collect();
-        if distinct.len() != deploy.outputs.len() {
-            return Err(Refusal::Outputs(
-                "an output topic is named twice".to_owned(),
-            ));
-        }
-        let input = self.topic_ref(&deploy.input)?;
-        let mut outputs = Vec::new();
-        for name in &deploy.outputs {
-            outputs.push(self.topic_ref(name)?);
-        }
-        let dead_letter = match &deploy.dead_letter {
-            None => None,
-            Some(name) => {
-                let at = deploy.outputs.iter().position(|o| o == name);
-                Some(match at {
-                    Some(at) => at as u32,
-                    None => {
-                        outputs.push(self.topic_ref(name)?);
-                        (outputs.len() - 1) as u32
-                    }
-                })
-            }
-        };
-        Ok((input, outputs, dead_letter))
-    }
-
-    /// Walks from the outputs along the other transforms; reaching `input` again is a circle (rule X10).
-    fn refuse_cycle(
-        &self,
-        name: &str,
-        input: TopicId,
-        outputs: &[TopicRef],
-    ) -> Result<(), Refusal> {
-        let mut seen = BTreeSet::new();
-        let mut todo: Vec<(TopicId, String)> = outputs
-            .iter()
-            .map(|o| (o.id, format!("{name} -> {}", o.name)))
-            .collect();
-        while let Some((topic, path)) = todo.pop() {
-            if topic == input {
-                return Err(Refusal::Cycle(path));
-            }
-            if !seen.insert(topic) {
-                continue;
-            }
-            for next in self.image.transforms.values() {
-                if next.name != name && next.input.id == topic {
-                    for output in &next.outputs {
-                        todo.push((
-                            output.id,
-                            format!("{path} -> {} -> {}", next.name, output.name),
-                        ));
-                    }
-                }
-            }
-        }
-        Ok(())
     }
 
     fn transform(&mut self, name: &str) -> Result<&mut TransformSpec, Refusal> {
@@ -354,11 +229,18 @@ impl ControllerState {
     }
 
     fn delete_transform(&mut self, name: &str) -> Applied {
-        self.transform(name)?.status = TransformStatus::Deleting;
+        let spec = self.transform(name)?;
+        spec.status = TransformStatus::Deleting;
+        // What it may still deliver needs none of this.
+        spec.secrets.clear();
+        self.image.earlier.remove(name);
         Ok(ControllerReply::Done)
     }
 
     fn retire_transform(&mut self, name: &str, incarnation: u64) -> Applied {
+        if self.image.replaced.remove(&incarnation).is_some() {
+            return Ok(ControllerReply::Done);
+        }
         let retired =
             self.image.transforms.get(name).is_some_and(|t| {
                 t.incarnation == incarnation && t.status == TransformStatus::Deleting
@@ -383,12 +265,9 @@ impl ControllerState {
                 .map(|t| Topic::clone(t))
                 .collect(),
             deleted: self.image.deleted.iter().map(TopicId::to_string).collect(),
-            transforms: self
-                .image
-                .transforms
-                .values()
-                .map(|t| TransformSpec::clone(t))
-                .collect(),
+            transforms: copies(self.image.transforms.values()),
+            earlier: copies(self.image.earlier.values().flatten()),
+            replaced: copies(self.image.replaced.values()),
         };
         serde_json::to_vec(&stored).expect("plain data with text keys always becomes JSON")
     }
@@ -424,11 +303,21 @@ impl ControllerState {
             .map(|t| (t.name.clone(), Arc::new(t)))
             .collect();
         image.transforms = transforms;
+        for version in stored.earlier {
+            let of = image.earlier.entry(version.name.clone()).or_default();
+            of.push(Arc::new(version));
+        }
+        let replaced = stored.replaced.into_iter();
+        image.replaced = replaced.map(|t| (t.incarnation, Arc::new(t))).collect();
         Ok(ControllerState {
             image,
             next_producer_id: stored.next_producer_id,
         })
     }
+}
+
+fn copies<'a>(specs: impl Iterator<Item = &'a Arc<TransformSpec>>) -> Vec<TransformSpec> {
+    specs.map(|spec| TransformSpec::clone(spec)).collect()
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ pub(crate) fn told(command: &ControllerCommand, image: &Image) -> Option<String>
             topic.partition_count(),
             settings(&topic.configs)
         ),
-        ControllerCommand::DeleteTopic { id } => format!("topic '{}' deleted", name(id)),
+        ControllerCommand::DeleteTopic { id, .. } => format!("topic '{}' deleted", name(id)),
         ControllerCommand::AddPartitions {
             id,
             existing,
@@ -55,10 +55,14 @@ fn settings(configs: &std::collections::BTreeMap<String, String>) -> String {
         .collect()
 }
 
-/// The environment is not told: it may hold what is nobody's business.
+/// Environment and secrets are not told: they may hold what is nobody's business.
 fn deployed(deploy: &Deploy) -> String {
+    let what = match deploy.content_of {
+        Some(version) => format!("rolled back to version {version}"),
+        None => "deployed".to_owned(),
+    };
     format!(
-        "transform '{}' deployed: {} -> {}, module {}",
+        "transform '{}' {what}: {} -> {}, module {}",
         deploy.name,
         deploy.input,
         deploy.outputs.join(", "),

@@ -15,7 +15,9 @@ use tidemill_model::{Batch, BatchHeader, Incarnation, Offset};
 use crate::config::{PartitionConfig, SEGMENT_BYTES_MIN, TimestampType};
 use crate::producers::{Admission, Producers, SequenceError};
 
-pub use transforms::{AttachError, OutcomeRefused, Outgoing, ReceiveError, SenderId, StartAt};
+pub use transforms::{
+    AttachError, OutcomeRefused, Outgoing, ReceiveError, SeekRefused, SenderId, Standing, StartAt,
+};
 
 /// Leader epochs whose start offsets are remembered; the oldest makes room.
 pub const EPOCHS_MAX: usize = 1024;

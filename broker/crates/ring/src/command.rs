@@ -104,10 +104,21 @@ pub enum Op {
         /// Its life.
         incarnation: Incarnation,
     },
+    /// Moves a transform (rule X2).
+    Seek {
+        /// Its life.
+        incarnation: Incarnation,
+        /// How often it must have been moved before.
+        moves: u32,
+        /// Where it is to stand, at most at the ends of what there is.
+        to: Offset,
+    },
     /// What a transform made of a range of this input.
     Outcome {
         /// Its life.
         incarnation: Incarnation,
+        /// How often it had been moved when this was made.
+        moves: u32,
         /// Version of its code, for those who read the log.
         version: u32,
         /// Where the range begins: where the transform must stand (rule X2).
@@ -202,6 +213,12 @@ impl Entry {
     }
 }
 
+/// Whether an outcome says how often its transform had been moved.
+enum Moves {
+    Never,
+    Counted,
+}
+
 /// Whether bodies keep sharing the buffer they came in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Copying {
@@ -254,14 +271,25 @@ impl Op {
             | Op::RetireSender { incarnation } => {
                 head.put_u64(incarnation.0);
             }
+            Op::Seek {
+                incarnation,
+                moves,
+                to,
+            } => {
+                head.put_u64(incarnation.0);
+                head.put_u32(moves);
+                head.put_i64(to);
+            }
             Op::Outcome {
                 incarnation,
+                moves,
                 version,
                 first,
                 next,
                 outputs,
             } => {
                 head.put_u64(incarnation.0);
+                head.put_u32(moves);
                 head.put_u32(version);
                 head.put_i64(first);
                 head.put_i64(next);
@@ -291,13 +319,14 @@ impl Op {
             Op::Append { .. } => 4,
             Op::Attach { .. } => 5,
             Op::Detach { .. } => 6,
-            Op::Outcome { .. } => 7,
             Op::OutboxArrived { .. } => 8,
             Op::Deliver { .. } => 9,
             Op::DropOutboxFor => 10,
             Op::RegisterSender { .. } => 11,
             Op::RetireSender { .. } => 12,
             Op::Appends { .. } => 13,
+            Op::Seek { .. } => 14,
+            Op::Outcome { .. } => 15,
             Op::Seal { .. } => 64,
             Op::AdvanceStart { .. } => 65,
             Op::DeleteRecords { .. } => 66,
@@ -324,7 +353,8 @@ impl Op {
             6 => Op::Detach {
                 incarnation: r.incarnation()?,
             },
-            7 => Op::decode_outcome(r, bodies)?,
+            // As versions wrote it in which nothing was ever moved.
+            7 => Op::decode_outcome(r, bodies, Moves::Never)?,
             8 => Op::OutboxArrived { ticket: r.u64()? },
             9 => Op::decode_deliver(r, bodies)?,
             10 => Op::DropOutboxFor,
@@ -337,6 +367,12 @@ impl Op {
             13 => Op::Appends {
                 batches: decode_batches(r, bodies)?,
             },
+            14 => Op::Seek {
+                incarnation: r.incarnation()?,
+                moves: r.u32()?,
+                to: r.i64()?,
+            },
+            15 => Op::decode_outcome(r, bodies, Moves::Counted)?,
             64 => Op::Seal {
                 base_offset: r.i64()?,
             },
@@ -346,10 +382,20 @@ impl Op {
         })
     }
 
-    fn decode_outcome(r: &mut Reader<'_>, bodies: &mut Bodies<'_>) -> Result<Op, DecodeError> {
-        let (incarnation, version) = (r.incarnation()?, r.u32()?);
+    fn decode_outcome(
+        r: &mut Reader<'_>,
+        bodies: &mut Bodies<'_>,
+        moves: Moves,
+    ) -> Result<Op, DecodeError> {
+        let incarnation = r.incarnation()?;
+        let moves = match moves {
+            Moves::Never => 0,
+            Moves::Counted => r.u32()?,
+        };
+        let version = r.u32()?;
         Ok(Op::Outcome {
             incarnation,
+            moves,
             version,
             first: r.i64()?,
             next: r.i64()?,

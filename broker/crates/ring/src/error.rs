@@ -7,7 +7,7 @@ use tidemill_model::{Offset, RingId};
 use tidemill_partition::codec::DecodeError;
 use tidemill_partition::segment::SegmentError;
 use tidemill_partition::state::{
-    AppendRefused, AttachError, DeleteOutOfRange, OutcomeRefused, ReceiveError,
+    AppendRefused, AttachError, DeleteOutOfRange, OutcomeRefused, ReceiveError, SeekRefused,
 };
 
 use crate::state::Refused;
@@ -145,6 +145,30 @@ pub enum AttachFailed {
     /// It was not written, or it is not known whether it was.
     #[error(transparent)]
     Propose(#[from] ProposeError),
+}
+
+/// Why a transform was not moved.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SeekFailed {
+    /// The partition is not open here.
+    #[error("the partition is not open here")]
+    UnknownPartition,
+    /// It is not attached, or was moved meanwhile.
+    #[error(transparent)]
+    Refused(#[from] SeekRefused),
+    /// It was not written, or it is not known whether it was.
+    #[error(transparent)]
+    Propose(#[from] ProposeError),
+}
+
+impl From<ChangeError> for SeekFailed {
+    fn from(e: ChangeError) -> SeekFailed {
+        match e {
+            ChangeError::Propose(e) => SeekFailed::Propose(e),
+            ChangeError::Refused(Refused::Seek(e)) => SeekFailed::Refused(e),
+            ChangeError::Refused(_) => SeekFailed::UnknownPartition,
+        }
+    }
 }
 
 /// Why an outcome did not take effect.

@@ -20,6 +20,7 @@ pub mod state;
 
 pub use error::{
     AppendError, AttachFailed, ChangeError, DeleteError, DeliverError, OutcomeError, RingError,
+    SeekFailed,
 };
 pub use outbox::OutboxItem;
 pub use ring::{

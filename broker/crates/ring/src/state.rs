@@ -9,7 +9,8 @@ use tidemill_model::{Incarnation, Offset, PartitionId};
 use tidemill_partition::codec::{DecodeError, Reader, put_count, put_partition};
 use tidemill_partition::producers::Admission;
 use tidemill_partition::state::{
-    AppendRefused, AttachError, DeleteOutOfRange, OutcomeRefused, Placed, ReceiveError, check_shape,
+    AppendRefused, AttachError, DeleteOutOfRange, OutcomeRefused, Placed, ReceiveError,
+    SeekRefused, Standing, check_shape,
 };
 use tidemill_partition::{PartitionConfig, PartitionState, SenderId, StartAt};
 
@@ -90,6 +91,9 @@ pub enum Refused {
     /// An outcome.
     #[error(transparent)]
     Outcome(#[from] OutcomeRefused),
+    /// A seek.
+    #[error(transparent)]
+    Seek(#[from] SeekRefused),
     /// A delivery.
     #[error(transparent)]
     Receive(#[from] ReceiveError),
@@ -214,14 +218,22 @@ impl RingState {
                 Ok(())
             }
             Op::Attach { incarnation, .. } => Ok(self.open(id)?.check_attach(*incarnation)?),
+            Op::Seek {
+                incarnation, moves, ..
+            } => Ok(self.open(id)?.check_seek(*incarnation, *moves)?),
             Op::Outcome {
                 incarnation,
+                moves,
                 first,
                 next,
                 outputs,
                 ..
             } => {
-                self.open(id)?.check_outcome(*incarnation, *first, *next)?;
+                let from = Standing {
+                    position: *first,
+                    moves: *moves,
+                };
+                self.open(id)?.check_outcome(*incarnation, from, *next)?;
                 check_bodies(outputs.iter().map(|(_, body)| body))
             }
             Op::Deliver {
@@ -291,6 +303,11 @@ impl RingState {
                 p.detach(incarnation);
                 Done::Ok
             }),
+            Op::Seek {
+                incarnation, to, ..
+            } => self.with(id, |p| {
+                p.seek(incarnation, to).map_or(Done::Ok, Done::Attached)
+            }),
             Op::Outcome {
                 incarnation,
                 next,
@@ -310,6 +327,10 @@ impl RingState {
             } => self.deliver(id, sender, (sequence, previous), batches, cx),
             Op::DropOutboxFor => {
                 cx.effects.push(Effect::OutboxChanged);
+                // The receiver is gone with all it knew of sequences, and never comes back (rule X11).
+                self.partitions
+                    .values_mut()
+                    .for_each(|p| p.forget_output(id));
                 Done::Dropped(self.outbox.drop_for(id))
             }
             Op::RegisterSender { incarnation } => {

@@ -103,6 +103,7 @@ impl Driven {
 fn outcome(first: i64, next: i64, outputs: &[PartitionId]) -> Op {
     Op::Outcome {
         incarnation: LIFE,
+        moves: 0,
         version: 1,
         first,
         next,

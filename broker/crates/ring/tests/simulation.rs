@@ -130,6 +130,7 @@ async fn process(ring: &Ring, end: impl Fn() -> Option<i64>) {
         let outcome = || Outcome {
             input: id(TOPICS.0),
             incarnation: LIFE,
+            moves: 0,
             version: 1,
             first,
             next,

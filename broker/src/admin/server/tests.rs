@@ -164,6 +164,7 @@ impl AdminService for Fake {
                 version: 1,
                 incarnation: 7,
                 paused: false,
+                kept_place: false,
                 created_topics: Vec::new(),
             },
         )
@@ -182,10 +183,48 @@ impl AdminService for Fake {
             compression: None,
             weight: 1,
             partition_by: PartitionBy::Input,
+            deployed_ms: 0,
             notes: Vec::new(),
             partitions: Vec::new(),
         };
         self.answer(format!("transform {name}"), detail)
+    }
+
+    fn check_deploy(&self, name: String, request: DeployRequest) -> Answer<'_, DeployCheck> {
+        self.answer(
+            format!("check {name} {:?}", request.from),
+            DeployCheck {
+                version: 2,
+                missing_topics: Vec::new(),
+            },
+        )
+    }
+
+    fn versions(&self, name: String) -> Answer<'_, VersionList> {
+        let versions = Vec::new();
+        self.answer(format!("versions {name}"), VersionList { name, versions })
+    }
+
+    fn rollback(&self, name: String, request: RollbackRequest) -> Answer<'_, Deployed> {
+        self.answer(
+            format!("rollback {name} {:?}", request.to),
+            Deployed {
+                name,
+                version: 3,
+                incarnation: 7,
+                paused: false,
+                kept_place: false,
+                created_topics: Vec::new(),
+            },
+        )
+    }
+
+    fn seek(&self, name: String, request: SeekRequest) -> Answer<'_, Moved> {
+        let partitions = Vec::new();
+        self.answer(
+            format!("seek {name} {} {:?}", request.to, request.partition),
+            Moved { name, partitions },
+        )
     }
 
     fn pause(&self, name: String) -> Answer<'_, TransformStateChanged> {
@@ -345,7 +384,7 @@ fn every_route_reaches_its_method() {
             "/v1/transforms/m",
             deploy,
             200,
-            "deploy m Some(Earliest) Some(DeadLetter) Some(5)",
+            "deploy m Some(\"earliest\") Some(DeadLetter) Some(5)",
         ),
         ("GET", "/v1/transforms/m", "", 200, "transform m"),
         ("POST", "/v1/transforms/m/pause", "", 200, "pause m"),
@@ -365,6 +404,40 @@ fn every_route_reaches_its_method() {
             (status, vec![call.to_owned()]),
             "{method} {path}: {text}"
         );
+    }
+    f.server.stop();
+}
+
+#[test]
+fn every_route_of_deployments_reaches_its_method() {
+    let f = fixture();
+    for (method, path, body, status, call) in [
+        (
+            "POST",
+            "/v1/transforms/m/check",
+            r#"{"input":"a","outputs":["b"],"from":"+3"}"#,
+            200,
+            "check m Some(\"+3\")",
+        ),
+        ("GET", "/v1/transforms/m/versions", "", 200, "versions m"),
+        (
+            "POST",
+            "/v1/transforms/m/rollback",
+            r#"{"to":2}"#,
+            200,
+            "rollback m Some(2)",
+        ),
+        (
+            "POST",
+            "/v1/transforms/m/seek",
+            r#"{"to":"@0","partition":1}"#,
+            200,
+            "seek m @0 Some(1)",
+        ),
+    ] {
+        let (got, text) = f.ask(method, path, body);
+        let taken = f.fake.taken();
+        assert_eq!((got, taken), (status, vec![call.to_owned()]), "{text}");
     }
     f.server.stop();
 }

@@ -1,7 +1,9 @@
 //! Tests of the controller's state machine.
 
 use super::*;
-use crate::image::{ErrorPolicy, PartitionBy, StartPosition};
+use crate::command::Deploy;
+use crate::deploy::{Life, VERSIONS_KEPT};
+use crate::image::{ErrorPolicy, PartitionBy, Sealed, StartPosition};
 
 fn topic(name: &str, seed: u8) -> ControllerCommand {
     ControllerCommand::CreateTopic {
@@ -31,7 +33,24 @@ fn deploy(name: &str, input: &str, outputs: &[&str]) -> ControllerCommand {
         compression: None,
         weight: 1,
         partition_by: PartitionBy::Input,
+        secrets: BTreeMap::new(),
+        now_ms: 5,
+        content_of: None,
     }))
+}
+
+fn delete_topic(id: TopicId) -> ControllerCommand {
+    ControllerCommand::DeleteTopic {
+        id,
+        if_used: IfUsed::Delete,
+    }
+}
+
+fn deploy_of(command: ControllerCommand) -> Deploy {
+    match command {
+        ControllerCommand::DeployTransform(deploy) => *deploy,
+        other => panic!("{other:?} deploys nothing"),
+    }
 }
 
 fn with_topics() -> ControllerState {
@@ -65,9 +84,7 @@ fn create_topic_that_differs_in_dot_and_underscore_only_is_refused() {
 fn x11_topic_made_anew_under_an_old_name_is_another_topic() {
     let mut state = with_topics();
     let old = state.image().topic("a").unwrap().id;
-    state
-        .apply(5, ControllerCommand::DeleteTopic { id: old })
-        .unwrap();
+    state.apply(5, delete_topic(old)).unwrap();
     state.apply(6, topic("a", 77)).unwrap();
     let new = state.image().topic("a").unwrap().id;
     assert_ne!(old, new);
@@ -78,9 +95,7 @@ fn x11_topic_made_anew_under_an_old_name_is_another_topic() {
 fn deleted_topic_is_remembered_until_every_ring_has_dropped_it() {
     let mut state = with_topics();
     let id = state.image().topic("a").unwrap().id;
-    state
-        .apply(5, ControllerCommand::DeleteTopic { id })
-        .unwrap();
+    state.apply(5, delete_topic(id)).unwrap();
     assert!(state.image().deleted_topics().contains(&id));
     let mut stored = ControllerState::decode(&state.encode()).unwrap();
     assert_eq!(stored, state);
@@ -279,9 +294,7 @@ fn configured_topic_has_its_new_settings_by_name_and_by_id() {
 fn many_deleted_topics_are_retired_by_one_command() {
     let mut state = with_topics();
     for (index, seed) in [(9, 1), (10, 2)] {
-        state
-            .apply(index, ControllerCommand::DeleteTopic { id: id(seed) })
-            .unwrap();
+        state.apply(index, delete_topic(id(seed))).unwrap();
     }
     let command = ControllerCommand::RetireTopics {
         ids: vec![id(1), id(2)],
@@ -309,4 +322,140 @@ fn stored_state_and_commands_of_a_version_without_compression_and_weight_are_rea
     assert_eq!(ControllerState::decode(&stored), Ok(state));
     let command: ControllerCommand = serde_json::from_value(command).unwrap();
     assert_eq!(command, deploy("t", "a", &["b"]));
+}
+
+#[test]
+fn topic_in_use_is_deleted_only_where_the_command_says_so() {
+    let mut state = with_topics();
+    state.apply(4, deploy("t", "a", &["b"])).unwrap();
+    for seed in [1, 2] {
+        // As versions wrote it that always refused: replayed, it comes to the same.
+        let old = format!("{{\"do\":\"delete_topic\",\"id\":\"{}\"}}", id(seed));
+        let before = state.clone();
+        let refused = state.apply(5, serde_json::from_str(&old).unwrap());
+        assert!(matches!(refused, Err(Refusal::TopicInUse { .. })));
+        assert_eq!(state, before);
+        state.apply(6, delete_topic(id(seed))).unwrap();
+        assert!(state.image().topic_by_id(id(seed)).is_none());
+    }
+    assert!(state.image().transform("t").is_some());
+}
+
+#[test]
+fn versions_are_kept_oldest_first_and_the_oldest_makes_room() {
+    let mut state = with_topics();
+    for index in 0..VERSIONS_KEPT as u64 + 3 {
+        let mut next = deploy_of(deploy("t", "a", &["b"]));
+        next.module = format!("{index:064}");
+        let command = ControllerCommand::DeployTransform(Box::new(next));
+        state.apply(10 + index, command).unwrap();
+    }
+    let image = state.image();
+    let versions = image.earlier_versions("t").iter().map(|t| t.version);
+    let kept: Vec<u32> = versions.collect();
+    let current = image.transform("t").unwrap().version;
+    assert_eq!(current, VERSIONS_KEPT as u32 + 3);
+    assert_eq!(kept, (4..current).collect::<Vec<_>>());
+    assert_eq!(image.modules().len(), VERSIONS_KEPT);
+    assert_eq!(
+        ControllerState::decode(&state.encode()),
+        Ok(state.clone()),
+        "they are stored"
+    );
+    let name = || "t".to_owned();
+    let delete = ControllerCommand::DeleteTransform { name: name() };
+    state.apply(90, delete).unwrap();
+    assert!(state.image().earlier_versions("t").is_empty());
+}
+
+#[test]
+fn x11_redeploy_onto_an_input_made_anew_begins_another_life_and_the_old_one_waits_to_be_retired() {
+    let mut state = with_topics();
+    state.apply(4, deploy("t", "a", &["b"])).unwrap();
+    let name = || "t".to_owned();
+    let pause = ControllerCommand::SetPaused {
+        name: name(),
+        paused: true,
+    };
+    state.apply(5, pause).unwrap();
+    state.apply(6, delete_topic(id(1))).unwrap();
+    let missing = state.apply(7, deploy("t", "a", &["b"]));
+    assert_eq!(missing, Err(Refusal::NoSuchTopic("a".to_owned())));
+    let other = state.apply(7, deploy("t", "c", &["b"]));
+    assert!(matches!(other, Err(Refusal::InputChanged { .. })));
+    state.apply(8, topic("a", 41)).unwrap();
+    let again = state.apply(9, deploy("t", "a", &["b"])).unwrap();
+    let expected = ControllerReply::Deployed {
+        incarnation: 9,
+        version: 2,
+        new: true,
+    };
+    assert_eq!(again, expected);
+    let now = state.image().transform("t").unwrap();
+    assert_eq!(
+        (now.status, now.input.id),
+        (TransformStatus::Paused, id(41))
+    );
+    let mut state = ControllerState::decode(&state.encode()).unwrap();
+    let waiting: Vec<u64> = state.image().replaced().map(|t| t.incarnation).collect();
+    assert_eq!(waiting, [4]);
+    let retire = ControllerCommand::RetireTransform {
+        name: name(),
+        incarnation: 4,
+    };
+    state.apply(10, retire).unwrap();
+    assert_eq!(state.image().replaced().count(), 0);
+    assert!(state.image().transform("t").is_some(), "the new life stays");
+}
+
+#[test]
+fn plan_names_outputs_that_are_missing_and_changes_nothing() {
+    let state = with_topics();
+    let mut wanted = deploy_of(deploy("t", "a", &["x", "b"]));
+    wanted.dead_letter = Some("y".to_owned());
+    let plan = state.image().plan(&wanted).unwrap();
+    assert_eq!((plan.life, plan.version), (Life::New, 1));
+    assert_eq!(plan.missing, ["x", "y"]);
+    let mut state = state;
+    let refused = state.apply(9, ControllerCommand::DeployTransform(Box::new(wanted)));
+    assert_eq!(refused, Err(Refusal::NoSuchTopic("x".to_owned())));
+    assert!(state.image().transform("t").is_none());
+}
+
+#[test]
+fn deleted_transform_keeps_no_secret_and_what_is_sealed_is_not_shown() {
+    let mut state = with_topics();
+    let sealed = Sealed {
+        key: "k1".to_owned(),
+        sealed: "c0ffee".to_owned(),
+    };
+    assert!(!format!("{sealed:?}").contains("c0ffee"));
+    let mut with_secret = deploy_of(deploy("t", "a", &["b"]));
+    with_secret.secrets = BTreeMap::from([("PIN".to_owned(), sealed)]);
+    let command = ControllerCommand::DeployTransform(Box::new(with_secret));
+    state.apply(4, command.clone()).unwrap();
+    state.apply(5, command).unwrap();
+    let text = |state: &ControllerState| String::from_utf8(state.encode()).unwrap();
+    assert!(text(&state).contains("c0ffee"));
+    let name = "t".to_owned();
+    let delete = ControllerCommand::DeleteTransform { name };
+    state.apply(6, delete).unwrap();
+    assert!(!text(&state).contains("c0ffee"));
+}
+
+#[test]
+fn start_positions_keep_their_stored_words() {
+    for (text, position) in [
+        ("\"earliest\"", StartPosition::Earliest),
+        ("\"latest\"", StartPosition::Latest),
+        ("{\"timestamp\":5}", StartPosition::Timestamp(5)),
+        ("{\"after-start\":2}", StartPosition::AfterStart(2)),
+        ("{\"before-end\":3}", StartPosition::BeforeEnd(3)),
+    ] {
+        assert_eq!(serde_json::to_string(&position).unwrap(), text);
+        assert_eq!(
+            serde_json::from_str::<StartPosition>(text).unwrap(),
+            position
+        );
+    }
 }

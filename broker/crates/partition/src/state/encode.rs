@@ -11,7 +11,9 @@ use crate::config::PartitionConfig;
 use crate::producers::Producers;
 
 /// Version of the stored form.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
+/// The version before, in which no transform had been moved by a seek.
+const VERSION_WITHOUT_SEEKS: u8 = 2;
 
 impl PartitionState {
     /// Appends the stored form. Equal states that came from equal commands have equal forms.
@@ -54,7 +56,8 @@ impl PartitionState {
     /// # Errors
     /// [`DecodeError`] for anything else.
     pub fn decode(r: &mut Reader<'_>) -> Result<PartitionState, DecodeError> {
-        if r.u8()? != VERSION {
+        let version = r.u8()?;
+        if !matches!(version, VERSION | VERSION_WITHOUT_SEEKS) {
             return Err(DecodeError("unknown version of a partition's state"));
         }
         let mut this = PartitionState::new(PartitionConfig::decode(r)?, r.i32()?);
@@ -75,7 +78,7 @@ impl PartitionState {
         this.producers = Producers::decode(r)?;
         for _ in 0..r.count(21)? {
             this.transforms
-                .insert(r.incarnation()?, Attachment::decode(r)?);
+                .insert(r.incarnation()?, Attachment::decode(r, version)?);
         }
         for _ in 0..r.count(36)? {
             this.receivers.insert(SenderId::decode(r)?, r.u64()?);
@@ -106,6 +109,7 @@ impl SenderId {
 impl Attachment {
     fn encode(&self, out: &mut Vec<u8>) {
         out.put_i64(self.progress);
+        out.put_u32(self.moves);
         out.put_u8(u8::from(self.detached));
         put_count(out, self.sent.len());
         for (to, last) in &self.sent {
@@ -114,9 +118,13 @@ impl Attachment {
         }
     }
 
-    fn decode(r: &mut Reader<'_>) -> Result<Attachment, DecodeError> {
+    fn decode(r: &mut Reader<'_>, version: u8) -> Result<Attachment, DecodeError> {
         let mut this = Attachment {
             progress: r.i64()?,
+            moves: match version {
+                VERSION_WITHOUT_SEEKS => 0,
+                _ => r.u32()?,
+            },
             detached: r.u8()? != 0,
             sent: BTreeMap::new(),
         };

@@ -344,26 +344,75 @@ fn x1_attach_fixes_the_start_once() {
     assert_eq!(p.attach(Incarnation(13), StartAt::Offset(99)), Ok(10));
 }
 
+fn at(position: Offset) -> Standing {
+    Standing { position, moves: 0 }
+}
+
+#[test]
+fn x2_outcome_of_before_a_seek_is_refused_although_it_begins_where_the_transform_was_moved_to() {
+    let mut p = fresh();
+    write(&mut p, batch(None, 5, 0), 0).expect("appended");
+    let no_seek = p.check_seek(LIFE, 0);
+    assert_eq!(no_seek, Err(SeekRefused::NotAttached));
+    p.attach(LIFE, StartAt::Earliest).expect("attached");
+    p.advance(LIFE, 4);
+    assert_eq!(p.check_seek(LIFE, 0), Ok(()));
+    assert_eq!(p.seek(LIFE, 2), Some(2));
+    let stale = Err(OutcomeRefused::Stale { stands_at: 2 });
+    assert_eq!(p.check_outcome(LIFE, at(2), 4), stale);
+    let now = p.standing(LIFE).expect("attached");
+    assert_eq!(p.check_outcome(LIFE, now, 4), Ok(()));
+    // Asked for before the first one took effect.
+    assert_eq!(p.check_seek(LIFE, 0), Err(SeekRefused::Moved(now)));
+    assert_eq!(p.seek(LIFE, 99), Some(5));
+    let mut bytes = Vec::new();
+    p.encode(&mut bytes);
+    let again = PartitionState::decode(&mut Reader::new(&bytes)).expect("readable");
+    assert_eq!(again.standing(LIFE), p.standing(LIFE));
+}
+
+#[test]
+fn state_of_a_version_that_knew_no_seek_is_read() {
+    let mut p = fresh();
+    write(&mut p, batch(None, 5, 0), 0).expect("appended");
+    let mut alone = Vec::new();
+    p.encode(&mut alone);
+    p.attach(LIFE, StartAt::Latest).expect("attached");
+    let mut bytes = Vec::new();
+    p.encode(&mut bytes);
+    // What was put in between: how often it was moved.
+    let before = alone.len() - 8 + 4 + 8 + 8;
+    assert_eq!(bytes[before..before + 4], [0; 4]);
+    bytes.drain(before..before + 4);
+    bytes[0] = 2;
+    let read = PartitionState::decode(&mut Reader::new(&bytes)).expect("readable");
+    let now = Standing {
+        position: 5,
+        moves: 0,
+    };
+    assert_eq!(read.standing(LIFE), Some(now));
+}
+
 #[test]
 fn x2_outcome_is_taken_only_where_the_transform_stands() {
     let mut p = fresh();
     write(&mut p, batch(None, 5, 0), 0).expect("appended");
     assert_eq!(
-        p.check_outcome(LIFE, 0, 5),
+        p.check_outcome(LIFE, at(0), 5),
         Err(OutcomeRefused::NotAttached)
     );
     p.attach(LIFE, StartAt::Earliest).expect("attached");
-    assert_eq!(p.check_outcome(LIFE, 0, 6), Err(OutcomeRefused::Range));
-    assert_eq!(p.check_outcome(LIFE, 0, 0), Err(OutcomeRefused::Range));
-    assert_eq!(p.check_outcome(LIFE, 0, 3), Ok(()));
+    assert_eq!(p.check_outcome(LIFE, at(0), 6), Err(OutcomeRefused::Range));
+    assert_eq!(p.check_outcome(LIFE, at(0), 0), Err(OutcomeRefused::Range));
+    assert_eq!(p.check_outcome(LIFE, at(0), 3), Ok(()));
     p.advance(LIFE, 3);
     assert_eq!(
-        p.check_outcome(LIFE, 0, 3),
+        p.check_outcome(LIFE, at(0), 3),
         Err(OutcomeRefused::Stale { stands_at: 3 })
     );
     p.detach(LIFE);
     assert_eq!(
-        p.check_outcome(LIFE, 3, 5),
+        p.check_outcome(LIFE, at(3), 5),
         Err(OutcomeRefused::NotAttached)
     );
     assert_eq!(p.attach(LIFE, StartAt::Latest), Ok(3));
@@ -514,14 +563,14 @@ fn run_transform(state: &mut PartitionState, model: &mut Model, step: &Step) {
                 return;
             };
             let allowed = state
-                .check_outcome(Incarnation(*i), first, first + n)
+                .check_outcome(Incarnation(*i), at(first), first + n)
                 .is_ok();
             assert_eq!(allowed, first + n <= model.end);
             if allowed {
                 state.advance(Incarnation(*i), first + n);
                 assert!(
                     state
-                        .check_outcome(Incarnation(*i), first, first + n)
+                        .check_outcome(Incarnation(*i), at(first), first + n)
                         .is_err()
                 );
             }

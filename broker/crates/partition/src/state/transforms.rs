@@ -34,9 +34,31 @@ pub enum StartAt {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Attachment {
     pub(super) progress: Offset,
+    /// How often it was moved by a seek.
+    pub(super) moves: u32,
     pub(super) detached: bool,
     /// Last sequence given, by output partition.
     pub(super) sent: BTreeMap<PartitionId, u64>,
+}
+
+/// Where a transform stands, and since which seek.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// The first offset that is not decided.
+    pub position: Offset,
+    /// How often it was moved by a seek: outcomes of before one are not taken after it, wherever they begin (rule X2).
+    pub moves: u32,
+}
+
+/// Why a seek is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SeekRefused {
+    /// This life of the transform is not attached here.
+    #[error("the transform is not attached to this partition")]
+    NotAttached,
+    /// It was moved since this was asked for.
+    #[error("the transform was moved meanwhile, to offset {}", .0.position)]
+    Moved(Standing),
 }
 
 /// The place of an outcome's output in the order of its sender.
@@ -106,6 +128,7 @@ impl PartitionState {
             .entry(incarnation)
             .or_insert_with(|| Attachment {
                 progress,
+                moves: 0,
                 detached: false,
                 sent: BTreeMap::new(),
             });
@@ -137,26 +160,58 @@ impl PartitionState {
         (!attachment.detached).then_some(attachment.progress)
     }
 
+    /// Where an attached transform stands, and since which seek.
+    pub fn standing(&self, incarnation: Incarnation) -> Option<Standing> {
+        let attachment = self.transforms.get(&incarnation)?;
+        (!attachment.detached).then_some(Standing {
+            position: attachment.progress,
+            moves: attachment.moves,
+        })
+    }
+
+    /// Whether a transform that was moved `moves` times can be moved.
+    ///
+    /// # Errors
+    /// [`SeekRefused`].
+    pub fn check_seek(&self, incarnation: Incarnation, moves: u32) -> Result<(), SeekRefused> {
+        let standing = self.standing(incarnation).ok_or(SeekRefused::NotAttached)?;
+        match standing.moves == moves {
+            true => Ok(()),
+            false => Err(SeekRefused::Moved(standing)),
+        }
+    }
+
+    /// Moves a transform to `to`, at most to the ends of what there is, after [`PartitionState::check_seek`]. Outcomes proposed before are refused from now on. Gives
+    /// back where it stands.
+    pub fn seek(&mut self, incarnation: Incarnation, to: Offset) -> Option<Offset> {
+        let position = to.clamp(self.log_start, self.last_stable_offset());
+        let attachment = self.transforms.get_mut(&incarnation)?;
+        attachment.progress = position;
+        attachment.moves += 1;
+        Some(position)
+    }
+
     /// The transforms that are attached, and where they stand.
     pub fn attached(&self) -> impl Iterator<Item = (Incarnation, Offset)> + '_ {
         let attached = self.transforms.iter().filter(|(_, a)| !a.detached);
         attached.map(|(i, a)| (*i, a.progress))
     }
 
-    /// Whether an outcome over `[first, next)` would be taken.
+    /// Whether an outcome over `[from.position, next)`, made since the seek that `from` says, would be taken.
     ///
     /// # Errors
     /// [`OutcomeRefused`].
     pub fn check_outcome(
         &self,
         incarnation: Incarnation,
-        first: Offset,
+        from: Standing,
         next: Offset,
     ) -> Result<(), OutcomeRefused> {
-        let stands_at = self
-            .progress(incarnation)
+        let standing = self
+            .standing(incarnation)
             .ok_or(OutcomeRefused::NotAttached)?;
-        if first != stands_at {
+        let (first, stands_at) = (from.position, standing.position);
+        if from != standing {
             return Err(OutcomeRefused::Stale { stands_at });
         }
         if next <= first || next > self.last_stable_offset() {
@@ -216,6 +271,13 @@ impl PartitionState {
     /// The last sequence taken from a sender, 0 for none.
     pub fn last_received(&self, sender: SenderId) -> u64 {
         self.receivers.get(&sender).copied().unwrap_or(0)
+    }
+
+    /// Forgets which sequences were sent to an output that is gone for good.
+    pub fn forget_output(&mut self, to: PartitionId) {
+        for attachment in self.transforms.values_mut() {
+            attachment.sent.remove(&to);
+        }
     }
 
     /// Forgets everything about a life of a transform that is over (rule X7).

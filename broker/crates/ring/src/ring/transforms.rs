@@ -5,6 +5,7 @@ use std::future::Future;
 use bytes::Bytes;
 use tidemill_model::command::BODIES_MAX;
 use tidemill_model::{BatchHeader, Incarnation, Offset, PartitionId};
+use tidemill_partition::state::Standing;
 use tidemill_partition::tail::{BATCH_OVERHEAD_BYTES, compact};
 use tidemill_partition::{SenderId, StartAt};
 use tidemill_rt::chan::notify::Notify;
@@ -12,7 +13,7 @@ use tidemill_rt::time;
 
 use super::{Ring, only};
 use crate::command::{Body, Entry, OPS_MAX, Op, WHOLE_RING};
-use crate::error::{AttachFailed, ChangeError, DeliverError, OutcomeError};
+use crate::error::{AttachFailed, ChangeError, DeliverError, OutcomeError, SeekFailed};
 use crate::outbox::OutboxItem;
 use crate::room::OutboxRoom;
 use crate::state::{Done, Refused};
@@ -26,6 +27,8 @@ pub struct Outcome {
     pub incarnation: Incarnation,
     /// Version of its code.
     pub version: u32,
+    /// How often the transform had been moved when this was made.
+    pub moves: u32,
     /// Where the range begins: where the transform stands.
     pub first: Offset,
     /// Where the range ends, exclusive.
@@ -115,6 +118,34 @@ impl Ring {
         machine.state.partitions().get(&id)?.progress(incarnation)
     }
 
+    /// Where an attached transform stands, and since which seek.
+    pub fn standing(&self, id: PartitionId, incarnation: Incarnation) -> Option<Standing> {
+        let machine = self.0.machine.borrow();
+        machine.state.partitions().get(&id)?.standing(incarnation)
+    }
+
+    /// Moves a transform that was moved `moves` times before to `to`, at most to the ends of what there is: what it has proposed and is
+    /// undecided comes to nothing, wherever it begins (rule X2). Gives back where it stands.
+    ///
+    /// # Errors
+    /// [`SeekFailed`].
+    pub async fn seek(
+        &self,
+        id: PartitionId,
+        incarnation: Incarnation,
+        (moves, to): (u32, Offset),
+    ) -> Result<Offset, SeekFailed> {
+        let op = Op::Seek {
+            incarnation,
+            moves,
+            to,
+        };
+        match self.change(id, op).await? {
+            Done::Attached(offset) => Ok(offset),
+            _ => Err(SeekFailed::UnknownPartition),
+        }
+    }
+
     /// The transforms attached to a partition, and where they stand.
     pub fn attached(&self, id: PartitionId) -> Vec<(Incarnation, Offset)> {
         let machine = self.0.machine.borrow();
@@ -158,6 +189,7 @@ impl Ring {
         }
         let op = Op::Outcome {
             incarnation: outcome.incarnation,
+            moves: outcome.moves,
             version: outcome.version,
             first: outcome.first,
             next: outcome.next,
