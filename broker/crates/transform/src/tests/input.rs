@@ -157,7 +157,7 @@ fn x2_unreadable_batch_that_begins_before_the_transform_does_not_move_it_back() 
         let running = start(&world, config(OnError::Fail));
         time::sleep(std::time::Duration::from_secs(5)).await;
         assert_eq!(world.stands_at.get(), Some(2));
-        assert!(world.told("stopped at offset 2"));
+        assert!(world.told("record at offset 2 failed"));
         assert_eq!(running.stop().await, Stopped::Told);
     });
 }

@@ -126,7 +126,7 @@ fn failing_record_stops_its_transform_there_and_a_fixed_version_goes_on() {
             assert_eq!(world.stands_at.get(), Some(5), "{way}");
             assert_eq!(world.values(MAIN), mains(0..5), "{way}");
             assert_eq!(running.stats.state.get(), ProcessorState::Failing);
-            assert!(world.told("stopped at offset 5"));
+            assert!(world.told("record at offset 5 failed"));
             assert_eq!(running.stop().await, Stopped::Told);
             world.fixed.set(true);
             let next = ProcessorConfig {
