@@ -325,14 +325,7 @@ impl RingState {
                 previous,
                 batches,
             } => self.deliver(id, sender, (sequence, previous), batches, cx),
-            Op::DropOutboxFor => {
-                cx.effects.push(Effect::OutboxChanged);
-                // The receiver is gone with all it knew of sequences, and never comes back (rule X11).
-                self.partitions
-                    .values_mut()
-                    .for_each(|p| p.forget_output(id));
-                Done::Dropped(self.outbox.drop_for(id))
-            }
+            Op::DropOutboxFor => self.drop_outbox_for(id, cx),
             Op::RegisterSender { incarnation } => {
                 self.senders.insert(incarnation);
                 Done::Ok
@@ -345,6 +338,15 @@ impl RingState {
                 Done::Ok
             }
         }
+    }
+
+    /// The receiver is gone with all it knew of sequences, and never comes back (rule X11).
+    fn drop_outbox_for(&mut self, id: PartitionId, cx: &mut Context<'_>) -> Done {
+        cx.effects.push(Effect::OutboxChanged);
+        self.partitions
+            .values_mut()
+            .for_each(|p| p.forget_output(id));
+        Done::Dropped(self.outbox.drop_for(id))
     }
 
     fn with(&mut self, id: PartitionId, f: impl FnOnce(&mut PartitionState) -> Done) -> Done {
