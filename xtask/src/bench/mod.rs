@@ -7,6 +7,7 @@ mod compared;
 mod masking;
 mod partitions;
 mod peer;
+mod platform;
 mod produce;
 mod report;
 mod sides;
@@ -17,8 +18,9 @@ use crate::setup;
 use report::{Report, Row};
 use serde_json::Value;
 
-const ROWS: [&str; 15] = [
-    "T1", "T2", "T3", "T4", "B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B9", "B10", "B11",
+const ROWS: [&str; 18] = [
+    "T1", "T2", "T3", "T4", "T5", "T6", "T7", "B1", "B2", "B3", "B4", "B5", "B6", "B7", "B8", "B9",
+    "B10", "B11",
 ];
 /// Rounds of each measurement, unless `--rounds` says otherwise.
 const ROUNDS: usize = 5;
@@ -95,10 +97,11 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
 /// Measures the rows it knows, as far as they are wanted.
 type Measurement = fn(&Asked) -> Result<Vec<Row>, String>;
 
-const MEASUREMENTS: [Measurement; 9] = [
+const MEASUREMENTS: [Measurement; 10] = [
     t1,
     t2,
     masking_topics,
+    platform::measure,
     start_and_memory,
     produce_load,
     end_to_end,
