@@ -48,10 +48,7 @@ fn mode() -> String {
 struct Module;
 
 impl Guest for Module {
-    fn process(
-        partition: u32,
-        batches: Vec<InputBatch>,
-    ) -> std::result::Result<Outcome, String> {
+    fn process(partition: u32, batches: Vec<InputBatch>) -> std::result::Result<Outcome, String> {
         let mut outcome = guest::process(transform, partition, &batches)?;
         for section in &mut outcome.outputs {
             match mode().as_str() {
