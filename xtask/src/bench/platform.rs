@@ -19,9 +19,11 @@ const T7_TARGET_S: f64 = 0.3;
 /// Values that CPython is given.
 const VALUES: &str = "1000";
 
+type Measure = fn() -> Result<Row, String>;
+
 /// The rows that are wanted.
 pub(super) fn measure(asked: &Asked) -> Result<Vec<Row>, String> {
-    let all: [(&str, fn() -> Result<Row, String>); 3] = [("T5", t5), ("T6", t6), ("T7", t7)];
+    let all: [(&str, Measure); 3] = [("T5", t5), ("T6", t6), ("T7", t7)];
     let wanted = all.into_iter().filter(|(name, _)| asked.wants(name));
     wanted.map(|(_, measure)| measure()).collect()
 }
