@@ -31,6 +31,7 @@ pub(super) fn measure(asked: &Asked) -> Result<Vec<Row>, String> {
 fn number(json: &Value, name: &str) -> Result<f64, String> {
     json[name]
         .as_f64()
+        .filter(|number| *number > 0.0)
         .ok_or_else(|| format!("the program did not report {name}"))
 }
 
@@ -94,8 +95,14 @@ fn native(project: &Path, values: &Path) -> Result<String, String> {
     let input = File::open(values).map_err(|error| format!("{}: {error}", values.display()))?;
     let mut command = program("taskset", &["-c", "1", "python3"]);
     command.arg(speed).arg(project).stdin(Stdio::from(input));
-    let output = process::output(&mut command)?;
-    Ok(output.lines().last().unwrap_or_default().to_owned())
+    let ran = command
+        .output()
+        .map_err(|error| format!("python3: {error}"))?;
+    if !ran.status.success() {
+        return Err(String::from_utf8_lossy(&ran.stderr).into_owned());
+    }
+    let said = String::from_utf8_lossy(&ran.stdout);
+    Ok(said.lines().last().unwrap_or_default().to_owned())
 }
 
 fn t6() -> Result<Row, String> {
