@@ -7,6 +7,8 @@
 
 #[path = "src/fnv.rs"]
 mod fnv;
+#[path = "src/wasm_target.rs"]
+mod wasm_target;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -14,8 +16,10 @@ use std::process::Command;
 use std::{env, fs, io};
 
 use fnv::Fnv;
+use wasm_target::{TARGET, TARGET_CONFIG};
 
-/// Name of the constant, folder relative to this package, prefix of the paths inside a project.
+/// Name of the constant; folders and files relative to this package, each with the path inside a project that it has or its files begin with.
+/// A template is the example in its language, with what makes a project of it.
 const FOLDERS: [(&str, &[(&str, &str)]); 6] = [
     (
         "RUST_SDK",
@@ -29,20 +33,35 @@ const FOLDERS: [(&str, &[(&str, &str)]); 6] = [
         &[
             ("templates/rust", ""),
             ("../examples/mask-rust/src", "src/"),
+            (EXAMPLES, "input.jsonl"),
         ],
     ),
     ("GO_SDK", &[("../transform-sdk/go", "go/")]),
-    ("GO_TEMPLATE", &[("templates/go", "")]),
+    (
+        "GO_TEMPLATE",
+        &[
+            ("templates/go", ""),
+            ("../examples/mask-go/transform.go", "transform.go"),
+            ("../examples/mask-go/transform_test.go", "transform_test.go"),
+            (EXAMPLES, "input.jsonl"),
+        ],
+    ),
     ("PYTHON_SDK", &[("../transform-sdk/python", "python/")]),
-    ("PYTHON_TEMPLATE", &[("templates/python", "")]),
+    (
+        "PYTHON_TEMPLATE",
+        &[
+            ("templates/python", ""),
+            ("../examples/mask-python/transform.py", "transform.py"),
+            (EXAMPLES, "input.jsonl"),
+        ],
+    ),
 ];
+
+/// The records that every template has to try.
+const EXAMPLES: &str = "../examples/mask-rust/input.jsonl";
 
 /// The ready-made transforms: packages of the workspace `builtins/`.
 const BUILTINS: [&str; 5] = ["mask", "validate", "filter", "route", "avro"];
-/// What they are compiled to, and how.
-const TARGET: &str = "wasm32-wasip2";
-const TARGET_CONFIG: &str = "target.wasm32-wasip2.rustflags=[\"-Ctarget-feature=+simd128\"]";
-
 /// Folders that are made by builds and tests, or are of no use to a project: never packed.
 const LEFT_OUT: [&str; 5] = ["target", ".tidemill", "__pycache__", "tests", "conformance"];
 
@@ -56,7 +75,10 @@ fn main() -> io::Result<()> {
         for (folder, prefix) in folders {
             let root = package.join(folder);
             println!("cargo::rerun-if-changed={}", root.display());
-            collect(&root, &root, prefix, &mut files)?;
+            match root.is_file() {
+                true => files.push(((*prefix).to_owned(), root)),
+                false => collect(&root, &root, prefix, &mut files)?,
+            }
         }
         files.sort();
         pack(&mut code, name, &files)?;

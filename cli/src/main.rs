@@ -11,6 +11,7 @@ mod manifest;
 mod output;
 mod progress;
 mod verbs;
+mod wasm_target;
 mod when;
 
 use std::process::ExitCode;

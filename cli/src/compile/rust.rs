@@ -14,11 +14,7 @@ use crate::embedded;
 use crate::error::{CliError, CliResult};
 use crate::manifest::Project;
 use crate::progress::Progress;
-
-/// The compiler target of transforms: a WebAssembly component.
-const TARGET: &str = "wasm32-wasip2";
-/// Joined with what the project's own cargo configuration says of the target.
-const TARGET_CONFIG: &str = "target.wasm32-wasip2.rustflags=[\"-Ctarget-feature=+simd128\"]";
+use crate::wasm_target::{TARGET, TARGET_CONFIG};
 
 /// Compiles the project's library; gives the file that is the module.
 ///
