@@ -166,15 +166,16 @@ impl Shard {
             if ring.progress(partition, spec.incarnation()).is_some() {
                 continue;
             }
-            if !self.lives(spec) {
-                return Ok(());
-            }
             let start = match spec.from {
                 _ if spec.is_later_input(partition.index) => StartAt::Offset(0),
                 StartPosition::Earliest => StartAt::Earliest,
                 StartPosition::Latest => StartAt::Latest,
                 from => StartAt::Offset(positions::resolve(&ring, partition, from).await?),
             };
+            // Asked after the look-up, which may take its time: nothing would detach what is attached behind a deletion.
+            if !self.lives(spec) {
+                return Ok(());
+            }
             ring.attach(partition, spec.incarnation(), start)
                 .await
                 .map_err(|e| e.to_string())?;
