@@ -378,6 +378,8 @@ impl Shard {
         };
         let soon = |p: &Running| p.started.elapsed() < RESTART_MIN;
         active.processors.retain(|_, p| !p.ended.get() || soon(p));
+        let first = active.outputs.first().filter(|output| output.by_key);
+        let by_key = first.and_then(|output| output.partitions);
         let mut complete = true;
         for (ring, partition) in inputs {
             if let Some(running) = active.processors.get(&partition.index) {
@@ -389,7 +391,8 @@ impl Shard {
             }
             let counted = active.counted.remove(&partition.index);
             let stats = counted.unwrap_or_default();
-            let running = self.start_processor(spec, key, (ring, partition), (control, stats));
+            let input = (ring, partition);
+            let running = self.start_processor(spec, key, input, (control, stats), by_key);
             if let Some(running) = running {
                 active.processors.insert(partition.index, running);
             }
@@ -403,6 +406,7 @@ impl Shard {
         key: TransformKey,
         (ring, partition): (Ring, PartitionId),
         (control, stats): (Control, Rc<ProcessorStats>),
+        by_key: Option<u32>,
     ) -> Option<Running> {
         let (tx, rx) = watch::channel(control);
         let observer = Rc::new(PartitionObserver {
@@ -428,6 +432,7 @@ impl Shard {
             partition: partition.index,
             on_error: on_error(spec),
             attempts: spec.attempts,
+            by_key,
             unpacking: self.transforms.unpacking.clone(),
         };
         let runner = GuestRunner {

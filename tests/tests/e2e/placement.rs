@@ -9,6 +9,7 @@ use tidemill_tests::{Broker, Engine, Options, modules, on_both_engines, wait};
 
 on_both_engines!(
     output_by_key_goes_where_a_producer_puts_the_same_keys,
+    record_passed_through_goes_where_its_key_says_like_the_others,
     output_is_compressed_as_the_deployment_says,
 );
 
@@ -17,7 +18,13 @@ const RECORDS: usize = 500;
 const PARTITIONS: u32 = 7;
 
 fn produce(cli: &Cli, topic: &str) {
-    let line = |n: usize| format!("key-{n}:{{\"n\":{n},\"email\":\"someone@example.com\"}}\n");
+    produce_values(cli, topic, |n| {
+        format!("{{\"n\":{n},\"email\":\"someone@example.com\"}}")
+    });
+}
+
+fn produce_values(cli: &Cli, topic: &str, value: impl Fn(usize) -> String) {
+    let line = |n: usize| format!("key-{n}:{}\n", value(n));
     let lines: String = (0..RECORDS).map(line).collect();
     let ran = cli.run_with_input(&["produce", topic, "--key-separator", ":"], &lines);
     assert!(ran.ok, "{}", ran.text());
@@ -93,6 +100,31 @@ fn output_by_key_goes_where_a_producer_puts_the_same_keys(engine: Engine) {
     assert_eq!(placed(&cli, "by-key"), reference);
     let input = placed(&cli, "in");
     assert_eq!(placed(&cli, "by-input"), input);
+}
+
+/// The function writes half of the records and the broker the other half: those of one key must meet.
+fn record_passed_through_goes_where_its_key_says_like_the_others(engine: Engine) {
+    let broker = Options::new(engine).shards(2).start();
+    let cli = Cli::new(&broker);
+    cli.create_topic("in", 2);
+    for topic in ["by-key", "by-input", "reference"] {
+        cli.create_topic(topic, PARTITIONS);
+    }
+    for topic in ["in", "reference"] {
+        produce_values(&cli, topic, |n| match n % 2 {
+            0 => format!("{{\"n\":{n}}}"),
+            _ => format!("no JSON {n}"),
+        });
+    }
+    for (name, by) in [("by-key", "key"), ("by-input", "input")] {
+        let mut arguments = vec!["--name", name, "--output", name, "--partition-by", by];
+        arguments.extend(["--on-error", "pass-through"]);
+        deploy(&cli, &arguments);
+    }
+    let all = |topic| written(&cli, topic) == RECORDS as i64;
+    assert!(wait::until(LIMIT, || all("by-key") && all("by-input")));
+    assert_eq!(placed(&cli, "by-key"), placed(&cli, "reference"));
+    assert_eq!(placed(&cli, "by-input"), placed(&cli, "in"));
 }
 
 fn codecs(broker: &Broker, topic: &str) -> Vec<u8> {

@@ -1,6 +1,7 @@
 //! Records handed on by the broker itself: dead letters, and records passed through unchanged.
 
 use tidemill_model::Offset;
+use tidemill_model::partitioner::partition_for_key;
 use tidemill_model::record::{BatchBuilder, NewRecord, RecordRef};
 use tidemill_wasm_host::{Destination, OutputBatch};
 
@@ -22,12 +23,12 @@ pub struct Origin<'a> {
     pub offset: Offset,
 }
 
-fn single(output: u32, record: NewRecord<'_>) -> OutputBatch {
+fn single(output: u32, to: Destination, record: NewRecord<'_>) -> OutputBatch {
     let mut builder = BatchBuilder::new();
     builder.append(record);
     OutputBatch {
         output,
-        to: Destination::ByInput,
+        to,
         records: 1,
         batch: builder.build(),
     }
@@ -47,10 +48,10 @@ fn headers<'a>(record: &RecordRef<'a>) -> (Headers<'a>, bool) {
     (all, true)
 }
 
-/// The record as it came, for `output`. `None` when that cannot be done: its headers are malformed, or it is larger than
-/// `bytes_max`.
+/// The record as it came, for `output`: where its key says, if that has `by_key` partitions among which keys choose, otherwise by
+/// the input. `None` when that cannot be done: its headers are malformed, or it is larger than `bytes_max`.
 pub fn pass_through(
-    output: u32,
+    (output, by_key): (u32, Option<u32>),
     record: &RecordRef<'_>,
     timestamp: i64,
     bytes_max: usize,
@@ -61,13 +62,20 @@ pub fn pass_through(
     if bytes(record) > bytes_max {
         return None;
     }
+    let to = match (by_key, record.key) {
+        (Some(partitions), Some(key)) => {
+            let partitions = i32::try_from(partitions).unwrap_or(i32::MAX);
+            Destination::Partition(partition_for_key(key, partitions))
+        }
+        _ => Destination::ByInput,
+    };
     let record = NewRecord {
         timestamp,
         key: record.key,
         value: record.value,
         headers: &headers,
     };
-    Some(single(output, record))
+    Some(single(output, to, record))
 }
 
 /// What died.
@@ -119,10 +127,40 @@ pub fn dead_letter(
         value: value.filter(|_| !too_large),
         headers: &all,
     };
-    single(output, record)
+    single(output, Destination::ByInput, record)
 }
 
 fn bytes(record: &RecordRef<'_>) -> usize {
     let len = |bytes: Option<&[u8]>| bytes.map_or(0, <[u8]>::len);
     len(record.key) + len(record.value) + record.headers.raw().len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn passed(key: Option<&[u8]>, by_key: Option<u32>) -> OutputBatch {
+        let mut builder = BatchBuilder::new();
+        builder.append(NewRecord {
+            timestamp: 7,
+            key,
+            value: Some(b"as it came"),
+            headers: &[],
+        });
+        let batch = builder.build();
+        let section = &batch[tidemill_model::batch::HEADER_BYTES..];
+        let record = tidemill_model::record::Records::new(section, 1).next();
+        let record = record.expect("it has one").expect("it is well formed");
+        pass_through((0, by_key), &record, 7, 1 << 20).expect("it is small")
+    }
+
+    #[test]
+    fn record_passed_through_goes_where_its_key_says_if_nobody_else_says_it() {
+        for key in [&b"a"[..], b"b", b"customer-17"] {
+            let to = Destination::Partition(partition_for_key(key, 12));
+            assert_eq!(passed(Some(key), Some(12)).to, to);
+            assert_eq!(passed(Some(key), None).to, Destination::ByInput);
+        }
+        assert_eq!(passed(None, Some(12)).to, Destination::ByInput);
+    }
 }

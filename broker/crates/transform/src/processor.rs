@@ -75,6 +75,8 @@ pub struct ProcessorConfig {
     pub on_error: OnError,
     /// Attempts before that.
     pub attempts: u32,
+    /// Partitions of the first output, where records that nobody placed go by their key there: those passed through do, too.
+    pub by_key: Option<u32>,
     /// Memory for unpacked input, in bytes: [`input::UNPACKED_BYTES_MAX`], shared by the processors of a shard.
     pub unpacking: Semaphore,
 }

@@ -612,7 +612,8 @@ impl<R: Runner> Stretch<'_, R> {
             }
             OnError::PassThrough => {
                 let bytes_max = self.bounds.handed_on;
-                match dead_letter::pass_through(0, &record, timestamp, bytes_max) {
+                let to = (0, self.config.by_key);
+                match dead_letter::pass_through(to, &record, timestamp, bytes_max) {
                     Some(batch) => {
                         out.push(batch);
                         out.tally.passed_through += 1;

@@ -624,6 +624,7 @@ pub(super) fn config(on_error: OnError) -> ProcessorConfig {
         partition: 3,
         on_error,
         attempts: 1,
+        by_key: None,
         unpacking: Semaphore::new(crate::input::UNPACKED_BYTES_MAX),
     }
 }
