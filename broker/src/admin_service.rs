@@ -183,6 +183,7 @@ impl AdminService for Service {
                 }
             }
             let compiled_ms = began.elapsed().as_millis() as u64;
+            let name = hash.clone();
             let stored = self.ask(move |shard| async move {
                 // Two uploads of one module would write the same file.
                 let _turn = shard.module_changes.acquire(1).await;
@@ -192,7 +193,9 @@ impl AdminService for Service {
                         TopicError::DiskFull.to_string(),
                     ));
                 }
-                modules::store(&shard.info.modules_dir, wasm).await
+                let cached = modules::store(&shard.info.modules_dir, wasm).await?;
+                shard.transforms.modules.stored(&name, bytes);
+                Ok(cached)
             });
             let cached = stored.await?;
             Ok(ModuleStored {
@@ -435,6 +438,7 @@ impl Shard {
         self.metrics.collect(out);
         self.fetch_sessions.collect(out);
         self.collect_transforms(out);
+        self.collect_modules(out);
         self.collect_disk(out);
         self.collect_limits(out);
         self.kafka_memory.collect(out);

@@ -368,6 +368,7 @@ async fn serve(context: &Arc<Context>, shard: &Rc<Shard>) -> Result<(), String> 
     }
     shard.mark_ready();
     shard.start_controller_checkpoints();
+    shard.start_module_sweeps();
     tell_full_disk(shard);
     let listener = take(&context.listener, Option::take);
     kafka::listen(shard, listener).map_err(|e| format!("cannot accept Kafka connections: {e}"))?;

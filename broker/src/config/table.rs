@@ -229,6 +229,9 @@ settings! {
         compile_memory: u64 = size("1 GiB", 16 * MIB, TIB);
         /// CPU time that compiling a module may take; by the clock it may take fifteen times as much.
         compile_time: Duration = time("1 min", SECOND, MINUTE.saturating_mul(60));
+        /// How long a module stays on disk that no kept version of a transform uses, counted anew at each start. An upload is kept as
+        /// long for its deployment.
+        module_retention: Duration = time("1 h", SECOND, DAY.saturating_mul(3_650));
         /// Lines a second that a transform may log on each shard; more are dropped, and it is told how many.
         log_rate: u32 = number("200", 1, 1_000_000);
         /// Lines that it may log at once.

@@ -102,6 +102,7 @@ impl Shard {
         self: &Rc<Shard>,
         deploy: Deploy,
     ) -> Result<Deployed, ApiError> {
+        let kept = self.pin_module(&deploy.module).await;
         self.try_out(&deploy).await?;
         let turn = self.deployments.acquire(1).await;
         let name = deploy.name.clone();
@@ -110,7 +111,15 @@ impl Shard {
         let created_topics = self.make_outputs(&deploy, &plan).await?;
         let command = ControllerCommand::DeployTransform(Box::new(deploy));
         let reply = self.controller_here().execute(&command).await;
-        let reply = reply.map_err(|e| api_error(e.into()))?;
+        let reply = match reply {
+            Ok(reply) => reply,
+            Err(e) => {
+                if !matches!(e, ControllerError::Refused(_)) {
+                    kept.until_the_end();
+                }
+                return Err(api_error(e.into()));
+            }
+        };
         let ControllerReply::Deployed {
             incarnation,
             version,

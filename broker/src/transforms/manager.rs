@@ -18,6 +18,7 @@ use tidemill_rt::time;
 use tidemill_transform::{Control, OnError, Processor, ProcessorConfig, ProcessorStats, Stopped};
 use tidemill_wasm_host::{Factory, Guest, GuestConfig, OutputTopic, TransformKey};
 
+use super::keep::ModuleKeep;
 use super::logs::{About, Logs, PartitionObserver};
 use super::request::limits_that_hold;
 use super::wiring::{GuestRunner, RingSink, RingSource};
@@ -59,6 +60,8 @@ pub(crate) struct Active {
 pub(crate) struct TransformManager {
     pub(crate) factory: Factory,
     pub(crate) logs: Logs,
+    /// What keeps modules on disk.
+    pub(crate) modules: ModuleKeep,
     pub(crate) active: RefCell<BTreeMap<String, Active>>,
     pub(crate) latency: RefCell<BTreeMap<String, Rc<Histogram>>>,
     guest: RefCell<Option<Guest>>,
@@ -78,6 +81,7 @@ impl TransformManager {
         TransformManager {
             factory,
             logs: Logs::new(&settings.transforms),
+            modules: ModuleKeep::default(),
             active: RefCell::default(),
             latency: RefCell::default(),
             guest: RefCell::default(),
@@ -343,6 +347,7 @@ impl Shard {
         image: &Image,
         spec: &TransformSpec,
     ) -> Result<TransformKey, String> {
+        let _kept = self.transforms.modules.pin(&spec.module);
         let module = modules::load(
             &self.info.modules_dir,
             &spec.module,

@@ -2,9 +2,10 @@
 //!
 //! [`manager`] brings the running processors in line with the controller's image, [`wiring`] connects a processor to
 //! its ring, [`delivery`] carries the outbox to other rings, [`lifecycle`] deploys and deletes,
-//! [`positions`] moves them (on shard 0).
+//! [`positions`] moves them, [`keep`] removes modules that nobody needs (on shard 0).
 
 pub(crate) mod delivery;
+mod keep;
 pub(crate) mod lifecycle;
 pub(crate) mod logs;
 pub(crate) mod manager;

@@ -75,7 +75,13 @@ pub(crate) async fn load(dir: &Path, hash: &str, factory: &Factory) -> Result<Mo
     let file = path(dir, hash).ok_or_else(|| format!("'{hash}' is no module hash"))?;
     let wasm = fs::read(&file)
         .await
-        .map_err(|e| format!("module {}: {e}", file.display()))?;
+        .map_err(|e| match e.kind() {
+            io::ErrorKind::NotFound => format!(
+                "module {hash} is not on this broker, which keeps those that a version of a transform uses: upload it again, as \
+                 `transform deploy` does"
+            ),
+            _ => format!("module {}: {e}", file.display()),
+        })?;
     let wasm = Bytes::from(wasm);
     if hash_beside(wasm.clone()).await != hash {
         return Err(format!(

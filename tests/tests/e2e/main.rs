@@ -26,6 +26,7 @@ mod languages;
 mod log_life;
 mod members;
 mod messages;
+mod module_files;
 mod operations;
 mod outboxes;
 mod placement;

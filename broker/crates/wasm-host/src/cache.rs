@@ -80,6 +80,17 @@ impl Cache {
         written
     }
 
+    /// Removes the code of every key that begins with `prefix` and a dash.
+    pub(crate) fn remove(&self, prefix: &str) -> io::Result<()> {
+        let prefix = format!("{prefix}-");
+        for (name, path) in self.files(SUFFIX)? {
+            if name.starts_with(&prefix) {
+                there(fs::remove_file(path))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Names and paths of the files whose names end in `suffix`.
     fn files(&self, suffix: &str) -> io::Result<Vec<(String, PathBuf)>> {
         let entries = match fs::read_dir(&self.dir) {

@@ -278,6 +278,18 @@ impl Factory {
         make(wasm, &self.0)
     }
 
+    /// Removes what is kept on disk of the module with this SHA-256 in lower-case hexadecimal, whatever engine it was made for. Code in use
+    /// stays so. Reads and changes a directory: not for a shard's thread.
+    ///
+    /// # Errors
+    /// As the operating system says.
+    pub fn forget(&self, sha256: &str) -> std::io::Result<()> {
+        match &self.0.cache {
+            Some(cache) => cache.remove(sha256),
+            None => Ok(()),
+        }
+    }
+
     /// Modules that could not be compiled since the start: refused by the compiler, or beyond what it may take.
     pub fn compile_failures(&self) -> u64 {
         self.0.failures.load(Ordering::Relaxed)
