@@ -178,10 +178,7 @@ impl Shard {
         needed.extend(self.modules_decided());
         let keep = self.info.settings.transforms.module_retention;
         let keeper = &self.transforms.modules;
-        let due = keeper
-            .known
-            .borrow_mut()
-            .due(&needed, Instant::now(), keep);
+        let due = keeper.known.borrow_mut().due(&needed, Instant::now(), keep);
         for hash in due.into_iter().take(REMOVED_AT_ONCE) {
             self.remove_module(&hash).await?;
         }

@@ -68,9 +68,8 @@ fn assert_came_out(cli: &Cli, count: usize) {
 }
 
 fn assert_on_disk(broker: &Broker, wanted: &BTreeSet<String>) {
-    let agrees = || {
-        hashes(broker, "modules") == *wanted && hashes(broker, "code-cache").is_subset(wanted)
-    };
+    let agrees =
+        || hashes(broker, "modules") == *wanted && hashes(broker, "code-cache").is_subset(wanted);
     assert!(
         wait::until(LIMIT, agrees),
         "{:?} and {:?}, wanted {wanted:?}",
