@@ -8,6 +8,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use tidemill_builtin::config::{Kept, OnInvalid, settings};
 use tidemill_builtin::configured;
+use tidemill_builtin::names::{self, Repeated};
 use tidemill_sdk::{Output, Record, Result};
 
 use schema::Schemas;
@@ -27,6 +28,8 @@ struct Settings {
     schema_id: Option<u32>,
     #[serde(default)]
     unknown_fields: Unknown,
+    #[serde(default)]
+    repeated_names: Repeated,
     #[serde(default)]
     on_invalid: OnInvalid,
 }
@@ -54,6 +57,7 @@ pub struct Config {
     schemas: Schemas,
     schema_id: Option<u32>,
     unknown_fields: Unknown,
+    repeated_names: Repeated,
     on_invalid: OnInvalid,
 }
 
@@ -88,6 +92,7 @@ impl Config {
             schemas: Schemas::parse(&schema)?,
             schema_id: settings.schema_id,
             unknown_fields: settings.unknown_fields,
+            repeated_names: settings.repeated_names,
             on_invalid: settings.on_invalid,
         })
     }
@@ -97,6 +102,7 @@ impl Config {
     /// # Errors
     /// When it is not JSON, or does not fit the schema.
     pub fn to_avro(&self, json: &[u8]) -> Result<Vec<u8>, String> {
+        names::check(json, self.repeated_names)?;
         let value: Value =
             serde_json::from_slice(json).map_err(|error| format!("not JSON: {error}"))?;
         let mut datum = Vec::with_capacity(HEADER_BYTES + json.len());

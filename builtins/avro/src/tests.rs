@@ -113,7 +113,7 @@ fn what_does_not_fit_is_named_by_its_path_without_its_value() {
         ("[]", "$: it is an array, the schema wants a record"),
         (
             r#"{"id":1,"amount":1,"state":"new","secret":1}"#,
-            "`secret` is not in the schema",
+            "$: it has a member that is not in the schema",
         ),
         (r#"{"id":1,"amount":1}"#, "$.state: it is missing"),
         (
@@ -126,7 +126,7 @@ fn what_does_not_fit_is_named_by_its_path_without_its_value() {
         ),
         (
             r#"{"id":1,"amount":1,"state":"new","counts":{"x":"secret"}}"#,
-            "$.counts['x']: it is a string",
+            "$.counts[*]: it is a string",
         ),
         (
             r#"{"id":1,"amount":1,"state":"new","four":"secret"}"#,
@@ -288,4 +288,18 @@ fn wrong_settings_are_refused_with_a_sentence() {
         assert!(error.contains(says), "{text}: {error}");
     }
     assert!(Config::read(r#"{"direction":"to-avro","schema":"int"}"#).is_ok());
+}
+
+#[test]
+fn repeated_names_and_objects_that_look_like_numbers_are_refused() {
+    let array = simple(r#"{"type":"map","values":"long"}"#);
+    let error = array.to_avro(br#"{"a":1,"\u0061":2}"#).unwrap_err();
+    assert!(error.contains("repeated_names=last"), "{error}");
+    let token = br#"{"a":{"$serde_json::private::Number":"7"}}"#;
+    assert!(array.to_avro(token).is_err());
+    let last = Config::read(
+        r#"{"direction":"to-avro","repeated_names":"last","schema":{"type":"map","values":"long"}}"#,
+    );
+    let datum = last.unwrap().to_avro(br#"{"a":1,"a":2}"#);
+    assert_eq!(datum.unwrap(), [0x02, 0x02, b'a', 0x04, 0x00]);
 }

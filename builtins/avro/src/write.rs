@@ -8,7 +8,7 @@ use crate::schema::{Field, NESTING_MAX, Schema, Schemas};
 /// Appends the datum of `value`.
 ///
 /// # Errors
-/// Where `value` does not fit, by its path. What stands there is not told: it may be private.
+/// Where `value` does not fit, by its path. What stands there is not told, nor is a name that only the value has: it may be private.
 pub(crate) fn write(
     schemas: &Schemas,
     unknown: Unknown,
@@ -99,13 +99,13 @@ impl<'a> Writer<'a> {
 
     fn record(&mut self, fields: &'a [Field], members: &Map<String, Value>) -> Result<(), String> {
         if self.unknown == Unknown::Fail
-            && let Some(name) = members
+            && members
                 .keys()
-                .find(|name| !fields.iter().any(|field| field.is(name)))
+                .any(|name| !fields.iter().any(|field| field.is(name)))
         {
-            return Err(format!(
-                "`{name}` is not in the schema; leave such members out with unknown_fields=drop"
-            ));
+            return Err(
+                "it has a member that is not in the schema; leave such members out with unknown_fields=drop".to_owned(),
+            );
         }
         for field in fields {
             self.path.push(format!(".{}", field.name));
@@ -142,7 +142,7 @@ impl<'a> Writer<'a> {
         }
         for (name, value) in members {
             self.bytes(name.as_bytes());
-            self.path.push(format!("['{name}']"));
+            self.path.push("[*]".to_owned());
             self.value(schema, value)?;
             self.path.pop();
         }

@@ -1,10 +1,14 @@
 //! `validate`: hands on the records whose JSON value a schema allows; the others fail, each with the place and the rule.
 
-use jsonschema::{PatternOptions, Validator};
+mod place;
+
+use jsonschema::error::ValidationErrorKind;
+use jsonschema::{PatternOptions, ValidationError, Validator};
 use serde::Deserialize;
 use serde_json::Value;
 use tidemill_builtin::config::{Kept, OnInvalid, settings};
 use tidemill_builtin::configured;
+use tidemill_builtin::names::{self, Repeated};
 use tidemill_sdk::{Output, Record, Result};
 
 /// Errors told of one record.
@@ -20,6 +24,8 @@ struct Settings {
     #[serde(default)]
     formats: bool,
     #[serde(default)]
+    repeated_names: Repeated,
+    #[serde(default)]
     on_invalid: OnInvalid,
 }
 
@@ -27,6 +33,9 @@ struct Settings {
 #[derive(Debug)]
 pub struct Config {
     validator: Validator,
+    /// Names that the schema itself tells.
+    told: place::Told,
+    repeated_names: Repeated,
     on_invalid: OnInvalid,
 }
 
@@ -69,6 +78,8 @@ impl Config {
             .map_err(|error| format!("the schema cannot be used: {error}"))?;
         Ok(Config {
             validator,
+            told: place::Told::of(&schema),
+            repeated_names: settings.repeated_names,
             on_invalid: settings.on_invalid,
         })
     }
@@ -83,7 +94,7 @@ pub fn apply(config: &Config, record: Record<'_>, output: &mut Output) -> Result
         // A tombstone is no document.
         return output.forward(&record);
     };
-    match check(&config.validator, value) {
+    match check(config, value) {
         Ok(()) => output.forward(&record),
         Err(reason) => match config.on_invalid {
             OnInvalid::Fail => Err(reason.into()),
@@ -93,24 +104,21 @@ pub fn apply(config: &Config, record: Record<'_>, output: &mut Output) -> Result
     }
 }
 
-/// Why the schema does not allow `value`. What stands there is not told: it may be private.
-fn check(validator: &Validator, value: &[u8]) -> Result<(), String> {
+/// Why the schema does not allow `value`. What stands there is not told, names that the schema does not tell included: it may be private.
+fn check(config: &Config, value: &[u8]) -> Result<(), String> {
+    names::check(value, config.repeated_names)?;
     let value: Value =
         serde_json::from_slice(value).map_err(|error| format!("not JSON: {error}"))?;
-    if validator.is_valid(&value) {
+    if config.validator.is_valid(&value) {
         return Ok(());
     }
-    let mut errors: Vec<String> = validator
+    let mut errors: Vec<String> = config
+        .validator
         .iter_errors(&value)
         .take(ERRORS_MAX + 1)
         .map(|error| {
-            let path = error.instance_path().as_str();
-            let place = if path.is_empty() {
-                "the document"
-            } else {
-                path
-            };
-            format!("{place}: {}", error.masked())
+            let place = config.told.place(&value, error.instance_path().as_str());
+            format!("{place}: {}", rule(&error))
         })
         .collect();
     if errors.len() > ERRORS_MAX {
@@ -121,6 +129,25 @@ fn check(validator: &Validator, value: &[u8]) -> Result<(), String> {
         "the schema does not allow it: {}",
         errors.join("; ")
     ))
+}
+
+/// The rule that was broken.
+fn rule(error: &ValidationError<'_>) -> String {
+    match error.kind() {
+        ValidationErrorKind::AdditionalProperties { unexpected }
+        | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
+            let count = unexpected.len();
+            format!("members that the schema does not name are not allowed, there are {count}")
+        }
+        ValidationErrorKind::UnevaluatedItems { unexpected } => {
+            let count = unexpected.len();
+            format!("items beyond those of the schema are not allowed, there are {count}")
+        }
+        ValidationErrorKind::PropertyNames { .. } => {
+            "a member has a name that is not allowed".to_owned()
+        }
+        _ => error.masked().to_string(),
+    }
 }
 
 #[cfg(test)]
@@ -187,7 +214,7 @@ mod tests {
         );
         assert!(said[1].contains("/id"), "{}", said[1]);
         assert!(said[2].contains("/tags/1"), "{}", said[2]);
-        assert!(said[4].contains("not JSON") && said[7].contains("not JSON"));
+        assert!(said[4].contains("not JSON") && said[7].contains("nested deeper"));
         assert!(said.iter().all(|s| !s.contains("secret")), "{said:?}");
     }
 
@@ -230,5 +257,78 @@ mod tests {
             let error = Config::read(text).unwrap_err();
             assert!(error.contains(says), "{text}: {error}");
         }
+    }
+
+    #[test]
+    fn repeated_names_are_refused_unless_the_last_is_asked_for() {
+        let twice = [
+            r#"{"id":0,"id":7,"email":"a@b"}"#,
+            r#"{"\u0069d":7,"id":7,"email":"a@b"}"#,
+            r#"{"id":7,"email":"a@b","x":[{"y":{"z":1,"a":2,"z":1}}]}"#,
+        ];
+        let refused = ran("", &twice);
+        assert_eq!((refused.records().len(), refused.failures().len()), (0, 3));
+        assert!(refused.failures()[0].1.contains("repeated_names"));
+        let taken = ran(",\"repeated_names\":\"last\"", &twice);
+        assert_eq!(taken.records().len(), 3);
+        let same_name_elsewhere = r#"{"id":7,"email":"a@b","x":{"id":1},"y":[{"id":1},{"id":1}]}"#;
+        assert_eq!(ran("", &[same_name_elsewhere]).failures(), []);
+    }
+
+    #[test]
+    fn object_is_no_number_whatever_its_members_are_called() {
+        let ran = ran(
+            ",\"repeated_names\":\"last\"",
+            &[
+                r#"{"id":{"$serde_json::private::Number":"7"},"email":"a@b"}"#,
+                r#"{"id":{"\u0024serde_json::private::Number":"7"},"email":"a@b"}"#,
+            ],
+        );
+        assert_eq!((ran.records().len(), ran.failures().len()), (0, 2));
+    }
+
+    #[test]
+    fn names_that_only_the_value_tells_are_not_told() {
+        let config = Config::read(
+            r##"{"schema":{
+                "properties": {
+                    "patients": {"additionalProperties": {"properties": {"age": {"maximum": 200}}}},
+                    "closed": {"additionalProperties": false},
+                    "open": {"properties": {"a": true}, "unevaluatedProperties": false},
+                    "names": {"propertyNames": {"maxLength": 3}},
+                    "items": {"prefixItems": [true], "unevaluatedItems": false},
+                    "tuple": {"prefixItems": [true], "items": false},
+                    "ids": {"uniqueItems": true},
+                    "one": {"oneOf": [{"const": 1}, {"const": 2}]},
+                    "not": {"not": {"type": "string"}}
+                }}}"##,
+        )
+        .unwrap();
+        let values = [
+            r#"{"patients":{"secret/~x":{"age":201}}}"#,
+            r#"{"patients":{"123":{"age":201}}}"#,
+            r#"{"closed":{"secret":1}}"#,
+            r#"{"open":{"secret":1}}"#,
+            r#"{"names":{"secret":1}}"#,
+            r#"{"items":[1,"secret"]}"#,
+            r#"{"tuple":[1,"secret"]}"#,
+            r#"{"ids":["secret","secret"]}"#,
+            r#"{"one":"secret"}"#,
+            r#"{"not":"secret"}"#,
+        ];
+        let records = values.map(|v| TestRecord::new().value(v));
+        let ran = run(|record, output| apply(&config, record, output), records);
+        assert_eq!(
+            (ran.records().len(), ran.failures().len()),
+            (0, values.len())
+        );
+        let said: Vec<&str> = ran.failures().iter().map(|f| f.1.as_str()).collect();
+        assert!(
+            said.iter()
+                .all(|s| !s.contains("secret") && !s.contains("123")),
+            "{said:?}"
+        );
+        assert!(said[0].contains("/patients/*/age: "), "{}", said[0]);
+        assert!(said[6].contains("/tuple/1: "), "{}", said[6]);
     }
 }
