@@ -36,6 +36,11 @@ const ON_INVALID: (&str, &str) = (
     "what becomes of a record whose value does not do: fail (default), pass or drop",
 );
 
+const REPEATED_NAMES: (&str, &str) = (
+    "repeated_names",
+    "what becomes of a value with two members of one name: fail (default), or last, which takes the last of them",
+);
+
 /// All there are.
 pub(crate) const BUILTINS: [Builtin; 5] = [
     Builtin {
@@ -56,7 +61,10 @@ pub(crate) const BUILTINS: [Builtin; 5] = [
                 "key_env",
                 "the environment variable with the secret key of hash and tokenize, 16 bytes or more [MASK_KEY]",
             ),
-            ON_INVALID,
+            (
+                "on_invalid",
+                "what becomes of a record whose value cannot be masked: fail (default) or drop",
+            ),
         ],
         wasm: MASK_WASM,
     },
@@ -66,6 +74,7 @@ pub(crate) const BUILTINS: [Builtin; 5] = [
         settings: &[
             ("schema", "the schema: --set-file schema=FILE"),
             ("formats", "whether `format` is checked [false]"),
+            REPEATED_NAMES,
             ON_INVALID,
         ],
         wasm: VALIDATE_WASM,
@@ -116,6 +125,7 @@ pub(crate) const BUILTINS: [Builtin; 5] = [
                 "unknown_fields",
                 "what becomes of members that the schema does not have: fail (default) or drop",
             ),
+            REPEATED_NAMES,
             ON_INVALID,
         ],
         wasm: AVRO_WASM,

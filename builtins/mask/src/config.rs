@@ -84,6 +84,11 @@ impl Config {
         if settings.fields.is_empty() {
             return Err("fields is empty; name at least one path, such as \"$.card\"".to_owned());
         }
+        if settings.on_invalid == OnInvalid::Pass {
+            return Err(
+                "on_invalid is pass, which would hand on in the clear what cannot be masked; use fail or drop".to_owned(),
+            );
+        }
         let mut paths = Paths::new();
         let mut actions = Vec::new();
         for field in &settings.fields {

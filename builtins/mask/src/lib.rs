@@ -26,7 +26,7 @@ pub fn mask(record: Record<'_>, output: &mut Output) -> Result<()> {
 /// Writes `record` as `config` wants it.
 ///
 /// # Errors
-/// When its value is not JSON, unless `on_invalid` says otherwise.
+/// When its value is not JSON, unless `on_invalid` says that it is left out. It is never handed on.
 pub fn apply(config: &Config, record: Record<'_>, output: &mut Output) -> Result<()> {
     let Some(value) = record.value() else {
         // A tombstone hides nothing, and a compacted topic needs it.
@@ -36,8 +36,8 @@ pub fn apply(config: &Config, record: Record<'_>, output: &mut Output) -> Result
         Ok(Some(edited)) => output.write(record.edit().value(&edited)),
         Ok(None) => output.forward(&record),
         Err(error) => match config.on_invalid {
-            OnInvalid::Fail => Err(error.into()),
-            OnInvalid::Pass => output.forward(&record),
+            // No configuration of `mask` says pass.
+            OnInvalid::Fail | OnInvalid::Pass => Err(error.into()),
             OnInvalid::Drop => Ok(()),
         },
     }
