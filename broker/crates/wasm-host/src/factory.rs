@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use tidemill_rt::mailbox::reply::{ReplyReceiver, reply};
+use tidemill_rt::mailbox::reply::{ReplyReceiver, ReplySender, reply};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
@@ -32,6 +32,8 @@ use crate::{engine, shape, sys};
 
 /// Threads that compile, at most; they end when there is nothing to do.
 const COMPILE_THREADS: usize = 2;
+/// Threads that look modules up in the cache.
+const LOOK_UP_THREADS: usize = 1;
 /// Modules waiting to be compiled or tried out, at most.
 const COMPILE_QUEUE_MAX: usize = 64;
 /// Nice value of the compile threads: shards take the processor from them as soon as they wake, and on a machine that is busy they still get
@@ -187,7 +189,27 @@ struct Shared {
     compiler: Option<CompilerProcess>,
     /// Modules that the compiler gave no code for.
     failures: AtomicU64,
-    queue: Mutex<Queue>,
+    /// What has to be compiled or tried out.
+    compiling: Mutex<Queue>,
+    /// What may lie in the cache. Apart from the other, so that a transform that is deployed anew never waits for somebody
+    /// else's module to be compiled.
+    looking_up: Mutex<Queue>,
+}
+
+/// Which queue work stands in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lane {
+    Compile,
+    LookUp,
+}
+
+impl Lane {
+    fn threads_max(self) -> usize {
+        match self {
+            Lane::Compile => COMPILE_THREADS,
+            Lane::LookUp => LOOK_UP_THREADS,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -214,14 +236,28 @@ impl Factory {
             cache: config.cache_dir.map(Cache::new),
             compiler: config.compiler,
             failures: AtomicU64::new(0),
-            queue: Mutex::default(),
+            compiling: Mutex::default(),
+            looking_up: Mutex::default(),
         }))
     }
 
-    /// Makes `wasm` ready, on a compile thread: from the cache in a moment, otherwise by compiling, in up to seconds. Works on every
-    /// thread. The reply is `None` only when the thread was killed by a bug.
+    /// Makes `wasm` ready, on a thread for that: from the cache in a moment, whatever is being compiled meanwhile, otherwise by
+    /// compiling, in up to seconds. Works on every thread. The reply is `None` only when the thread was killed by a bug.
     pub fn load(&self, wasm: Bytes) -> ReplyReceiver<Result<Module, ModuleError>> {
-        self.queue(move |shared| make(&wasm, shared))
+        let (done, receiver) = reply();
+        let factory = self.clone();
+        let job = move |shared: Result<&Shared, ModuleError>| {
+            let found = shared.and_then(|shared| guarded(|| from_cache(&wasm, shared)));
+            match found.transpose() {
+                Some(answer) => done.send(answer),
+                None => factory.enqueue(
+                    Lane::Compile,
+                    answering(done, move |shared| make(&wasm, shared)),
+                ),
+            }
+        };
+        self.enqueue(Lane::LookUp, Box::new(job));
+        receiver
     }
 
     /// Makes one instance of `module` with this environment (see [`crate::guest_env`]) and these limits, on a compile thread, and throws it
@@ -246,28 +282,20 @@ impl Factory {
         work: impl FnOnce(&Shared) -> Result<T, ModuleError> + Send + 'static,
     ) -> ReplyReceiver<Result<T, ModuleError>> {
         let (done, receiver) = reply();
-        let job: Job = Box::new(move |shared| {
-            let caught = shared.and_then(|shared| {
-                catch_unwind(AssertUnwindSafe(|| work(shared))).unwrap_or_else(|payload| {
-                    let reason = panic_message(&*payload);
-                    Err(ModuleError::Refused(format!(
-                        "the compiler failed: {reason}"
-                    )))
-                })
-            });
-            done.send(caught);
-        });
-        let mut queue = self.0.lock();
+        self.enqueue(Lane::Compile, answering(done, work));
+        receiver
+    }
+
+    fn enqueue(&self, lane: Lane, job: Job) {
+        let mut queue = self.0.lock(lane);
         if queue.waiting.len() >= COMPILE_QUEUE_MAX {
             drop(queue);
-            job(Err(ModuleError::Busy));
-            return receiver;
+            return job(Err(ModuleError::Busy));
         }
         queue.waiting.push_back(job);
-        if queue.threads < COMPILE_THREADS {
-            self.start_thread(&mut queue);
+        if queue.threads < lane.threads_max() {
+            self.start_thread(lane, &mut queue);
         }
-        receiver
     }
 
     /// The same on the current thread, which it blocks: for tools.
@@ -295,12 +323,12 @@ impl Factory {
         self.0.failures.load(Ordering::Relaxed)
     }
 
-    fn start_thread(&self, queue: &mut Queue) {
+    fn start_thread(&self, lane: Lane, queue: &mut Queue) {
         let shared = self.0.clone();
         let started = std::thread::Builder::new()
             .name("compile".into())
             .stack_size(COMPILE_STACK_BYTES)
-            .spawn(move || compile_all(&shared));
+            .spawn(move || work_off(&shared, lane));
         match started {
             Ok(_) => queue.threads += 1,
             Err(e) if queue.threads == 0 => {
@@ -315,17 +343,40 @@ impl Factory {
 }
 
 impl Shared {
-    fn lock(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self, lane: Lane) -> MutexGuard<'_, Queue> {
+        let queue = match lane {
+            Lane::Compile => &self.compiling,
+            Lane::LookUp => &self.looking_up,
+        };
+        queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn compile_all(shared: &Shared) {
+/// What `work` comes to; a panic is a refusal.
+fn guarded<T>(work: impl FnOnce() -> Result<T, ModuleError>) -> Result<T, ModuleError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|payload| {
+        let reason = panic_message(&*payload);
+        Err(ModuleError::Refused(format!(
+            "the compiler failed: {reason}"
+        )))
+    })
+}
+
+fn answering<T: Send + 'static>(
+    done: ReplySender<Result<T, ModuleError>>,
+    work: impl FnOnce(&Shared) -> Result<T, ModuleError> + Send + 'static,
+) -> Job {
+    Box::new(move |shared| {
+        done.send(shared.and_then(|shared| guarded(|| work(shared))));
+    })
+}
+
+fn work_off(shared: &Shared, lane: Lane) {
     survival::begin();
     sys::set_nice(COMPILE_NICE);
     loop {
         let job = {
-            let mut queue = shared.lock();
+            let mut queue = shared.lock(lane);
             match queue.waiting.pop_front() {
                 Some(job) => job,
                 None => {
@@ -338,20 +389,33 @@ fn compile_all(shared: &Shared) {
     }
 }
 
-/// What lies in the cache was checked before it came there, so that a load from it needs neither compiler nor engine.
-fn make(wasm: &[u8], shared: &Shared) -> Result<Module, ModuleError> {
+/// What lies in the cache was checked before it came there, so that a load from it needs neither compiler nor engine. `None` when
+/// it is not there.
+fn from_cache(wasm: &[u8], shared: &Shared) -> Result<Option<Module>, ModuleError> {
     let world = scan(wasm)?;
-    let cache = shared.cache.as_ref();
+    let Some(cache) = &shared.cache else {
+        return Ok(None);
+    };
     let sha256: [u8; 32] = Sha256::digest(wasm).into();
-    let key = format!("{}-{:016x}", hex(&sha256), host_hash()?);
-    if let Some(file) = cache.and_then(|cache| kept(cache.get(&key))) {
-        let code = Code::File(Arc::new(file));
-        return Ok(Module {
-            sha256,
-            world,
-            code,
-        });
+    let file = kept(cache.get(&cache_key(&sha256)?));
+    Ok(file.map(|file| Module {
+        sha256,
+        world,
+        code: Code::File(Arc::new(file)),
+    }))
+}
+
+fn cache_key(sha256: &[u8; 32]) -> Result<String, ModuleError> {
+    Ok(format!("{}-{:016x}", hex(sha256), host_hash()?))
+}
+
+fn make(wasm: &[u8], shared: &Shared) -> Result<Module, ModuleError> {
+    // Somebody may have compiled it since it was looked up.
+    if let Some(module) = from_cache(wasm, shared)? {
+        return Ok(module);
     }
+    let world = scan(wasm)?;
+    let sha256: [u8; 32] = Sha256::digest(wasm).into();
     let engine = new_engine()?;
     let code = match &shared.compiler {
         Some(process) => process.compile(wasm),
@@ -366,8 +430,8 @@ fn make(wasm: &[u8], shared: &Shared) -> Result<Module, ModuleError> {
         code: Code::Memory(code.into()),
     };
     check_types(&module, &engine)?;
-    if let (Some(cache), Code::Memory(code)) = (cache, &module.code)
-        && let Some(file) = kept(cache.put(&key, code).map(Some))
+    if let (Some(cache), Code::Memory(code)) = (&shared.cache, &module.code)
+        && let Some(file) = kept(cache.put(&cache_key(&sha256)?, code).map(Some))
     {
         module.code = Code::File(Arc::new(file));
     }
@@ -470,5 +534,47 @@ mod tests {
         })
         .unwrap();
         assert!(!crate::survives_panics());
+    }
+
+    #[test]
+    fn module_that_was_compiled_before_does_not_wait_for_those_that_are_being_compiled() {
+        let folder = std::env::temp_dir().join(format!("look-up-{}", std::process::id()));
+        let cache_dir = folder.clone();
+        block_on(EngineChoice::Epoll, move || {
+            test_cache_beside_compilers(cache_dir.clone())
+        })
+        .unwrap();
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+
+    async fn test_cache_beside_compilers(cache_dir: PathBuf) {
+        let factory = Factory::new(HostConfig {
+            cache_dir: Some(cache_dir),
+            ..HostConfig::default()
+        });
+        let wasm = wat::parse_str(
+            "(module (memory (export \"memory\") 1)
+                (func (export \"tidemill_reserve\") (param i32) (result i32) i32.const 0)
+                (func (export \"tidemill_process\") (param i32) (result i64) i64.const 0))",
+        );
+        let wasm = Bytes::from(wasm.unwrap());
+        factory.load(wasm.clone()).recv().await.unwrap().unwrap();
+        let mut ends = Vec::new();
+        let mut compiling = Vec::new();
+        for _ in 0..COMPILE_THREADS {
+            let (end, ended) = std::sync::mpsc::channel::<()>();
+            ends.push(end);
+            compiling.push(factory.queue(move |_| {
+                let _ = ended.recv();
+                Ok(())
+            }));
+        }
+        let patience = std::time::Duration::from_secs(60);
+        let loaded = tidemill_rt::time::timeout(patience, factory.load(wasm).recv()).await;
+        drop(ends);
+        for compiled in compiling {
+            compiled.recv().await.unwrap().unwrap();
+        }
+        loaded.expect("it waits for nobody").unwrap().unwrap();
     }
 }
