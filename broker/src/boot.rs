@@ -29,6 +29,7 @@ use crate::metrics::TopicLabels;
 use crate::shard::{Job, NodeInfo, Shard, ShardHandle, ShardParts};
 use crate::topics::CONTROLLER_SHARD;
 use crate::transforms::TransformManager;
+use crate::transforms::secrets::{KeyFileError, SecretsKey};
 
 /// The node id of a node that is alone.
 const NODE: NodeId = NodeId(1);
@@ -60,6 +61,8 @@ pub(crate) enum BootError {
     DataDir(#[from] DataDirError),
     #[error(transparent)]
     Start(#[from] StartError),
+    #[error(transparent)]
+    SecretsKey(#[from] KeyFileError),
     #[error("cannot set up {what}: {source}")]
     Setup {
         what: &'static str,
@@ -141,7 +144,7 @@ pub(crate) fn run(config: BrokerConfig) -> Result<(), BootError> {
     let admin_listener = bind(config.admin_addr, "the admin API", "--admin-addr")?;
     let engine = runtime::resolve(config.engine)?;
     let data = open_data_dir(&config)?;
-    let info = Arc::new(node_info(&config, &data, engine));
+    let info = Arc::new(node_info(&config, &data, engine)?);
     let (handle, mailboxes) = ShardHandle::new(info.shards);
     let context = Arc::new(Context {
         info: info.clone(),
@@ -244,8 +247,15 @@ fn open_data_dir(config: &BrokerConfig) -> Result<DataDir, BootError> {
     Ok(opened?)
 }
 
-fn node_info(config: &BrokerConfig, data: &DataDir, engine: EngineKind) -> NodeInfo {
-    NodeInfo {
+fn node_info(
+    config: &BrokerConfig,
+    data: &DataDir,
+    engine: EngineKind,
+) -> Result<NodeInfo, KeyFileError> {
+    let key_file = config.settings.transforms.secrets_key_file.as_deref();
+    let key = key_file.map(|file| SecretsKey::read(Path::new(file)));
+    Ok(NodeInfo {
+        secrets_key: key.transpose()?.map(Arc::new),
         node: NODE,
         cluster_id: data.identity().cluster.to_string(),
         advertised: config.advertised.clone(),
@@ -258,7 +268,7 @@ fn node_info(config: &BrokerConfig, data: &DataDir, engine: EngineKind) -> NodeI
         settings: config.settings.clone(),
         stated: config.stated.clone(),
         topic_defaults: config.topic_defaults.clone(),
-    }
+    })
 }
 
 fn warn_if_exposed(config: &BrokerConfig) {

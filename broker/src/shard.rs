@@ -23,6 +23,7 @@ use crate::kafka::{Budgets, ConnectionLimits, FetchSessions};
 use crate::metrics::{ShardMetrics, TopicLabels};
 use crate::records::UNPACKING_MAX;
 use crate::transforms::TransformManager;
+use crate::transforms::secrets::SecretsKey;
 
 /// Jobs that may wait for a shard; senders beyond it wait.
 pub(crate) const MAILBOX_JOBS_MAX: usize = 8_192;
@@ -58,6 +59,8 @@ pub(crate) struct NodeInfo {
     pub(crate) data_dir: std::path::PathBuf,
     /// Folder of modules.
     pub(crate) modules_dir: std::path::PathBuf,
+    /// What secrets of transforms are sealed with.
+    pub(crate) secrets_key: Option<Arc<SecretsKey>>,
     /// Which topics have metrics of their own.
     pub(crate) topic_labels: Arc<TopicLabels>,
     /// What the operator set.

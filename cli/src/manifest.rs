@@ -87,6 +87,9 @@ pub(crate) struct Manifest {
     /// Runs of a record before `on_error` applies.
     #[serde(default)]
     pub(crate) attempts: Option<u32>,
+    /// Names of the secrets it cannot do without; their values are given at deployment.
+    #[serde(default)]
+    pub(crate) secrets: Vec<String>,
     /// How its output is compressed.
     #[serde(default)]
     compression: Option<Compression>,

@@ -5,8 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use tidemill_controller::image::{Codec, PartitionBy};
+use zeroize::Zeroizing;
 
 /// `GET /v1/cluster`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -203,6 +204,48 @@ pub(crate) struct DeployRequest {
     /// Where records go that the function does not place itself; by the input's partition where absent.
     #[serde(default)]
     pub(crate) partition_by: Option<PartitionBy>,
+    /// Secrets that are given anew; those of the version before stay beside them.
+    #[serde(default)]
+    pub(crate) secrets: Secrets,
+    /// Names of secrets of the version before that are dropped.
+    #[serde(default)]
+    pub(crate) remove_secrets: Vec<String>,
+    /// Names of secrets without which it is refused.
+    #[serde(default)]
+    pub(crate) required_secrets: Vec<String>,
+}
+
+/// Secrets in clear, by the variables they are given as. Never shown, also not in what is said of a body that makes no sense.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub(crate) struct Secrets(BTreeMap<String, Zeroizing<String>>);
+
+impl Secrets {
+    /// Names and values.
+    pub(crate) fn each(&self) -> impl Iterator<Item = (&String, &str)> {
+        self.0.iter().map(|(name, value)| (name, value.as_str()))
+    }
+}
+
+impl std::fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
+impl<'de> Deserialize<'de> for Secrets {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Secrets, D::Error> {
+        let refused = || D::Error::custom("`secrets` is an object of texts, by variable");
+        let serde_json::Value::Object(all) = Deserialize::deserialize(deserializer)? else {
+            return Err(refused());
+        };
+        let pair = |(name, value)| match value {
+            serde_json::Value::String(value) => Ok((name, Zeroizing::new(value))),
+            _ => Err(refused()),
+        };
+        Ok(Secrets(
+            all.into_iter().map(pair).collect::<Result<_, _>>()?,
+        ))
+    }
 }
 
 /// The answer to a deploy.
@@ -229,6 +272,8 @@ pub(crate) struct DeployCheck {
     pub(crate) version: u32,
     /// Output topics that would be made.
     pub(crate) missing_topics: Vec<String>,
+    /// Names of the secrets it would have.
+    pub(crate) secrets: Vec<String>,
 }
 
 /// `POST /v1/transforms/{name}/rollback`.
@@ -400,6 +445,8 @@ pub(crate) struct TransformDetail {
     pub(crate) weight: u32,
     /// Where records go that the function does not place itself.
     pub(crate) partition_by: PartitionBy,
+    /// Names of its secrets.
+    pub(crate) secrets: Vec<String>,
     /// When this version was deployed; 0 where that was not written down.
     pub(crate) deployed_ms: i64,
     /// What somebody who looks at it should know, in sentences.

@@ -232,6 +232,9 @@ settings! {
         /// How long a module stays on disk that no kept version of a transform uses, counted anew at each start. An upload is kept as
         /// long for its deployment.
         module_retention: Duration = time("1 h", SECOND, DAY.saturating_mul(3_650));
+        /// A file with the key that secrets of transforms are sealed with: 32 random bytes, or 64 hexadecimal digits, which only its
+        /// owner may read. Without it, deployments with secrets are refused.
+        secrets_key_file: Option<String> = text("none", "a path").or("none");
         /// Lines a second that a transform may log on each shard; more are dropped, and it is told how many.
         log_rate: u32 = number("200", 1, 1_000_000);
         /// Lines that it may log at once.

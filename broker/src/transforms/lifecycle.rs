@@ -1,9 +1,11 @@
 //! Deploying, pausing and deleting transforms. Runs on shard 0, beside the controller.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use tidemill_controller::command::Deploy;
 use tidemill_controller::deploy::{Life, Plan};
+use tidemill_controller::image::Sealed;
 use tidemill_controller::{
     ControllerCommand, ControllerError, ControllerReply, TransformSpec, TransformStatus,
 };
@@ -11,8 +13,9 @@ use tidemill_model::topic_name;
 use tidemill_rt::task::{self, Queue};
 use tidemill_rt::time;
 
-use super::modules;
 use super::request::checked;
+use super::secrets::Wanted;
+use super::{modules, secrets};
 use crate::admin::ApiError;
 use crate::admin::types::{CreatedTopic, DeployCheck, DeployRequest, Deployed};
 use crate::records::{api_error, gone, topic_not_found};
@@ -52,7 +55,9 @@ impl Shard {
         }
         let deploy = checked(name, &request, &self.info.settings.transforms)?;
         self.plan(&deploy)?;
-        let mut deployed = self.deploy_checked(deploy).await?;
+        let key = self.info.secrets_key.as_deref();
+        let wanted = Wanted::of(key, &deploy.name, &request)?;
+        let mut deployed = self.deploy_checked(deploy, wanted).await?;
         deployed.kept_place = request.from.is_some() && deployed.kept_place;
         Ok(deployed)
     }
@@ -66,7 +71,11 @@ impl Shard {
         let checked = self.on(CONTROLLER_SHARD, move |shard| async move {
             let deploy = checked(name, &request, &shard.info.settings.transforms)?;
             let plan = shard.plan(&deploy)?;
+            let key = shard.info.secrets_key.as_deref();
+            let wanted = Wanted::of(key, &deploy.name, &request)?;
+            let secrets = shard.secrets_after(&deploy, &wanted)?;
             Ok(DeployCheck {
+                secrets: secrets.into_keys().collect(),
                 version: plan.version,
                 missing_topics: plan.missing,
             })
@@ -100,11 +109,15 @@ impl Shard {
     /// Deploys what was checked: tries it out, then makes the outputs that are missing and has it decided.
     pub(super) async fn deploy_checked(
         self: &Rc<Shard>,
-        deploy: Deploy,
+        mut deploy: Deploy,
+        wanted: Wanted,
     ) -> Result<Deployed, ApiError> {
         let kept = self.pin_module(&deploy.module).await;
+        deploy.secrets = self.secrets_after(&deploy, &wanted)?;
         self.try_out(&deploy).await?;
         let turn = self.deployments.acquire(1).await;
+        // Another deploy may have come before.
+        deploy.secrets = self.secrets_after(&deploy, &wanted)?;
         let name = deploy.name.clone();
         let plan = self.plan(&deploy)?;
         let before = self.controller_here().image().transform(&name).cloned();
@@ -148,6 +161,16 @@ impl Shard {
         })
     }
 
+    fn secrets_after(
+        &self,
+        deploy: &Deploy,
+        wanted: &Wanted,
+    ) -> Result<BTreeMap<String, Sealed>, ApiError> {
+        let image = self.controller_here().image();
+        let current = image.transform(&deploy.name).map(|t| t.secrets.clone());
+        wanted.after(&current.unwrap_or_default(), &deploy.env)
+    }
+
     async fn make_outputs(
         self: &Rc<Shard>,
         deploy: &Deploy,
@@ -177,7 +200,10 @@ impl Shard {
         let image = self.controller_here().image();
         let version = image.transform(&deploy.name).map_or(1, |t| t.version + 1);
         let factory = &self.transforms.factory;
-        modules::try_out(&self.info.modules_dir, (deploy, version), factory)
+        let key = self.info.secrets_key.as_deref();
+        let secrets = secrets::opened(key, &deploy.name, &deploy.secrets)
+            .map_err(|e| ApiError::conflict("sealed_secret", e.to_string()))?;
+        modules::try_out(&self.info.modules_dir, (deploy, version, &secrets), factory)
             .await
             .map_err(ApiError::module_refused)
     }

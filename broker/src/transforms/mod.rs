@@ -12,6 +12,7 @@ pub(crate) mod manager;
 pub(crate) mod modules;
 pub(crate) mod positions;
 mod request;
+pub(crate) mod secrets;
 pub(crate) mod status;
 mod versions;
 pub(crate) mod wiring;

@@ -10,6 +10,7 @@ use tidemill_controller::command::Deploy;
 use tidemill_rt::fs::{self, File, OpenMode};
 use tidemill_rt::task;
 use tidemill_wasm_host::{Factory, Limits, Module, ModuleError, guest_env};
+use zeroize::Zeroizing;
 
 use crate::admin::ApiError;
 
@@ -92,15 +93,19 @@ pub(crate) async fn load(dir: &Path, hash: &str, factory: &Factory) -> Result<Mo
     answered(factory.load(wasm).recv().await)
 }
 
-/// What a function is told: what `wit/world.wit` promises, and `user`, which the deployment says.
+/// What a function is told: what `wit/world.wit` promises, and what the deployment says: plain variables and secrets.
 pub(crate) fn environment(
     (name, version): (&str, u32),
     (input, outputs): (&str, &[String]),
-    user: &BTreeMap<String, String>,
+    (user, secrets): (&BTreeMap<String, String>, &[(String, Zeroizing<String>)]),
 ) -> Vec<(String, String)> {
+    let secrets = secrets.iter().map(|(k, v)| (k.clone(), String::clone(v)));
     let version = ("TIDEMILL_VERSION".to_owned(), version.to_string());
     let user = user.iter().map(|(k, v)| (k.clone(), v.clone()));
-    let all: Vec<(String, String)> = std::iter::once(version).chain(user).collect();
+    let all: Vec<(String, String)> = std::iter::once(version)
+        .chain(user)
+        .chain(secrets)
+        .collect();
     guest_env(name, input, outputs, &all)
 }
 
@@ -108,12 +113,12 @@ pub(crate) fn environment(
 /// have. Runs on a shard.
 pub(crate) async fn try_out(
     dir: &Path,
-    (deploy, version): (&Deploy, u32),
+    (deploy, version, secrets): (&Deploy, u32, &[(String, Zeroizing<String>)]),
     factory: &Factory,
 ) -> Result<(), String> {
     let module = load(dir, &deploy.module, factory).await?;
     let topics = (deploy.input.as_str(), &deploy.outputs[..]);
-    let env = environment((&deploy.name, version), topics, &deploy.env);
+    let env = environment((&deploy.name, version), topics, (&deploy.env, secrets));
     let limits = Limits {
         time_ms: deploy.time_ms,
         memory_bytes: deploy.memory_bytes as usize,

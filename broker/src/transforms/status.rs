@@ -390,6 +390,7 @@ fn detail(spec: &TransformSpec, whole: Part) -> TransformDetail {
         compression: spec.compression,
         weight: spec.weight,
         partition_by: spec.partition_by,
+        secrets: spec.secrets.keys().cloned().collect(),
         deployed_ms: spec.deployed_ms,
         notes: Vec::new(),
         partitions: whole.partitions,

@@ -1,5 +1,6 @@
 //! The versions of a transform that are kept, and going back to one. Runs on shard 0, beside the controller.
 
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -7,6 +8,7 @@ use tidemill_controller::command::Deploy;
 use tidemill_controller::{TransformSpec, TransformStatus};
 use tidemill_rt::time;
 
+use super::secrets::Wanted;
 use super::status;
 use crate::admin::ApiError;
 use crate::admin::types::{Deployed, LimitsSpec, RollbackRequest, TransformVersion, VersionList};
@@ -61,7 +63,8 @@ impl Shard {
             let Some(wanted) = wanted else {
                 return Err(no_such_version(&current, &earlier, request.to));
             };
-            let mut deployed = shard.deploy_checked(deploy_of(wanted)).await?;
+            let secrets = Wanted::Of(wanted.secrets.clone());
+            let mut deployed = shard.deploy_checked(deploy_of(wanted), secrets).await?;
             deployed.kept_place = false;
             Ok(deployed)
         });
@@ -111,7 +114,7 @@ fn deploy_of(spec: &TransformSpec) -> Deploy {
         compression: spec.compression,
         weight: spec.weight,
         partition_by: spec.partition_by,
-        secrets: spec.secrets.clone(),
+        secrets: BTreeMap::new(),
         now_ms: time::unix_ms(),
         content_of: Some(spec.version),
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -21,6 +22,8 @@ use crate::progress::Progress;
 
 /// Bytes of a module that the broker takes.
 const MODULE_BYTES_MAX: u64 = 64 << 20;
+/// Bytes of a secret that are read; the broker takes fewer.
+const SECRET_BYTES_MAX: u64 = 1 << 20;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -41,6 +44,13 @@ pub(crate) struct Arguments {
     /// An environment variable for it; may be given several times
     #[arg(long = "env", value_name = "KEY=VALUE", value_parser = pair)]
     env: Vec<(String, String)>,
+    /// A secret for it, given as an environment variable, kept sealed and never shown: KEY=VALUE, KEY=@FILE, or KEY=- to read it from
+    /// standard input; may be given several times. Secrets stay over later deploys
+    #[arg(long = "secret", value_name = "KEY=VALUE", value_parser = pair)]
+    secrets: Vec<(String, String)>,
+    /// A secret it is to have no more; may be given several times
+    #[arg(long = "remove-secret", value_name = "KEY")]
+    remove_secrets: Vec<String>,
     /// Where a new transform begins to read: earliest, latest, @TIME (ms since 1970, or as @2026-11-27T10:00:00Z), +N (records
     /// after the oldest) or -N (before the end) [default: latest, records written before are not read]; one that is there already
     /// keeps its place
@@ -85,6 +95,12 @@ struct Deployment {
     module: PathBuf,
     name: String,
     request: Map<String, Value>,
+}
+
+/// What the broker says of a deploy that it would take.
+#[derive(Debug, Deserialize)]
+struct Checked {
+    secrets: Vec<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -146,10 +162,11 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> CliResult {
         .to_owned();
     let path = format!("/v1/transforms/{}", segment(&deployment.name));
     // What can be refused without the module is, before it is uploaded and compiled.
-    admin.post(
-        &format!("{path}/check"),
-        &Value::Object(deployment.request.clone()),
-    )?;
+    let request = Value::Object(deployment.request.clone());
+    let checked: Checked = typed(&admin.post(&format!("{path}/check"), &request)?)?;
+    if let Some(builtin) = builtin {
+        check_builtin(builtin, &deployment.request, &checked.secrets)?;
+    }
     let stored: Stored = {
         let _progress = Progress::start("uploading the module; the broker compiles it");
         typed(&admin.put_wasm("/v1/modules", &wasm)?)?
@@ -240,7 +257,25 @@ fn of_module(module: &Path, arguments: &Arguments) -> CliResult<Deployment> {
     deployment(module.to_owned(), name, request)
 }
 
-/// A ready-made transform, its settings checked by itself.
+/// Lets a ready-made transform look at its settings. What secrets hold that the broker has is not known here: something stands for them.
+fn check_builtin(builtin: &Builtin, request: &Map<String, Value>, secrets: &[String]) -> CliResult {
+    let texts = |key: &str| {
+        let pairs = request.get(key).and_then(Value::as_object).into_iter();
+        let pairs = pairs.flatten();
+        pairs.filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
+    };
+    let unknown = secrets.iter().map(|name| (name.clone(), "*".repeat(64)));
+    let all: BTreeMap<String, String> = unknown
+        .chain(texts("env"))
+        .chain(texts("secrets"))
+        .collect();
+    let outputs = request.get("outputs").and_then(Value::as_array);
+    let outputs = outputs.into_iter().flatten().filter_map(Value::as_str);
+    let outputs: Vec<String> = outputs.map(str::to_owned).collect();
+    builtin.check(&outputs, &all.into_iter().collect::<Vec<_>>())
+}
+
+/// A ready-made transform.
 fn of_builtin(builtin: &Builtin, arguments: &Arguments) -> CliResult<Deployment> {
     let missing = |what: &str| CliError::said(format!("--builtin needs {what} too"));
     let input = arguments
@@ -263,12 +298,10 @@ fn of_builtin(builtin: &Builtin, arguments: &Arguments) -> CliResult<Deployment>
         Defaults {
             input,
             outputs,
-            env: env.clone(),
+            env,
             ..Defaults::default()
         },
     )?;
-    let seen: Vec<(String, String)> = env.into_iter().chain(arguments.env.clone()).collect();
-    builtin.check(&arguments.outputs, &seen)?;
     deployment(PathBuf::new(), name.to_owned(), request)
 }
 
@@ -302,6 +335,7 @@ fn of_project(arguments: &Arguments) -> CliResult<Deployment> {
         dead_letter: manifest.dead_letter.clone(),
         attempts: manifest.attempts,
         output: manifest.placing(),
+        secrets: manifest.secrets.clone(),
     };
     let request = request(arguments, defaults)?;
     let module = module_of(&project, arguments.no_build)?;
@@ -349,6 +383,58 @@ struct Defaults {
     dead_letter: Option<String>,
     attempts: Option<u32>,
     output: Placing,
+    secrets: Vec<String>,
+}
+
+/// Adds what concerns secrets; their values come from where they were said to be.
+fn add_secrets(
+    request: &mut Map<String, Value>,
+    arguments: &Arguments,
+    required: &[String],
+) -> CliResult {
+    let mut secrets = Map::new();
+    for (name, given) in &arguments.secrets {
+        secrets.insert(name.clone(), json!(secret(name, given)?));
+    }
+    for (key, value) in [
+        ("secrets", Value::Object(secrets)),
+        ("remove_secrets", json!(arguments.remove_secrets)),
+        ("required_secrets", json!(required)),
+    ] {
+        let empty = value.as_array().is_some_and(Vec::is_empty)
+            || value.as_object().is_some_and(Map::is_empty);
+        if !empty {
+            request.insert(key.to_owned(), value);
+        }
+    }
+    Ok(())
+}
+
+/// The value of a secret, without a line end where it comes from a file or standard input.
+fn secret(name: &str, given: &str) -> CliResult<String> {
+    let text = match given {
+        "-" => {
+            let mut text = String::new();
+            let read = io::stdin()
+                .lock()
+                .take(SECRET_BYTES_MAX)
+                .read_to_string(&mut text);
+            read.map_err(|error| {
+                CliError::said(format!(
+                    "the secret {name} cannot be read from standard input: {error}"
+                ))
+            })?;
+            text
+        }
+        _ => match given.strip_prefix('@') {
+            Some(file) => {
+                fs::read_to_string(file).map_err(CliError::file("read", Path::new(file)))?
+            }
+            None => return Ok(given.to_owned()),
+        },
+    };
+    let line = text.strip_suffix('\n').unwrap_or(&text);
+    Ok(line.strip_suffix('\r').unwrap_or(line).to_owned())
 }
 
 /// The API's request, without the module's hash.
@@ -377,6 +463,7 @@ fn request(arguments: &Arguments, defaults: Defaults) -> CliResult<Map<String, V
     request.insert("outputs".to_owned(), json!(defaults.outputs));
     request.insert("env".to_owned(), json!(env));
     request.insert("limits".to_owned(), Value::Object(limits));
+    add_secrets(&mut request, arguments, &defaults.secrets)?;
     let optional = [
         ("from", arguments.from.as_ref().map(|from| json!(from))),
         ("on_error", on_error.map(|policy| json!(policy.word()))),

@@ -36,6 +36,8 @@ struct Transform {
     attempts: u32,
     #[serde(default)]
     compression: Option<String>,
+    #[serde(default)]
+    secrets: Vec<String>,
     weight: u32,
     partition_by: String,
     #[serde(default)]
@@ -128,6 +130,12 @@ fn facts(transform: &Transform) -> Vec<(&'static str, String)> {
             .env
             .iter()
             .map(|(key, value)| ("env", format!("{key}={value}"))),
+    );
+    facts.extend(
+        transform
+            .secrets
+            .iter()
+            .map(|name| ("secret", name.clone())),
     );
     facts.extend(transform.notes.iter().map(|note| ("note", note.clone())));
     facts.extend(

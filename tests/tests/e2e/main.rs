@@ -30,6 +30,7 @@ mod module_files;
 mod operations;
 mod outboxes;
 mod placement;
+mod secrets;
 mod sessions;
 mod starting;
 mod transform_logs;

@@ -183,6 +183,7 @@ impl AdminService for Fake {
             compression: None,
             weight: 1,
             partition_by: PartitionBy::Input,
+            secrets: Vec::new(),
             deployed_ms: 0,
             notes: Vec::new(),
             partitions: Vec::new(),
@@ -196,6 +197,7 @@ impl AdminService for Fake {
             DeployCheck {
                 version: 2,
                 missing_topics: Vec::new(),
+                secrets: Vec::new(),
             },
         )
     }
