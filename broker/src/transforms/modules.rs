@@ -10,8 +10,7 @@ use tidemill_controller::command::Deploy;
 use tidemill_rt::fs::{self, File, OpenMode};
 use tidemill_rt::task;
 use tidemill_wasm_host::{Factory, Limits, Module, ModuleError, guest_env};
-use zeroize::Zeroizing;
-
+use super::secrets::Opened;
 use crate::admin::ApiError;
 
 /// The hash a module is known by. Takes up to a tenth of a second, which no shard has: see [`hash_beside`].
@@ -97,7 +96,7 @@ pub(crate) async fn load(dir: &Path, hash: &str, factory: &Factory) -> Result<Mo
 pub(crate) fn environment(
     (name, version): (&str, u32),
     (input, outputs): (&str, &[String]),
-    (user, secrets): (&BTreeMap<String, String>, &[(String, Zeroizing<String>)]),
+    (user, secrets): (&BTreeMap<String, String>, &[Opened]),
 ) -> Vec<(String, String)> {
     let secrets = secrets.iter().map(|(k, v)| (k.clone(), String::clone(v)));
     let version = ("TIDEMILL_VERSION".to_owned(), version.to_string());
@@ -113,7 +112,7 @@ pub(crate) fn environment(
 /// have. Runs on a shard.
 pub(crate) async fn try_out(
     dir: &Path,
-    (deploy, version, secrets): (&Deploy, u32, &[(String, Zeroizing<String>)]),
+    (deploy, version, secrets): (&Deploy, u32, &[Opened]),
     factory: &Factory,
 ) -> Result<(), String> {
     let module = load(dir, &deploy.module, factory).await?;

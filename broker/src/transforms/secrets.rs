@@ -201,6 +201,9 @@ fn bound(transform: &str, name: &str) -> Vec<u8> {
     [transform.as_bytes(), b"\0", name.as_bytes()].concat()
 }
 
+/// A secret in clear: the variable it is given as, and its value.
+pub(crate) type Opened = (String, Zeroizing<String>);
+
 /// A transform's secrets in clear, by the variables they are given as.
 ///
 /// # Errors
@@ -209,7 +212,7 @@ pub(super) fn opened(
     key: Option<&SecretsKey>,
     transform: &str,
     secrets: &BTreeMap<String, Sealed>,
-) -> Result<Vec<(String, Zeroizing<String>)>, OpenError> {
+) -> Result<Vec<Opened>, OpenError> {
     let open = |(name, sealed): (&String, &Sealed)| {
         let key = key.ok_or_else(|| OpenError::NoKey(name.clone()))?;
         Ok((name.clone(), key.open(transform, name, sealed)?))
