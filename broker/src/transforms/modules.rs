@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::secrets::Opened;
+use crate::admin::ApiError;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tidemill_controller::command::Deploy;
 use tidemill_rt::fs::{self, File, OpenMode};
 use tidemill_rt::task;
 use tidemill_wasm_host::{Factory, Limits, Module, ModuleError, guest_env};
-use super::secrets::Opened;
-use crate::admin::ApiError;
 
 /// The hash a module is known by. Takes up to a tenth of a second, which no shard has: see [`hash_beside`].
 pub(crate) fn hash(wasm: &[u8]) -> String {
