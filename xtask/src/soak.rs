@@ -7,6 +7,17 @@ use crate::setup;
 const USAGE: &str =
     "usage: cargo xtask soak [--transforms] [--minutes N] [--runtime uring|epoll] [--debug]";
 
+/// Minutes of the soak in `cargo xtask test`: enough for some dozen deployments and a kill.
+const SHORT_MINUTES: &str = "1";
+
+/// A short soak of transforms with the programs that the tests use, which are built; the verdict goes to `target/`.
+pub(crate) fn short_of_transforms() -> Result<(), String> {
+    let report = target_dir().join("soak-transforms.md");
+    let binary = target_dir().join("debug/soak_transforms");
+    let mut command = program(&binary, &[SHORT_MINUTES, "epoll"]);
+    process::run(command.arg(&report))
+}
+
 /// Builds (release, or what tests use with `--debug`) and runs.
 pub(crate) fn run(args: &[String]) -> Result<(), String> {
     let (mut minutes, mut engine, mut release) = ("5".to_owned(), "uring".to_owned(), true);

@@ -2,7 +2,7 @@
 
 use crate::process::{self, cargo, root, target_dir};
 use crate::steps::{SET_UP, Steps};
-use crate::{clients, setup, sim, tidy};
+use crate::{clients, setup, sim, soak, tidy};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -74,6 +74,10 @@ pub(crate) fn run(args: &[String]) -> Result<(), String> {
                 .filter(|program| program.package == END_TO_END),
             &flags,
         )
+    })?;
+    steps.step("short soak of transforms", || {
+        build()?;
+        soak::short_of_transforms()
     })?;
     if steps.is_empty() {
         return Err("there is no step with that name".to_owned());

@@ -378,8 +378,8 @@ fn report(
         .problems
         .lock()
         .unwrap_or_else(PoisonError::into_inner);
-    let holds = problems.is_empty() && flat;
     let checked = shared.checked.load(Ordering::Relaxed);
+    let holds = problems.is_empty() && flat && checked > 0;
     let mut text = format!(
         "# Soak of transforms\n\n`cargo xtask soak --transforms --minutes {:.0} --runtime {}`: **{}**\n\n\
          {checked} records went in and came out, compared one by one and in order; {} deployments and {} rollbacks of the same \

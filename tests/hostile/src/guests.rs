@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use tidemill_model::BatchHeader;
 use tidemill_model::batch::HEADER_BYTES;
-use tidemill_wasm_host::foreign::{Section, module, outcome};
+use tidemill_wasm_host::foreign::{Section, core_answer, module, outcome};
 use tidemill_wasm_host::{InputBatch, OutputBatch, OutputTopic, RecordFailure};
 
 use crate::Target;
@@ -131,19 +131,19 @@ fn run_outcome(input: &[u8]) {
         outcome(sections, failures, &[given], &topics())
     });
     if let Ok((batches, failures)) = checked {
-        sound(&batches, &failures, said);
+        sound(&batches, &failures);
+        let records: u64 = batches.iter().map(|b| u64::from(b.records)).sum();
+        assert_eq!(records, said);
     }
 }
 
-/// What is taken is complete batches that fit, of as many records as were said, and failures in order.
-fn sound(batches: &[OutputBatch], failures: &[RecordFailure], said: u64) {
+/// What is taken is complete batches that fit, and failures in order.
+fn sound(batches: &[OutputBatch], failures: &[RecordFailure]) {
     for made in batches {
         let header = BatchHeader::validate(&made.batch).expect("it is a valid batch");
         assert_eq!(header.record_count as u32, made.records);
         assert!(made.batch.len() <= OUTPUT_MAX[made.output as usize]);
     }
-    let records: u64 = batches.iter().map(|b| u64::from(b.records)).sum();
-    assert_eq!(records, said);
     assert!(failures.is_sorted_by(|a, b| a.offset < b.offset));
     assert!(
         failures
@@ -196,6 +196,96 @@ fn outcome_seeds() -> Vec<Vec<u8>> {
         seed.extend([failure(first), failure(second)].concat());
         seed.extend([0, 0, 0, 9]);
         seeds.push(seed);
+    }
+    seeds
+}
+
+pub(crate) const CORE_ANSWER: Target = Target {
+    name: "core_answer",
+    run: run_core_answer,
+    seeds: core_answer_seeds,
+};
+
+/// Records of the input that an answer is to.
+const ANSWERED_RECORDS: u32 = 9;
+
+/// A byte says whether the answer is the rest, or a good one changed as the rest says.
+fn run_core_answer(input: &[u8]) {
+    let mut choices = Choices::new(input);
+    let answer = match choices.below(2) {
+        0 => choices.rest().to_vec(),
+        _ => {
+            let mut answer = good_answer();
+            choices.damage(&mut answer);
+            answer
+        }
+    };
+    let allowed = OUTCOME_FACTOR * answer.len() + OUTCOME_BYTES;
+    let input = [answered()];
+    let checked = within("an answer", allowed, || {
+        core_answer(&answer, &input, &topics())
+    });
+    if let Ok((batches, failures)) = checked {
+        sound(&batches, &failures);
+        assert!(failures.len() <= ANSWERED_RECORDS as usize);
+    }
+}
+
+fn answered() -> InputBatch {
+    InputBatch {
+        base_offset: 0,
+        base_timestamp: 5,
+        record_count: ANSWERED_RECORDS,
+        records: Bytes::from(vec![0; 70]),
+    }
+}
+
+/// Two sections, placed by the input and by the key, and two failures, laid out as `wit/core-module.md` says.
+fn good_answer() -> Vec<u8> {
+    let batch = crate::batches::plain();
+    let header = BatchHeader::validate(&batch).expect("well formed");
+    let mut answer = Vec::new();
+    for number in [0_u32, 2, 2] {
+        answer.extend(number.to_le_bytes());
+    }
+    for (output, placement) in [(0_u32, -1_i32), (2, -2)] {
+        answer.extend(output.to_le_bytes());
+        answer.extend(placement.to_le_bytes());
+        answer.extend(header.base_timestamp.to_le_bytes());
+        answer.extend(header.max_timestamp.to_le_bytes());
+        answer.extend(header.record_count.to_le_bytes());
+        let records = &batch[HEADER_BYTES..];
+        answer.extend((records.len() as u32).to_le_bytes());
+        answer.extend_from_slice(records);
+    }
+    for (offset, message) in [(3_i64, "no"), (4, "\u{e9}")] {
+        answer.extend(offset.to_le_bytes());
+        answer.extend((message.len() as u32).to_le_bytes());
+        answer.extend_from_slice(message.as_bytes());
+    }
+    answer
+}
+
+fn core_answer_seeds() -> Vec<Vec<u8>> {
+    let good = good_answer();
+    let taken = core_answer(&good, &[answered()], &topics());
+    let (batches, failures) = taken.expect("the good one is taken");
+    assert!(!batches.is_empty() && failures.len() == 2);
+    let mut seeds = vec![
+        [&[0][..], &good[..]].concat(),
+        // That the call failed, and what is neither.
+        [&[0, 1, 0, 0, 0][..], b"it failed"].concat(),
+        vec![0, 7, 0, 0, 0],
+        // More sections, and more failures, than anybody has memory for.
+        [0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff, 0, 0, 0, 0].to_vec(),
+        [0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 0xff, 0xff].to_vec(),
+        vec![1],
+    ];
+    // Every kind of change at every place of the first section.
+    for at in 0..good.len().min(120) as u8 {
+        for kind in 0..8 {
+            seeds.push(vec![1, kind, 0, 0, 0, at]);
+        }
     }
     seeds
 }

@@ -42,7 +42,7 @@ pub(crate) fn marked(mark: u8, bytes: &[u8]) -> Vec<u8> {
 }
 
 /// Every reader.
-pub const TARGETS: [Target; 13] = [
+pub const TARGETS: [Target; 14] = [
     requests::FRAME,
     requests::REQUEST,
     requests::PRODUCE,
@@ -56,6 +56,7 @@ pub const TARGETS: [Target; 13] = [
     admin::ADMIN,
     guests::MODULE,
     guests::OUTCOME,
+    guests::CORE_ANSWER,
 ];
 
 /// The reader called `name`.

@@ -93,6 +93,7 @@ readers!(
     admin_bodies_are_read_within_their_memory: "admin",
     modules_are_looked_through_within_their_memory: "module",
     outcomes_of_guests_are_checked_within_their_memory: "outcome",
+    answers_of_core_modules_are_read_within_their_memory: "core_answer",
 );
 
 #[test]
