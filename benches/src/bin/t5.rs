@@ -1,16 +1,19 @@
 //! T5: a module that masks users, in the sandbox on one thread, as `cargo xtask bench T5` compares it with the same function run by its own
 //! language.
 //!
-//! `t5 MODULE`, or `t5 --input VALUE_BYTES RECORDS` to print the values of the users, one a line.
+//! `t5 MODULE`; `t5 --input VALUE_BYTES` prints the values of the users, one a line, and `t5 --call VALUE_BYTES` the call of a core
+//! module with their records.
 
 #![forbid(unsafe_code)]
 
+use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use tidemill_benches::stats::percentile;
 use tidemill_benches::users;
+use tidemill_wasm_host::foreign::core_call;
 use tidemill_wasm_host::{
     CallOutput, Factory, HostConfig, InputBatch, Limits, LocalRunner, OutputTopic, guest_env,
 };
@@ -34,9 +37,10 @@ fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let done = match args[..] {
-        ["--input", bytes, records] => print_input(bytes, records),
+        ["--input", bytes] => number(bytes).map(print_input),
+        ["--call", bytes] => number(bytes).and_then(print_call),
         [module] => measure(Path::new(module)),
-        _ => Err("t5 MODULE, or t5 --input VALUE_BYTES RECORDS".to_owned()),
+        _ => Err("t5 MODULE, or t5 --input VALUE_BYTES, or t5 --call VALUE_BYTES".to_owned()),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -47,14 +51,18 @@ fn main() -> ExitCode {
     }
 }
 
-fn print_input(bytes: &str, records: &str) -> Result<(), String> {
-    let number = |text: &str| {
-        let number = text.parse::<usize>();
-        number.map_err(|_| format!("{text} is no number"))
-    };
-    let (bytes, records) = (number(bytes)?, number(records)?);
-    (0..records).for_each(|n| println!("{}", users::value(n, bytes)));
-    Ok(())
+fn number(text: &str) -> Result<usize, String> {
+    text.parse().map_err(|_| format!("{text} is no number"))
+}
+
+fn print_input(bytes: usize) {
+    (0..RECORDS).for_each(|n| println!("{}", users::value(n, bytes)));
+}
+
+fn print_call(bytes: usize) -> Result<(), String> {
+    let call = core_call(0, &users::batches(bytes, RECORDS, 1));
+    let written = std::io::stdout().write_all(&call);
+    written.map_err(|e| e.to_string())
 }
 
 fn measure(path: &Path) -> Result<(), String> {

@@ -63,11 +63,7 @@ impl CoreInstance {
         partition: i32,
         batches: &[InputBatch],
     ) -> wasmtime::Result<Result<Result<Outcome, String>, String>> {
-        let size: usize = batches
-            .iter()
-            .map(|b| BATCH_HEADER_BYTES + b.records.len())
-            .sum();
-        let Ok(size) = u32::try_from(CALL_HEADER_BYTES + size) else {
+        let Ok(size) = u32::try_from(call_bytes(batches)) else {
             return Ok(Err("the call is larger than its memory".to_owned()));
         };
         let address = self.reserve.call_async(&mut *store, size).await?;
@@ -101,7 +97,14 @@ fn range(memory: usize, address: u32, length: u32) -> Option<std::ops::Range<usi
     (to <= memory).then_some(from..to)
 }
 
-fn lay_out(mut room: &mut [u8], partition: i32, batches: &[InputBatch]) {
+/// Bytes that a call with these batches takes.
+pub(crate) fn call_bytes(batches: &[InputBatch]) -> usize {
+    let batch = |b: &InputBatch| BATCH_HEADER_BYTES + b.records.len();
+    CALL_HEADER_BYTES + batches.iter().map(batch).sum::<usize>()
+}
+
+/// Writes the call into `room`, which has [`call_bytes`].
+pub(crate) fn lay_out(mut room: &mut [u8], partition: i32, batches: &[InputBatch]) {
     let mut put = |bytes: &[u8]| {
         let (front, rest) = std::mem::take(&mut room).split_at_mut(bytes.len());
         front.copy_from_slice(bytes);

@@ -1,9 +1,10 @@
-//! What this crate reads of bytes that others made, as functions of bytes: for the tests that throw hostile ones at it.
+//! What this crate reads of bytes that others made, as functions of bytes: for the tests that throw hostile ones at it; and what it
+//! hands to a core module, for measurements of the same function outside of one.
 
 use tidemill_model::Offset;
 
 use crate::check::check;
-use crate::core_module::parse_answer;
+use crate::core_module::{call_bytes, lay_out, parse_answer};
 use crate::factory::ModuleError;
 use crate::outcome::{Outcome, Placement, Reported, Section as Returned};
 use crate::scan::scan;
@@ -62,6 +63,13 @@ pub fn outcome(
         failures: failures.into_iter().map(failure).collect(),
     };
     check(outcome, input, outputs)
+}
+
+/// A call of a core module with these batches of the input's partition `partition`, as it finds them in its memory.
+pub fn core_call(partition: i32, batches: &[InputBatch]) -> Vec<u8> {
+    let mut call = vec![0; call_bytes(batches)];
+    lay_out(&mut call, partition, batches);
+    call
 }
 
 /// Reads the answer of a core module and checks it, as the host does.
