@@ -30,9 +30,22 @@ fn transform(record: Record<'_>, output: &mut Output) -> Result<()> {
         "file" => {
             std::fs::read("/etc/hostname")?;
         }
+        // Each is a handle, which nobody gives back.
+        #[cfg(target_family = "wasm")]
+        "handles" => (0..10_000).for_each(|_| {
+            // SAFETY: it takes nothing and gives a number.
+            std::hint::black_box(unsafe { get_stdout() });
+        }),
         _ => {}
     }
     output.forward(&record)
+}
+
+#[cfg(target_family = "wasm")]
+#[link(wasm_import_module = "wasi:cli/stdout@0.2.0")]
+unsafe extern "C" {
+    #[link_name = "get-stdout"]
+    fn get_stdout() -> i32;
 }
 
 #[allow(unconditional_recursion, reason = "that is the point")]

@@ -35,6 +35,8 @@ const LOG_LINES_MAX: usize = 64;
 const LOG_LINE_BYTES_MAX: usize = 1024;
 /// Random bytes a guest may ask for at once.
 const RANDOM_BYTES_MAX: u64 = 1 << 20;
+/// Things of the host, such as streams, that an instance may hold at once: they take memory that is not counted as its own.
+pub(crate) const HANDLES_MAX: usize = 1_024;
 /// Bytes that a guest may hand over in one call of the host, as long as no answer of its own is due.
 pub(crate) const HOST_CALL_BYTES_MAX: usize = 1 << 20;
 /// The interface of `wit/log.wit`, which is the same in both versions.
@@ -273,7 +275,7 @@ impl Host {
         reservation: Arc<Reservation>,
     ) -> Host {
         let (stdout, stderr) = (Captured::default(), Captured::default());
-        let wasi = WasiCtxBuilder::new()
+        let mut wasi = WasiCtxBuilder::new()
             .envs(env)
             .stdout(stdout.clone())
             .stderr(stderr.clone())
@@ -282,6 +284,7 @@ impl Host {
             .allow_udp(false)
             .allow_ip_name_lookup(false)
             .build_p1();
+        wasi.ctx().table.set_max_capacity(HANDLES_MAX);
         Host {
             wasi,
             limiter: Limiter {

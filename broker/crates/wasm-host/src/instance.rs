@@ -9,7 +9,7 @@ use wasmtime::{Store, StoreContextMut, Trap, UpdateDeadline};
 use crate::bindings::{batch, records as record_world, v0_1};
 use crate::check::{OUTPUT_BYTES_MAX, check, cut};
 use crate::core_module::CoreInstance;
-use crate::engine::{HOST_CALL_BYTES_MAX, Host, Linkers, Reservation};
+use crate::engine::{HANDLES_MAX, HOST_CALL_BYTES_MAX, Host, Linkers, Reservation};
 use crate::factory::Loaded;
 use crate::meter::Meter;
 use crate::outcome::Outcome;
@@ -104,6 +104,7 @@ impl Instance {
         let mut store = Store::new(around.linkers.engine(), host);
         store.limiter(Host::limiter);
         store.set_hostcall_fuel(HOST_CALL_BYTES_MAX);
+        store.set_max_component_handles(HANDLES_MAX);
         store.epoch_deadline_callback(on_epoch);
         store.data_mut().deadline.stop = Some(around.stop.clone());
         store.data_mut().deadline.meter = meter.clone();

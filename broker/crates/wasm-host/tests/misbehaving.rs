@@ -112,6 +112,12 @@ fn endless_loop_ends_when_its_budget_is_gone() {
 }
 
 #[test]
+fn collector_of_handles_is_stopped() {
+    let error = run("handles", &["a"]).unwrap_err();
+    assert!(matches!(error, CallError::Trap(_)), "{error:?}");
+}
+
+#[test]
 fn eater_of_memory_is_told_its_limit() {
     let error = run("memory", &["a"]).unwrap_err();
     assert!(
