@@ -84,7 +84,11 @@ fn main() -> ExitCode {
         Err(error) => {
             // What came before the error still belongs to the output.
             let _ = context.output.flush();
-            eprintln!("error: {error}");
+            // A module may have written a part of it. Its lines stay lines.
+            for (n, line) in error.to_string().lines().enumerate() {
+                let label = if n == 0 { "error: " } else { "" };
+                eprintln!("{label}{}", output::printable(line));
+            }
             ExitCode::FAILURE
         }
     }

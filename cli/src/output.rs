@@ -99,13 +99,18 @@ fn reader_is_gone() -> bool {
     ready == 1 && watched.revents & libc::POLLERR != 0
 }
 
-/// The text with control characters escaped, tabs apart.
+/// Characters that turn the direction of the text around them, or end its line: what is shown would not be what is there.
+fn misleads(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// The text with control characters, and those that turn its direction, escaped; tabs apart.
 pub(crate) fn printable(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
             '\t' => shown.push(c),
-            c if c.is_control() => shown.extend(c.escape_default()),
+            c if c.is_control() || misleads(c) => shown.extend(c.escape_default()),
             c => shown.push(c),
         }
     }
@@ -263,5 +268,13 @@ mod tests {
         assert_eq!(utc(951_782_400_123), "2000-02-29T00:00:00.123Z");
         assert_eq!(utc(1_767_225_599_999), "2025-12-31T23:59:59.999Z");
         assert_eq!(utc(-1), "1969-12-31T23:59:59.999Z");
+    }
+
+    #[test]
+    fn text_of_others_neither_commands_the_terminal_nor_turns_around() {
+        assert_eq!(
+            printable("a\u{1b}[2J\tb\n\u{202e}c\u{2066}\u{9b}d ünï"),
+            "a\\u{1b}[2J\tb\\n\\u{202e}c\\u{2066}\\u{9b}d ünï"
+        );
     }
 }
