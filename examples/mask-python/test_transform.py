@@ -55,6 +55,11 @@ class MaskEmail(unittest.TestCase):
         self.assertIn("char 10", message)
         self.assertIn("(transform.py:", message)
 
+    def test_email_that_is_no_text_is_refused_without_telling_it(self) -> None:
+        ran = run(mask_email, [TestRecord(value=v) for v in ('{"email":["ada@b"]}', '{"email":{"at":"ada@b"}}', '{"email":5}')])
+        self.assertEqual((ran.records, len(ran.failures)), ([], 3))
+        self.assertFalse(any("ada" in message for _, message in ran.failures))
+
 
 if __name__ == "__main__":
     unittest.main()

@@ -6,12 +6,17 @@ from tidemill import Output, Record, transform
 
 @transform
 def mask_email(record: Record, output: Output) -> None:
-    """Hands every record on, with what identifies a person in its email masked. A value that is not JSON is refused."""
+    """Hands every record on, with what identifies a person in its email masked. A value that is not JSON, or has an email that is no text,
+    is refused."""
     if record.value is None:
         return output.forward(record)
     person = record.json()
-    if not isinstance(person, dict) or not isinstance(person.get("email"), str):
+    email = person.get("email") if isinstance(person, dict) else None
+    if email is None:
         return output.forward(record)
-    _, at, domain = person["email"].rpartition("@")
+    if not isinstance(email, str):
+        # A list or an object may hold what was to be masked.
+        raise ValueError("the email is no text")
+    _, at, domain = email.rpartition("@")
     person["email"] = "***" + at + domain if at else "***"
     output.write(record.edit(json=person))
