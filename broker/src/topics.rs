@@ -17,6 +17,7 @@ use tidemill_rt::task::{self, Queue};
 use tidemill_rt::{rand, time};
 
 use crate::shard::{Shard, ShardGone};
+use crate::transforms::manager::NotAttached;
 
 /// Most partitions of a topic.
 pub(crate) const PARTITIONS_MAX: i32 = 100_000;
@@ -405,14 +406,14 @@ impl Shard {
     /// As [`Shard::publish`], and tells what transforms could not be attached to.
     pub(crate) async fn publish_strictly(
         self: &Rc<Shard>,
-    ) -> Result<Result<(), String>, ShardGone> {
+    ) -> Result<Vec<NotAttached>, ShardGone> {
         let image = self.controller_here().image();
         let results = self.handle.on_all(move |shard| {
             shard.set_image(image.clone());
             shard.groups_changed();
             async move { shard.transforms_changed().await }
         });
-        Ok(results.await?.into_iter().collect())
+        Ok(results.await?.into_iter().flatten().collect())
     }
 
     /// Makes this shard's rings agree with the image: opens partitions that are missing (a crash came between the

@@ -150,7 +150,7 @@ impl Shard {
         if let Some(over) = before.filter(|_| plan.life == Life::Replaced) {
             drop(self.retire(TransformSpec::clone(&over)));
         }
-        self.publish_until_attached().await?;
+        self.publish_until_attached(&name).await?;
         Ok(Deployed {
             name,
             version,
@@ -209,17 +209,19 @@ impl Shard {
     }
 
     /// Publishes until every input partition is attached: only then is it fixed where a new transform begins (rule X1).
-    async fn publish_until_attached(self: &Rc<Shard>) -> Result<(), ApiError> {
+    /// Others that cannot be attached are not its concern.
+    async fn publish_until_attached(self: &Rc<Shard>, name: &str) -> Result<(), ApiError> {
         let mut last = String::new();
         for _ in 0..ATTACH_TRIES {
-            match self.publish_strictly().await.map_err(gone)? {
-                Ok(()) => return Ok(()),
-                Err(message) => last = message,
+            let not_attached = self.publish_strictly().await.map_err(gone)?;
+            match not_attached.into_iter().find(|n| n.transform == name) {
+                None => return Ok(()),
+                Some(attached) => last = attached.error,
             }
             time::sleep(ATTACH_RETRY).await;
         }
         let message = format!(
-            "the transform is deployed, but {last}; it is tried again, and begins there when it succeeds"
+            "'{name}' is deployed, but not attached to all of its input: {last}; it is tried again, and begins there when it succeeds"
         );
         Err(ApiError::unavailable("not_attached", message))
     }

@@ -110,6 +110,15 @@ impl TransformManager {
     }
 }
 
+/// A transform that could not be attached to all of its input on a shard.
+#[derive(Debug)]
+pub(crate) struct NotAttached {
+    /// Which one.
+    pub(crate) transform: String,
+    /// Why.
+    pub(crate) error: String,
+}
+
 impl Shard {
     /// Starts the task that follows the image, and outbox delivery.
     pub(crate) fn start_transforms(self: &Rc<Shard>) {
@@ -121,29 +130,25 @@ impl Shard {
     }
 
     /// Takes in the newest image: attaches new transforms to their input here (rule X1) and registers them with the
-    /// rings as senders (rule X7), then wakes the task that starts and stops processors.
-    ///
-    /// # Errors
-    /// Why a transform could not be attached; it is tried again, but where it begins is then decided later.
-    pub(crate) async fn transforms_changed(self: &Rc<Shard>) -> Result<(), String> {
+    /// rings as senders (rule X7), then wakes the task that starts and stops processors. Those that could not be attached are returned;
+    /// it is tried again, but where they begin is then decided later.
+    pub(crate) async fn transforms_changed(self: &Rc<Shard>) -> Vec<NotAttached> {
         let image = self.image();
-        let mut result = Ok(());
+        let mut not_attached = Vec::new();
         for spec in image.transforms() {
             if spec.status == TransformStatus::Deleting {
                 continue;
             }
             if let Err(error) = self.attach_here(&image, spec).await {
                 tracing::warn!(transform = %spec.name, %error, "cannot attach yet; trying again");
-                result = Err(format!(
-                    "transform '{}' is not attached everywhere: {error}",
-                    spec.name
-                ));
+                let transform = spec.name.clone();
+                not_attached.push(NotAttached { transform, error });
             }
         }
         self.metrics
             .retain_topics(|name| image.topic(name).is_some());
         self.transforms.wake.notify_all();
-        result
+        not_attached
     }
 
     /// Whether this life of a transform goes on as far as this shard knows. Asked right before every proposal for it: a
