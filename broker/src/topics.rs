@@ -404,9 +404,7 @@ impl Shard {
     }
 
     /// As [`Shard::publish`], and tells what transforms could not be attached to.
-    pub(crate) async fn publish_strictly(
-        self: &Rc<Shard>,
-    ) -> Result<Vec<NotAttached>, ShardGone> {
+    pub(crate) async fn publish_strictly(self: &Rc<Shard>) -> Result<Vec<NotAttached>, ShardGone> {
         let image = self.controller_here().image();
         let results = self.handle.on_all(move |shard| {
             shard.set_image(image.clone());
