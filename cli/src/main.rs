@@ -10,6 +10,7 @@ mod local;
 mod manifest;
 mod output;
 mod progress;
+mod secrets;
 mod verbs;
 mod wasm_target;
 mod when;

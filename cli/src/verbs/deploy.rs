@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -19,11 +19,10 @@ use crate::error::{CliError, CliResult};
 use crate::manifest::{self, Compression, OnError, PartitionBy, Placing, Project};
 use crate::output;
 use crate::progress::Progress;
+use crate::secrets;
 
 /// Bytes of a module that the broker takes.
 const MODULE_BYTES_MAX: u64 = 64 << 20;
-/// Bytes of a secret that are read; the broker takes fewer.
-const SECRET_BYTES_MAX: u64 = 1 << 20;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
@@ -46,8 +45,8 @@ pub(crate) struct Arguments {
     env: Vec<(String, String)>,
     /// A secret for it, given as an environment variable, kept sealed and never shown: KEY=VALUE, KEY=@FILE, or KEY=- to read it from
     /// standard input; may be given several times. Secrets stay over later deploys
-    #[arg(long = "secret", value_name = "KEY=VALUE", value_parser = pair)]
-    secrets: Vec<(String, String)>,
+    #[arg(long = "secret", value_name = "KEY=VALUE")]
+    secrets: Vec<String>,
     /// A secret it is to have no more; may be given several times
     #[arg(long = "remove-secret", value_name = "KEY")]
     remove_secrets: Vec<String>,
@@ -392,10 +391,7 @@ fn add_secrets(
     arguments: &Arguments,
     required: &[String],
 ) -> CliResult {
-    let mut secrets = Map::new();
-    for (name, given) in &arguments.secrets {
-        secrets.insert(name.clone(), json!(secret(name, given)?));
-    }
+    let secrets = secrets::read(&arguments.secrets, &mut io::stdin().lock())?;
     for (key, value) in [
         ("secrets", Value::Object(secrets)),
         ("remove_secrets", json!(arguments.remove_secrets)),
@@ -408,33 +404,6 @@ fn add_secrets(
         }
     }
     Ok(())
-}
-
-/// The value of a secret, without a line end where it comes from a file or standard input.
-fn secret(name: &str, given: &str) -> CliResult<String> {
-    let text = match given {
-        "-" => {
-            let mut text = String::new();
-            let read = io::stdin()
-                .lock()
-                .take(SECRET_BYTES_MAX)
-                .read_to_string(&mut text);
-            read.map_err(|error| {
-                CliError::said(format!(
-                    "the secret {name} cannot be read from standard input: {error}"
-                ))
-            })?;
-            text
-        }
-        _ => match given.strip_prefix('@') {
-            Some(file) => {
-                fs::read_to_string(file).map_err(CliError::file("read", Path::new(file)))?
-            }
-            None => return Ok(given.to_owned()),
-        },
-    };
-    let line = text.strip_suffix('\n').unwrap_or(&text);
-    Ok(line.strip_suffix('\r').unwrap_or(line).to_owned())
 }
 
 /// The API's request, without the module's hash.
