@@ -11,7 +11,8 @@ func init() { tidemill.Register(maskEmail) }
 
 var stars = []byte("***")
 
-// maskEmail hands every record on, with what identifies a person in its email masked. A value that is not JSON is refused.
+// maskEmail hands every record on, with what identifies a person in its email masked. A value that is no JSON object, or has
+// an email that is no text, is refused: it may hold what was to be masked.
 func maskEmail(record tidemill.Record, output *tidemill.Output) error {
 	value := record.Value()
 	if value == nil {
@@ -19,7 +20,7 @@ func maskEmail(record tidemill.Record, output *tidemill.Output) error {
 	}
 	// Arrays of a fixed size cost no memory from the heap; what is more than they hold does.
 	var emails [2]tidejson.Span
-	found, err := tidejson.AppendStrings(emails[:0], value, "email")
+	found, err := tidejson.AppendStringsStrictly(emails[:0], value, "email")
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"reflect"
+	"strings"
 	"testing"
 
 	tidemill "tidemill.dev/sdk"
@@ -37,7 +38,6 @@ func TestOnlyTheOutermostEmailIsMaskedHoweverJSONMayWriteIt(t *testing.T) {
 		`{"email":"a@example.com"}`:                                  `{"email":"***@example.com"}`,
 		`{"id":1,"email":"a1@example.com","country":"DE"}`:           `{"id":1,"email":"***@example.com","country":"DE"}`,
 		`{"user":{"email":"a@b.c"},"list":["email"],"t":"email"}`:    `{"user":{"email":"a@b.c"},"list":["email"],"t":"email"}`,
-		`["email","a@b.c"]`:                                          `["email","a@b.c"]`,
 		" {\n\t\"email\" :\r \"a@b.c\" } ":                           " {\n\t\"email\" :\r \"***@b.c\" } ",
 		`{"\u0065m\u0061il":"a@b.c"}`:                                `{"\u0065m\u0061il":"***@b.c"}`,
 		`{"email":"\"a\\@x\"@b.c"}`:                                  `{"email":"***@b.c"}`,
@@ -47,6 +47,22 @@ func TestOnlyTheOutermostEmailIsMaskedHoweverJSONMayWriteIt(t *testing.T) {
 	} {
 		if got := masked(t, value); got != want {
 			t.Errorf("%s became %s, want %s", value, got, want)
+		}
+	}
+}
+
+func TestWhatMayHoldAnEmailThatIsNotMaskedIsRefusedWithoutTellingIt(t *testing.T) {
+	for _, value := range []string{
+		`{"email":["ada@example.com"]}`,
+		`{"email":{"address":"ada@example.com"}}`,
+		`{"id":1,"email":5,"country":"GB","text":"long enough for the window that is looked at in one go"}`,
+		`{"email":"a@b.c","email":["ada@example.com"]}`,
+		`[{"email":"ada@example.com"}]`,
+		`"ada@example.com"`,
+	} {
+		ran := tidetest.Run(t, maskEmail, tidetest.Record{Value: []byte(value)})
+		if len(ran.Records()) > 0 || len(ran.Failures()) != 1 || strings.Contains(ran.Failures()[0].Message, "ada") {
+			t.Errorf("%s: got %v, %v", value, ran.Records(), ran.Failures())
 		}
 	}
 }

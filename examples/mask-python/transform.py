@@ -6,17 +6,21 @@ from tidemill import Output, Record, transform
 
 @transform
 def mask_email(record: Record, output: Output) -> None:
-    """Hands every record on, with what identifies a person in its email masked. A value that is not JSON, or has an email that is no text,
-    is refused."""
+    """Hands every record on, with what identifies a person in its email masked. A value that is no JSON object, or has an email that is no
+    text, is refused."""
     if record.value is None:
         return output.forward(record)
     person = record.json()
-    email = person.get("email") if isinstance(person, dict) else None
-    if email is None:
+    # Anything else than text may hold what was to be masked.
+    if not isinstance(person, dict):
+        raise ValueError("the value is no JSON object")
+    if "email" not in person:
         return output.forward(record)
-    if not isinstance(email, str):
-        # A list or an object may hold what was to be masked.
+    email = person["email"]
+    if not isinstance(email, str | None):
         raise ValueError("the email is no text")
-    _, at, domain = email.rpartition("@")
-    person["email"] = "***" + at + domain if at else "***"
+    if email is not None:
+        _, at, domain = email.rpartition("@")
+        person["email"] = "***" + at + domain if at else "***"
+    # Written anew even for null: of a name that repeats, JSON keeps the last, and a text may stand before it.
     output.write(record.edit(json=person))

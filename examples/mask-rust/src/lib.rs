@@ -3,7 +3,8 @@
 
 use tidemill_sdk::{Output, Parts, Record, Result, find_last, json};
 
-/// Hands every record on, with what identifies a person in its `email` masked. A value that is not JSON is refused.
+/// Hands every record on, with what identifies a person in its `email` masked. A value that is no JSON object, or has an `email`
+/// that is no text, is refused: it may hold what was to be masked.
 #[tidemill_sdk::transform]
 pub fn mask_email(record: Record<'_>, output: &mut Output) -> Result<()> {
     let Some(value) = record.value() else {
@@ -11,7 +12,7 @@ pub fn mask_email(record: Record<'_>, output: &mut Output) -> Result<()> {
     };
     let mut parts = Parts::new();
     let mut copied = 0;
-    json::for_each_string(value, "email", |email| {
+    json::for_each_string_strictly(value, "email", |email| {
         let at = find_last(&value[email.clone()], b'@');
         parts.push(&value[copied..email.start]);
         parts.push(b"***");
@@ -49,7 +50,6 @@ mod tests {
         let nested =
             r#"{"user":{"email":"a@b.c"},"list":["email",{"email":"d@e.f"}],"text":"email"}"#;
         assert_eq!(masked(nested), nested);
-        assert_eq!(masked(r#"["email","a@b.c"]"#), r#"["email","a@b.c"]"#);
     }
 
     #[test]
@@ -92,5 +92,24 @@ mod tests {
             ran.failures(),
             [(0, "not JSON: a value was expected at byte 10".to_owned())]
         );
+    }
+
+    #[test]
+    fn what_may_hold_an_email_that_is_not_masked_is_refused_without_telling_it() {
+        let values = [
+            r#"{"email":["ada@example.com"]}"#,
+            r#"{"email":{"address":"ada@example.com"}}"#,
+            r#"{"id":1,"email":5,"country":"GB"}"#,
+            r#"{"email":"a@b.c","email":["ada@example.com"]}"#,
+            r#"[{"email":"ada@example.com"}]"#,
+            r#""ada@example.com""#,
+        ];
+        let ran = run(
+            mask_email,
+            values.map(|value| TestRecord::new().value(value)),
+        );
+        assert_eq!(ran.records(), []);
+        assert_eq!(ran.failures().len(), values.len());
+        assert!(ran.failures().iter().all(|(_, why)| !why.contains("ada")));
     }
 }

@@ -22,11 +22,11 @@ const (
 	three = 1<<24 - 1
 )
 
-// small is AppendStrings for a short text.
-func small(spans []Span, text []byte, name string) ([]Span, error) {
+// small is strings for a short text.
+func (s *scanner) small(spans []Span, name string) ([]Span, error) {
 	var room [smallBytes + memberWindow]byte
+	text := s.text
 	copy(room[:], text)
-	s := scanner{text: text}
 	found, err := s.document(spans, name, room[:len(text)+memberWindow])
 	if err != nil || s.seen&high != 0 {
 		return s.checked(found, err)
@@ -70,12 +70,12 @@ func (s *scanner) members(spans []Span, at int, name string, text []byte) ([]Spa
 		}
 		wanted := outermost && n == len(name) && string(window[1:n+1]) == name
 		if nameBad&three != 0 || valueBad&one != 0 {
+			if wanted {
+				return spans, at + n + 3, atWanted
+			}
 			if digits := digitsBefore(binary.LittleEndian.Uint64(window[n+3:])); digits > 0 && window[n+4+digits] == '"' {
 				at += n + 4 + digits
 				continue
-			}
-			if wanted {
-				return spans, at + n + 3, atWanted
 			}
 			return spans, at + n + 3, atValue
 		}

@@ -35,11 +35,44 @@ func Strings(text []byte, name string) ([]Span, error) {
 
 // AppendStrings is Strings that appends the places to spans, which spares an allocation.
 func AppendStrings(spans []Span, text []byte, name string) ([]Span, error) {
-	if len(text) <= smallBytes {
-		return small(spans, text, name)
+	s := scanner{text: text, odd: -1}
+	return s.strings(spans, name)
+}
+
+// Unfit is the error of [AppendStringsStrictly] for JSON that it refuses. It says the place, never what is there.
+type Unfit struct {
+	// Expected says what was expected.
+	Expected string
+	// At is where, in bytes.
+	At int
+}
+
+func (u *Unfit) Error() string {
+	return fmt.Sprintf("%s was expected at byte %d", u.Expected, u.At)
+}
+
+// AppendStringsStrictly is AppendStrings for what must not pass by: a text that is no object is refused, and so is a member called name
+// that is neither a string nor null, for it may hold what was looked for. The error is a [*NotJSON] or an [*Unfit].
+func AppendStringsStrictly(spans []Span, text []byte, name string) ([]Span, error) {
+	s := scanner{text: text, odd: -1}
+	found, err := s.strings(spans, name)
+	if err != nil {
+		return found, err
 	}
-	s := scanner{text: text}
-	found, err := s.document(spans, name, text)
+	if s.odd >= 0 {
+		return nil, &Unfit{Expected: "a string or null", At: s.odd}
+	}
+	if at := skipSpace(text, 0); text[at] != '{' {
+		return nil, &Unfit{Expected: "an object", At: at}
+	}
+	return found, nil
+}
+
+func (s *scanner) strings(spans []Span, name string) ([]Span, error) {
+	if len(s.text) <= smallBytes {
+		return s.small(spans, name)
+	}
+	found, err := s.document(spans, name, s.text)
 	return s.checked(found, err)
 }
 
@@ -100,6 +133,8 @@ type scanner struct {
 	open open
 	// seen has the highest bit of a byte set where one beyond ASCII was met.
 	seen uint64
+	// odd is where a value begins that was wanted but is neither a string nor null, the last of them; -1 while there is none.
+	odd int
 }
 
 // document goes through values without recursion, so that no nesting is too deep. What is met most often, members does. padded is the
@@ -132,8 +167,12 @@ func (s *scanner) document(spans []Span, name string, padded []byte) ([]Span, er
 				spans = append(spans, found)
 			}
 		default:
+			begin, wanted := at, now == atWanted
 			if at, now, err = s.otherValue(at); err != nil {
 				return spans, err
+			}
+			if wanted && text[begin] != 'n' {
+				s.odd = begin
 			}
 			if now != afterValue {
 				continue

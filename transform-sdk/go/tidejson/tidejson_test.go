@@ -136,6 +136,46 @@ func TestWholeNumbersBeforeACommaAreCounted(t *testing.T) {
 	}
 }
 
+func TestStrictlyNothingThatWasLookedForPassesBy(t *testing.T) {
+	long := `"long":"` + strings.Repeat("x", smallBytes) + `"`
+	for text, want := range map[string]string{
+		`{"e":["a@b"]}`:                    "a string or null was expected at byte 5",
+		`{"e":{"e":"a@b"}}`:                "a string or null was expected at byte 5",
+		`{"e":[]}`:                         "a string or null was expected at byte 5",
+		`{"x":1, "\u0065" : 5,"y":2}`:      "a string or null was expected at byte 19",
+		`{"e":-1.5}`:                       "a string or null was expected at byte 5",
+		`{"e":true}`:                       "a string or null was expected at byte 5",
+		`{"e":"a","e":false}`:              "a string or null was expected at byte 13",
+		`{"e":17,"x":"a",` + long + `}`:    "a string or null was expected at byte 5",
+		`{"e":[17],"x":1,` + long + `}`:    "a string or null was expected at byte 5",
+		" [{\"e\":\"a@b\"}]":               "an object was expected at byte 1",
+		` "a@b"`:                           "an object was expected at byte 1",
+		" null":                            "an object was expected at byte 1",
+		`[{"e":"a@b"},{` + long + `}]`:     "an object was expected at byte 0",
+		`{"e": }`:                          "not JSON: a value was expected at byte 6",
+		"":                                 "not JSON: a value was expected at byte 0",
+		" {\"e\":null,\"x\":{\"e\":[1]}} ": "",
+		`{"e":"a","n":5,"e":"b"}`:          "",
+		`{"e":"a","n":5,` + long + `}`:     "",
+	} {
+		_, err := AppendStringsStrictly(nil, []byte(text), "e")
+		if got := errorText(err); got != want {
+			t.Errorf("%.40s: %q, want %q", text, got, want)
+		}
+	}
+	found, err := AppendStringsStrictly(nil, []byte(`{"e":"a","n":5,"e":"b"}`), "e")
+	if err != nil || len(found) != 2 || found[1] != (Span{20, 21}) {
+		t.Error(found, err)
+	}
+}
+
+func errorText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
 func TestFindingCostsNoAllocation(t *testing.T) {
 	for _, text := range []string{
 		`{"id":5,"email":"a","country":"DE"}`,
@@ -143,6 +183,9 @@ func TestFindingCostsNoAllocation(t *testing.T) {
 	} {
 		bytes, room := []byte(text), make([]Span, 0, 2)
 		if n := testing.AllocsPerRun(10, func() { AppendStrings(room, bytes, "email") }); n > 0 {
+			t.Errorf("%.50s: %v allocations", text, n)
+		}
+		if n := testing.AllocsPerRun(10, func() { AppendStringsStrictly(room, bytes, "email") }); n > 0 {
 			t.Errorf("%.50s: %v allocations", text, n)
 		}
 	}

@@ -30,7 +30,27 @@ pub fn for_each_string(
 ) -> Result<(), NotJson> {
     check_utf8(text)?;
     let mut scanner = Scanner { text, at: 0 };
-    scanner.document(name, found)
+    scanner.document(name, found, |_| Ok::<(), NotJson>(()))
+}
+
+/// [`for_each_string`] for what must not pass by: a text that is no object is refused, and so is a member called `name` that is neither
+/// a string nor null, for it may hold what was looked for.
+///
+/// # Errors
+/// [`Unfit`] when `text` is not JSON in UTF-8, or one of these. `found` may have been called before.
+pub fn for_each_string_strictly(
+    text: &[u8],
+    name: &str,
+    found: impl FnMut(Range<usize>),
+) -> Result<(), Unfit> {
+    check_utf8(text)?;
+    let mut scanner = Scanner { text, at: 0 };
+    scanner.document(name, found, |at| Err(Unfit::NotString { at }))?;
+    scanner.at = 0;
+    match scanner.skip_space() {
+        Some(b'{') => Ok(()),
+        _ => Err(Unfit::NotObject { at: scanner.at }),
+    }
 }
 
 fn check_utf8(text: &[u8]) -> Result<(), NotJson> {
@@ -166,6 +186,41 @@ impl fmt::Display for NotJson {
 
 impl std::error::Error for NotJson {}
 
+/// Why [`for_each_string_strictly`] refuses a text. Says places, never what is there.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Unfit {
+    /// It is not JSON.
+    NotJson(NotJson),
+    /// It is no object.
+    NotObject {
+        /// Where another value begins, in bytes.
+        at: usize,
+    },
+    /// A member of the name is neither a string nor null.
+    NotString {
+        /// Where its value begins, in bytes.
+        at: usize,
+    },
+}
+
+impl From<NotJson> for Unfit {
+    fn from(error: NotJson) -> Unfit {
+        Unfit::NotJson(error)
+    }
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Unfit::NotJson(error) => error.fmt(f),
+            Unfit::NotObject { at } => write!(f, "an object was expected at byte {at}"),
+            Unfit::NotString { at } => write!(f, "a string or null was expected at byte {at}"),
+        }
+    }
+}
+
+impl std::error::Error for Unfit {}
+
 /// The brackets that are open, a bit each: whether it belongs to an object. Most texts are not 64 deep and need no memory.
 #[derive(Default)]
 struct Open {
@@ -215,9 +270,15 @@ struct Scanner<'a> {
 }
 
 impl Scanner<'_> {
-    /// Goes through values without recursion, so that no nesting is too deep.
+    /// Goes through values without recursion, so that no nesting is too deep. `other` is told where a value begins that was wanted but
+    /// is neither a string nor null.
     #[inline(always)]
-    fn document(&mut self, name: &str, mut found: impl FnMut(Range<usize>)) -> Result<(), NotJson> {
+    fn document<E: From<NotJson>>(
+        &mut self,
+        name: &str,
+        mut found: impl FnMut(Range<usize>),
+        other: impl Fn(usize) -> Result<(), E>,
+    ) -> Result<(), E> {
         let mut open = Open::default();
         loop {
             let wanted = match open.last() {
@@ -233,6 +294,9 @@ impl Scanner<'_> {
                     }
                 }
                 Some(bracket @ (b'{' | b'[')) => {
+                    if wanted {
+                        other(self.at)?;
+                    }
                     self.at += 1;
                     if self.skip_space() != Some(bracket + 2) {
                         open.push(bracket == b'{');
@@ -240,7 +304,13 @@ impl Scanner<'_> {
                     }
                     self.at += 1;
                 }
-                _ => self.scalar()?,
+                first => {
+                    let at = self.at;
+                    self.scalar()?;
+                    if wanted && first != Some(b'n') {
+                        other(at)?;
+                    }
+                }
             }
             if !self.next_value(&mut open)? {
                 return Ok(());
@@ -505,6 +575,37 @@ mod tests {
         let mut all = Vec::new();
         for_each_string(text.as_bytes(), name, |s| all.push(text[s].to_owned()))?;
         Ok(all)
+    }
+
+    #[test]
+    fn strictly_nothing_that_was_looked_for_passes_by() {
+        let refused = |text: &str| {
+            let ended = for_each_string_strictly(text.as_bytes(), "e", |_| ());
+            ended.expect_err(text).to_string()
+        };
+        for (text, at) in [
+            (r#"{"e":["a@b"]}"#, 5),
+            (r#"{"e":{"e":"a@b"}}"#, 5),
+            (r#"{"e":[]}"#, 5),
+            (r#"{"x":1, "\u0065" : 5,"y":2}"#, 19),
+            (r#"{"e":-1.5}"#, 5),
+            (r#"{"e":true}"#, 5),
+            (r#"{"e":"a","e":false}"#, 13),
+        ] {
+            let expected = format!("a string or null was expected at byte {at}");
+            assert_eq!(refused(text), expected, "{text}");
+        }
+        for text in [" [{\"e\":\"a@b\"}]", " \"a@b\"", " null", " 1"] {
+            assert_eq!(refused(text), "an object was expected at byte 1");
+        }
+        assert_eq!(
+            refused(r#"{"e": }"#),
+            "not JSON: a value was expected at byte 6"
+        );
+        let mut all = Vec::new();
+        let text = r#" {"e":null,"x":{"e":[1]},"e":"a","n":5,"e":"b"} "#;
+        for_each_string_strictly(text.as_bytes(), "e", |s| all.push(&text[s])).unwrap();
+        assert_eq!(all, ["a", "b"]);
     }
 
     #[test]
