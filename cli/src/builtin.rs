@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 use tidemill_model::batch::HEADER_BYTES;
 use tidemill_model::record::{BatchBuilder, NewRecord};
 use tidemill_wasm_host::{
-    Factory, HostConfig, InputBatch, Limits, LocalRunner, OutputTopic, guest_env,
+    Factory, HostConfig, InputBatch, Limits, LocalRunner, Module, OutputTopic, guest_env,
 };
 
 use crate::error::{CliError, CliResult};
@@ -171,18 +171,29 @@ impl Builtin {
     /// # Errors
     /// What it says of them.
     pub(crate) fn check(&self, outputs: &[String], env: &[(String, String)]) -> CliResult {
-        let broken =
-            |error: String| CliError::said(format!("the transform {}: {error}", self.name));
         let module = Factory::new(HostConfig::default())
             .load_here(self.wasm)
-            .map_err(|error| broken(error.to_string()))?;
+            .map_err(|error| self.broken(error.to_string()))?;
+        self.judge(&module, outputs, env)
+    }
+
+    /// As [`Builtin::check`], of the module that is loaded already.
+    ///
+    /// # Errors
+    /// What it says of its settings.
+    pub(crate) fn judge(
+        &self,
+        module: &Module,
+        outputs: &[String],
+        env: &[(String, String)],
+    ) -> CliResult {
         let topics = vec![OutputTopic::of_max_bytes(OUTPUT_MAX_BYTES); outputs.len()];
         let env = guest_env(self.name, "input", outputs, env);
-        let mut runner = LocalRunner::new(&module, env, Limits::default(), topics)
-            .map_err(|error| broken(error.to_string()))?;
+        let mut runner = LocalRunner::new(module, env, Limits::default(), topics)
+            .map_err(|error| self.broken(error.to_string()))?;
         // Settings are read with the first record; of a tombstone nothing else is expected.
         let ran = runner.call(0, &[probe()]);
-        let ran = ran.map_err(|error| broken(error.to_string()))?;
+        let ran = ran.map_err(|error| self.broken(error.to_string()))?;
         let said = ran.failures.iter().map(|failure| failure.message.as_str());
         match said
             .filter_map(|message| message.strip_prefix(WRONG))
@@ -194,6 +205,10 @@ impl Builtin {
             ))),
             None => Ok(()),
         }
+    }
+
+    fn broken(&self, error: String) -> CliError {
+        CliError::said(format!("the transform {}: {error}", self.name))
     }
 }
 

@@ -1,5 +1,6 @@
 //! Runs a module on this machine, in the engine that the broker uses.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use tidemill_wasm_host::{
     MEMORY_BYTES_MAX, OutputBatch, OutputTopic, guest_env,
 };
 
+use crate::builtin::Builtin;
 use crate::error::{CliError, CliResult};
 use crate::manifest::{self, PartitionBy, Project};
 use crate::when::now_ms;
@@ -21,11 +23,48 @@ const OUTPUT_MAX_BYTES: usize = 1_048_588;
 /// Bytes of records in one call of a batched run, about: as much as the broker hands over.
 const CALL_BYTES: usize = 1 << 20;
 
+/// Where a module is.
+#[derive(Debug, Clone)]
+pub(crate) enum Code {
+    /// In a file.
+    File(PathBuf),
+    /// In this binary.
+    Builtin(&'static Builtin),
+}
+
+impl Code {
+    /// The module.
+    ///
+    /// # Errors
+    /// Where its file is not there, or cannot be read.
+    fn wasm(&self) -> CliResult<Cow<'static, [u8]>> {
+        match self {
+            Code::Builtin(builtin) => Ok(Cow::Borrowed(builtin.wasm)),
+            Code::File(path) if path.is_file() => {
+                let wasm = fs::read(path).map_err(CliError::file("read", path))?;
+                Ok(Cow::Owned(wasm))
+            }
+            Code::File(path) => Err(CliError::said(format!(
+                "{} is not there; run `transform build`",
+                path.display()
+            ))),
+        }
+    }
+
+    /// As errors about it begin.
+    fn called(&self) -> String {
+        match self {
+            Code::Builtin(builtin) => format!("the transform {}", builtin.name),
+            Code::File(path) => path.display().to_string(),
+        }
+    }
+}
+
 /// What is to be run, and with what.
 #[derive(Debug, Clone)]
 pub(crate) struct Subject {
-    /// The module's file.
-    pub(crate) module: PathBuf,
+    /// The module.
+    pub(crate) code: Code,
     /// The transform's name.
     pub(crate) name: String,
     /// The topic that it is told it reads.
@@ -45,7 +84,7 @@ impl Subject {
     pub(crate) fn of(project: &Project) -> Subject {
         let manifest = &project.manifest;
         Subject {
-            module: project.module(),
+            code: Code::File(project.module()),
             name: manifest.name.clone(),
             input: manifest.input.clone().unwrap_or_else(|| "input".to_owned()),
             outputs: manifest.outputs(),
@@ -129,16 +168,9 @@ impl Local {
     /// Loads the module.
     ///
     /// # Errors
-    /// Where the module is not there, or is none that a broker would take.
+    /// Where the module is not there, or is none that a broker would take; where it is a ready-made one and refuses its settings.
     pub(crate) fn load(subject: &Subject) -> CliResult<Local> {
-        let path = &subject.module;
-        if !path.is_file() {
-            return Err(CliError::said(format!(
-                "{} is not there; run `transform build`",
-                path.display()
-            )));
-        }
-        let wasm = fs::read(path).map_err(CliError::file("read", path))?;
+        let wasm = subject.code.wasm()?;
         let mut outputs = subject.outputs.clone();
         if outputs.is_empty() {
             outputs.push("output".to_owned());
@@ -150,11 +182,15 @@ impl Local {
             ..OutputTopic::of_max_bytes(OUTPUT_MAX_BYTES)
         };
         let topics = vec![topic; outputs.len()];
-        let refused = |error: String| CliError::said(format!("{}: {error}", path.display()));
+        let refused =
+            |error: String| CliError::said(format!("{}: {error}", subject.code.called()));
         // Nothing is kept on disk: a project's folder is no place from which to load machine code.
         let module = Factory::new(HostConfig::default())
             .load_here(&wasm)
             .map_err(|error| refused(error.to_string()))?;
+        if let Code::Builtin(builtin) = subject.code {
+            builtin.judge(&module, &outputs, &user)?;
+        }
         let runner = LocalRunner::new(&module, env, limits(subject.limits)?, topics)
             .map_err(|error| refused(error.to_string()))?;
         Ok(Local {

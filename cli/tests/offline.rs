@@ -301,3 +301,92 @@ fn refusal_of_the_broker_is_passed_on_in_its_words() {
         "{request}"
     );
 }
+
+/// Tests a ready-made transform on `records.jsonl`: its name, then its settings and more, a word a line.
+fn test_builtin(folder: &Folder, builtin: &str, rest: &str) -> std::process::Output {
+    let mut arguments = vec!["test", "--input", "records.jsonl", "--builtin", builtin];
+    arguments.extend(rest.lines());
+    transform(&folder.0, &arguments)
+}
+
+#[test]
+fn ready_made_transform_is_tested_with_its_settings() {
+    let folder = Folder::new();
+    let write = |name: &str, text: &str| fs::write(folder.0.join(name), text).expect("written");
+    write("records.jsonl", "{\"id\":1,\"card\":\"4111222233334444\"}\n");
+    write("schema.json", "{\"required\":[\"id\"]}");
+    for (builtin, rest, shown) in [
+        (
+            "mask",
+            "--set\nfields=[\"$.card\"]\n--set\nkeep_last=4",
+            "~ card: \"4111222233334444\" -> \"************4444\"",
+        ),
+        (
+            "mask",
+            "--set\nfields=[\"$.card\"]\n--set\naction=hash\n--env\nMASK_KEY=0123456789abcdef",
+            "~ card: \"4111222233334444\" -> \"",
+        ),
+        (
+            "filter",
+            "--set\ncondition=$.id > 1",
+            "(nothing: it is left out)",
+        ),
+        (
+            "route",
+            "--set\nfield=$.id\n--set\nroutes={\"1\":\"ones\"}\n--set\ndefault=rest\n--output\nones\n--output\nrest",
+            "after   ones: {\"id\":1",
+        ),
+        (
+            "validate",
+            "--set-file\nschema=schema.json",
+            "1 record read, 1 written",
+        ),
+    ] {
+        let output = test_builtin(&folder, builtin, rest);
+        assert!(output.status.success(), "{builtin}: {}", said(&output));
+        let text = String::from_utf8(output.stdout).expect("text");
+        assert!(
+            text.contains("before  {\"id\":1") && text.contains(shown),
+            "{builtin}: {text}"
+        );
+    }
+    write("schema.json", "{\"required\":[\"name\"]}");
+    let output = test_builtin(&folder, "validate", "--set-file\nschema=schema.json");
+    assert!(!output.status.success());
+    assert!(
+        String::from_utf8_lossy(&output.stdout).contains("FAILED"),
+        "{}",
+        said(&output)
+    );
+}
+
+#[test]
+fn ready_made_transform_with_wrong_settings_is_not_tested() {
+    let folder = Folder::new();
+    fs::write(folder.0.join("records.jsonl"), "{}\n").expect("written");
+    for (builtin, rest, word) in [
+        ("blur", "", "mask, validate, filter, route, avro"),
+        ("mask", "--set\nfeilds=[]", "unknown setting `feilds`"),
+        (
+            "mask",
+            "--set\nfields=[\"$.a\"]\n--set\naction=hash",
+            "MASK_KEY",
+        ),
+        (
+            "route",
+            "--set\nfield=$.a\n--set\nroutes={\"x\":\"xs\"}",
+            "\"xs\" is not among the outputs",
+        ),
+        ("validate", "--set-file\nschema=none.json", "none.json"),
+        ("mask", "--module\nm.wasm", "cannot be used with"),
+        ("mask", "--dir\n.", "cannot be used with"),
+        ("mask", "--no-build", "cannot be used with"),
+    ] {
+        let output = test_builtin(&folder, builtin, rest);
+        assert!(!output.status.success(), "{builtin} {rest}");
+        assert!(said(&output).contains(word), "{rest}: {}", said(&output));
+        assert!(output.stdout.is_empty(), "{rest}: nothing was run");
+    }
+    let without = transform(&folder.0, &["test", "--set", "fields=[]"]);
+    assert!(said(&without).contains("--builtin"), "{}", said(&without));
+}

@@ -1,4 +1,4 @@
-//! `transform builtins`, and what `transform deploy --builtin` adds to the command line.
+//! `transform builtins`, and what `--builtin` adds to the command lines of `deploy` and `test`.
 
 use std::fs;
 
@@ -17,7 +17,7 @@ const FILE_BYTES_MAX: u64 = 64 << 10;
 /// Which ready-made transform, with which settings.
 #[derive(Debug, Args)]
 pub(crate) struct Choice {
-    /// A ready-made transform to deploy, instead of the project here (`transform builtins` lists them); needs --input and --output
+    /// A ready-made transform, instead of the project here (`transform builtins` lists them); to deploy it takes --input and --output
     #[arg(long, value_name = "NAME", conflicts_with = "module")]
     builtin: Option<String>,
     /// A setting of the ready-made transform, JSON or text; may be given several times
@@ -95,6 +95,7 @@ pub(crate) fn run(context: &mut Context) -> CliResult {
         }
     }
     context.output.say(
-        "\ntransform deploy --builtin mask --set 'fields=[\"$.card\"]' --set keep_last=4 --input payments --output payments-masked",
+        "\ntransform test --builtin mask --set 'fields=[\"$.card\"]' --set keep_last=4 --input payments.jsonl\n\
+         transform deploy --builtin mask --set 'fields=[\"$.card\"]' --set keep_last=4 --input payments --output payments-masked",
     )
 }

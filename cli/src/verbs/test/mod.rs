@@ -12,11 +12,12 @@ use std::path::PathBuf;
 use clap::Args;
 use serde_json::{Value, json};
 
+use super::builtins::Choice;
 use super::{pair, separator};
 use crate::Context;
 use crate::compile;
 use crate::error::{CliError, CliResult};
-use crate::local::{Local, LocalRecord, Ran, Subject};
+use crate::local::{Code, Local, LocalRecord, Ran, Subject};
 use crate::manifest::{Limits, Project};
 use crate::output;
 use crate::progress::Progress;
@@ -51,6 +52,8 @@ pub(crate) struct Arguments {
     /// A module to test, instead of the project here
     #[arg(long, value_name = "FILE", conflicts_with_all = ["dir", "no_build"])]
     module: Option<PathBuf>,
+    #[command(flatten)]
+    ready_made: Choice,
     /// A topic it writes; may be given several times, in the module's order [default: the project's]
     #[arg(long = "output", value_name = "TOPIC")]
     outputs: Vec<String>,
@@ -64,10 +67,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "MIB")]
     memory_mb: Option<u64>,
     /// The project's folder
-    #[arg(long, value_name = "DIR", default_value = ".")]
+    #[arg(long, value_name = "DIR", default_value = ".", conflicts_with = "builtin")]
     dir: PathBuf,
     /// Test the module as it was built last
-    #[arg(long)]
+    #[arg(long, conflicts_with = "builtin")]
     no_build: bool,
 }
 
@@ -81,9 +84,9 @@ struct Counts {
 
 /// Runs every record and prints before and after, and what it costs; fails where a record failed.
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> CliResult {
-    let project = match &arguments.module {
-        None => Some(Project::find(&arguments.dir)?),
-        Some(_) => None,
+    let project = match (arguments.ready_made.builtin()?, &arguments.module) {
+        (None, None) => Some(Project::find(&arguments.dir)?),
+        _ => None,
     };
     if let Some(project) = project.as_ref().filter(|_| !arguments.no_build) {
         compile::compile(project)?;
@@ -94,7 +97,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> CliResult {
     };
     let mut local = {
         let _progress = Progress::start("preparing the module");
-        Local::load(&subject(arguments, project.as_ref()))?
+        Local::load(&subject(arguments, project.as_ref())?)?
     };
     let mut source = Source::open(arguments, project.as_ref(), context)?;
     let (mut counts, mut costs) = (Counts::default(), Costs::default());
@@ -123,18 +126,17 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> CliResult {
 }
 
 /// What is tested: the project's module, with what the command line says in its place.
-fn subject(arguments: &Arguments, project: Option<&Project>) -> Subject {
-    let mut subject = match (project, &arguments.module) {
-        (Some(project), _) => Subject::of(project),
-        (None, module) => Subject {
-            module: module.clone().unwrap_or_default(),
-            name: "test".to_owned(),
-            input: "input".to_owned(),
-            outputs: Vec::new(),
-            env: BTreeMap::new(),
-            limits: Limits::default(),
-            partition_by: None,
+fn subject(arguments: &Arguments, project: Option<&Project>) -> CliResult<Subject> {
+    let mut subject = match (arguments.ready_made.builtin()?, project) {
+        (Some(builtin), _) => Subject {
+            env: BTreeMap::from([arguments.ready_made.variable()?]),
+            ..alone(Code::Builtin(builtin), builtin.name)
         },
+        (None, Some(project)) => Subject::of(project),
+        (None, None) => alone(
+            Code::File(arguments.module.clone().unwrap_or_default()),
+            "test",
+        ),
     };
     if let Some(topic) = &arguments.from_topic {
         subject.input.clone_from(topic);
@@ -145,7 +147,20 @@ fn subject(arguments: &Arguments, project: Option<&Project>) -> Subject {
     subject.env.extend(arguments.env.iter().cloned());
     subject.limits.time_ms = arguments.time_ms.or(subject.limits.time_ms);
     subject.limits.memory_mb = arguments.memory_mb.or(subject.limits.memory_mb);
-    subject
+    Ok(subject)
+}
+
+/// A module without a project.
+fn alone(code: Code, name: &str) -> Subject {
+    Subject {
+        code,
+        name: name.to_owned(),
+        input: "input".to_owned(),
+        outputs: Vec::new(),
+        env: BTreeMap::new(),
+        limits: Limits::default(),
+        partition_by: None,
+    }
 }
 
 impl Counts {
