@@ -182,8 +182,7 @@ impl Local {
             ..OutputTopic::of_max_bytes(OUTPUT_MAX_BYTES)
         };
         let topics = vec![topic; outputs.len()];
-        let refused =
-            |error: String| CliError::said(format!("{}: {error}", subject.code.called()));
+        let refused = |error: String| CliError::said(format!("{}: {error}", subject.code.called()));
         // Nothing is kept on disk: a project's folder is no place from which to load machine code.
         let module = Factory::new(HostConfig::default())
             .load_here(&wasm)

@@ -313,7 +313,10 @@ fn test_builtin(folder: &Folder, builtin: &str, rest: &str) -> std::process::Out
 fn ready_made_transform_is_tested_with_its_settings() {
     let folder = Folder::new();
     let write = |name: &str, text: &str| fs::write(folder.0.join(name), text).expect("written");
-    write("records.jsonl", "{\"id\":1,\"card\":\"4111222233334444\"}\n");
+    write(
+        "records.jsonl",
+        "{\"id\":1,\"card\":\"4111222233334444\"}\n",
+    );
     write("schema.json", "{\"required\":[\"id\"]}");
     for (builtin, rest, shown) in [
         (

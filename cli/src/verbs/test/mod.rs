@@ -67,7 +67,12 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "MIB")]
     memory_mb: Option<u64>,
     /// The project's folder
-    #[arg(long, value_name = "DIR", default_value = ".", conflicts_with = "builtin")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = ".",
+        conflicts_with = "builtin"
+    )]
     dir: PathBuf,
     /// Test the module as it was built last
     #[arg(long, conflicts_with = "builtin")]
