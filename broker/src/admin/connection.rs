@@ -15,6 +15,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep};
 
+use super::routes::UPLOAD_TIMEOUT;
+
 /// The head of a request must be there whole so long after its first byte, and the first head so long after connecting:
 /// connections are few.
 const HEAD_MAX: Duration = Duration::from_secs(10);
@@ -29,8 +31,9 @@ const RESERVED_HEAD_MAX: Duration = Duration::from_secs(1);
 /// A connection between two requests is closed after so long.
 const KEEP_ALIVE_MAX: Duration = Duration::from_secs(20);
 
-/// A request under way without a byte in either direction for so long is cut off. Longer than any request takes.
-const IDLE_MAX: Duration = Duration::from_secs(150);
+/// A request under way without a byte in either direction for so long is cut off. Longer than any request takes: while a module is compiled
+/// nothing is said.
+const IDLE_MAX: Duration = Duration::from_secs(30).saturating_add(UPLOAD_TIMEOUT);
 
 /// How long accepting pauses after an error such as "too many open files".
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -285,6 +288,12 @@ mod tests {
         }
         assert_eq!(Phase::Answered.read(b"G"), Phase::Head(0));
         assert_eq!(Phase::Request.read(b"body"), Phase::Request);
+    }
+
+    #[test]
+    fn request_whose_module_is_compiled_outlives_every_limit_of_the_connection() {
+        let request = Phase::Head(0).read(b"PUT / HTTP/1.1\r\n\r\n").read(b"module");
+        assert!(request.time() > UPLOAD_TIMEOUT);
     }
 
     #[test]

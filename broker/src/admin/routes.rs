@@ -52,7 +52,7 @@ const BODY_BYTES_PER_SECOND_MIN: u64 = 256 << 10;
 /// A request that takes longer is given up.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(120);
 /// An upload is answered when its module is compiled, which a machine with other work does slowly.
-const UPLOAD_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+pub(super) const UPLOAD_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 /// The longest wait a client may ask for, milliseconds.
 const WAIT_MS_MAX: u64 = 30_000;
 /// Records of one reading, at most and where none is said.
