@@ -292,7 +292,9 @@ mod tests {
 
     #[test]
     fn request_whose_module_is_compiled_outlives_every_limit_of_the_connection() {
-        let request = Phase::Head(0).read(b"PUT / HTTP/1.1\r\n\r\n").read(b"module");
+        let request = Phase::Head(0)
+            .read(b"PUT / HTTP/1.1\r\n\r\n")
+            .read(b"module");
         assert!(request.time() > UPLOAD_TIMEOUT);
     }
 
