@@ -30,6 +30,16 @@ fn transform(record: Record<'_>, output: &mut Output) -> Result<()> {
         "file" => {
             std::fs::read("/etc/hostname")?;
         }
+        "socket" => {
+            let value = String::from_utf8_lossy(record.value().unwrap_or_default());
+            std::net::TcpStream::connect(&*value)?;
+        }
+        // As much as its value says, in MiB, half of one in each record.
+        "giant" => {
+            let mib: usize = String::from_utf8_lossy(record.value().unwrap_or_default()).parse()?;
+            let value = vec![b'x'; 512 << 10];
+            return (0..2 * mib).try_for_each(|_| output.write(record.edit().value(&value)));
+        }
         // Each is a handle, which nobody gives back.
         #[cfg(target_family = "wasm")]
         "handles" => (0..10_000).for_each(|_| {

@@ -5,7 +5,7 @@ use wasmtime::{AsContext, Caller, Extern, Linker, Memory, Module, Store, TypedFu
 use crate::engine::Host;
 use crate::instance::ANSWER_BYTES_MAX;
 use crate::outcome::{Outcome, Placement, Reported, Section};
-use crate::types::{InputBatch, LogLevel};
+use crate::types::{CallError, InputBatch, LogLevel};
 
 /// Version of the page that the host speaks.
 const CONTRACT: u32 = 1;
@@ -62,32 +62,35 @@ impl CoreInstance {
         store: &mut Store<Host>,
         partition: i32,
         batches: &[InputBatch],
-    ) -> wasmtime::Result<Result<Result<Outcome, String>, String>> {
+    ) -> wasmtime::Result<Result<Result<Outcome, String>, CallError>> {
+        let garbage = |reason| Ok(Err(CallError::Garbage(reason)));
         let Ok(size) = u32::try_from(call_bytes(batches)) else {
-            return Ok(Err("the call is larger than its memory".to_owned()));
+            return garbage("the call is larger than its memory".to_owned());
         };
         let address = self.reserve.call_async(&mut *store, size).await?;
         let memory = self.memory.data_mut(&mut *store);
         let Some(room) = range(memory.len(), address, size) else {
-            return Ok(Err(format!(
+            return garbage(format!(
                 "it reserved {size} bytes at {address}, which is not in its memory of {} bytes",
                 memory.len()
-            )));
+            ));
         };
         lay_out(&mut memory[room], partition, batches);
         let answer = self.process.call_async(&mut *store, size).await?;
         let (address, length) = ((answer >> 32) as u32, answer as u32);
-        if length as usize > ANSWER_BYTES_MAX {
-            return Ok(Err(format!("its answer has {length} bytes")));
-        }
         let memory = self.memory.data(&*store);
         let Some(room) = range(memory.len(), address, length) else {
-            return Ok(Err(format!(
+            return garbage(format!(
                 "its answer, {length} bytes at {address}, is not in its memory of {} bytes",
                 memory.len()
-            )));
+            ));
         };
-        Ok(parse_answer(&memory[room]))
+        if room.len() > ANSWER_BYTES_MAX {
+            return Ok(Err(CallError::TooMuch(format!(
+                "an answer of {length} bytes, the limit is {ANSWER_BYTES_MAX}"
+            ))));
+        }
+        Ok(parse_answer(&memory[room]).map_err(CallError::Garbage))
     }
 }
 

@@ -22,6 +22,8 @@ use crate::types::{CallError, CallOutput, FailedCall, InputBatch, Limits, LogLin
 const START_MS: u64 = 5_000;
 /// Bytes of the answer as the engine counts them: the sections, and what tells them and the failures apart.
 pub(crate) const ANSWER_BYTES_MAX: usize = 2 * OUTPUT_BYTES_MAX;
+/// How the engine's error begins when a guest hands over more than that: its type is not public.
+const TOO_MUCH_COPIED: &str = "too much data is being copied between the host and the guest";
 /// Bytes kept of a trap's message: the last ones.
 const TRAP_BYTES_MAX: usize = 2 << 10;
 
@@ -82,7 +84,7 @@ enum Exports {
 
 /// What a call came to: the outer error is the engine's, the middle one says what is wrong with the answer, the inner one is the
 /// module's own.
-type Answer = wasmtime::Result<Result<Result<Outcome, String>, String>>;
+type Answer = wasmtime::Result<Result<Result<Outcome, String>, CallError>>;
 
 impl Instance {
     /// Makes one of `module`, which counts its CPU time with `meter`: in slices, see [`crate::meter::Sliced`].
@@ -228,7 +230,7 @@ impl Instance {
         let checked = match outcome {
             Ok(Ok(outcome)) => check(outcome, batches, &setup.outputs),
             Ok(Err(message)) => Err(CallError::Trap(cut(message, TRAP_BYTES_MAX))),
-            Err(reason) => Err(CallError::Garbage(reason)),
+            Err(error) => Err(error),
         };
         match checked {
             Ok((outputs, failures)) => Ok(CallOutput {
@@ -361,9 +363,16 @@ fn explain(
         };
         return (error, logs);
     }
+    let cause = error.root_cause().to_string();
+    if cause.starts_with(TOO_MUCH_COPIED) {
+        let said = format!(
+            "more than {ANSWER_BYTES_MAX} bytes of records and what tells them apart in one call"
+        );
+        return (CallError::TooMuch(said), logs);
+    }
     let stderr = stderr.trim();
     let message = if stderr.is_empty() {
-        cut(error.root_cause().to_string(), TRAP_BYTES_MAX)
+        cut(cause, TRAP_BYTES_MAX)
     } else {
         let start = stderr.floor_char_boundary(stderr.len().saturating_sub(TRAP_BYTES_MAX));
         stderr[start..].to_owned()

@@ -23,6 +23,9 @@ const PARAMETERS_MAX: u64 = 256;
 const RESULTS_MAX: u64 = 64;
 /// Entries of any other section: types, imports, globals, elements, data segments, instances.
 const ENTRIES_MAX: u64 = 1_000_000;
+/// Memories in a module: an instance gets no more, and the compiler makes an image of up to 16 MiB of what a memory begins with, however few
+/// bytes of the file say so, also for core modules that nobody makes instances of.
+const MEMORIES_MAX: u64 = 1;
 /// Core modules and components inside a component.
 const NESTED_MAX: u64 = 64;
 /// The package of `wit/`.
@@ -125,6 +128,7 @@ impl Exports {
 struct Counts {
     functions: u64,
     entries: u64,
+    memories: u64,
     nested: u64,
 }
 
@@ -210,6 +214,7 @@ fn count(payload: &Payload<'_>, counts: &mut Counts) -> Result<(), ModuleError> 
             check_types(s)?;
         }
         Payload::ImportSection(s) => counts.entries += u64::from(s.count()),
+        Payload::MemorySection(s) => counts.memories += u64::from(s.count()),
         Payload::GlobalSection(s) => counts.entries += u64::from(s.count()),
         Payload::ElementSection(s) => counts.entries += u64::from(s.count()),
         Payload::DataSection(s) => counts.entries += u64::from(s.count()),
@@ -225,6 +230,7 @@ fn count(payload: &Payload<'_>, counts: &mut Counts) -> Result<(), ModuleError> 
     }
     within("functions", counts.functions, FUNCTIONS_MAX)?;
     within("entries", counts.entries, ENTRIES_MAX)?;
+    within("memories", counts.memories, MEMORIES_MAX)?;
     within("modules inside it", counts.nested, NESTED_MAX)
 }
 

@@ -175,7 +175,7 @@ fn addresses_outside_of_its_memory_are_refused() {
             "(i64.or (i64.shl (i64.const 131073) (i64.const 32)) (i64.const 0))",
             "not in its memory",
         ),
-        ("(i64.const -1)", "its answer has"),
+        ("(i64.const -1)", "not in its memory"),
         (
             "(i64.or (i64.shl (i64.const 8192) (i64.const 32)) (i64.const 4))",
             "ends too early",
@@ -194,6 +194,99 @@ fn addresses_outside_of_its_memory_are_refused() {
         assert!(
             matches!(&error, CallError::Garbage(m) if m.contains("reserved")),
             "{reserved}: {error:?}"
+        );
+    }
+}
+
+#[test]
+fn answer_far_above_every_limit_is_refused() {
+    // All of its memory, which is 2,000 pages, and as good as a limit that it may have.
+    let text = module_of("(i64.const 131072000)")
+        .replace("(export \"memory\") 2)", "(export \"memory\") 2000)");
+    let limits = Limits {
+        memory_bytes: 160 << 20,
+        ..LIMITS
+    };
+    let mut runner = LocalRunner::new(&load(&text).unwrap(), env(), limits, topic(None)).unwrap();
+    let error = runner.call(0, &[input(&["a"])]).unwrap_err();
+    assert!(
+        matches!(&error, CallError::TooMuch(m) if m.contains("131072000 bytes")),
+        "{error:?}"
+    );
+    // More sections, all of them empty, than an outcome takes.
+    let many = "(i32.store (i32.const 131072) (i32.const 0)) (i32.store (i32.const 131076) (i32.const 20000)) (i32.store (i32.const 131080) (i32.const 0))
+        (i64.or (i64.shl (i64.const 131072) (i64.const 32)) (i64.const 640012))";
+    let text = module_of(many).replace("(export \"memory\") 2)", "(export \"memory\") 20)");
+    let error = run_on(&text, topic(None), &["a"]).unwrap_err();
+    assert!(
+        matches!(&error, CallError::TooMuch(m) if m.contains("20000 batches")),
+        "{error:?}"
+    );
+}
+
+/// Small modules that would become large: what is wrong with each, where it is found.
+#[test]
+fn small_modules_that_would_become_large_are_refused() {
+    let good = module_of("(i64.const 0)");
+    let memory = |pages: &str| {
+        good.replace(
+            "(export \"memory\") 2)",
+            &format!("(export \"memory\") {pages})"),
+        )
+    };
+    let beside = |what: &str| {
+        good.replace(
+            "(func (export \"tidemill_contract_1\"))",
+            &format!("{what} (func (export \"tidemill_contract_1\"))"),
+        )
+    };
+    let locals = "i64 ".repeat(50_001);
+    for (what, text) in [
+        ("memory of 4 GiB", memory("65536")),
+        ("memory just above what any limit allows", memory("8193")),
+        ("second memory", beside("(memory 1)")),
+        ("table of 80 MB", beside("(table 10000000 funcref)")),
+        (
+            "table of 4 billion elements",
+            beside("(table 4294967295 funcref)"),
+        ),
+        ("many tables", beside(&"(table 50000 funcref)".repeat(9))),
+        (
+            "local variables",
+            beside(&format!("(func (local {locals}))")),
+        ),
+        (
+            "parameters",
+            beside(&format!("(func (param {}))", "i64 ".repeat(257))),
+        ),
+    ] {
+        let error = load(&text).unwrap_err();
+        assert!(
+            matches!(
+                error,
+                ModuleError::Refused(_) | ModuleError::TooLarge(_) | ModuleError::Malformed(_)
+            ),
+            "{what}: {error:?}"
+        );
+    }
+}
+
+#[test]
+fn memory_that_a_module_begins_with_counts_against_its_limit() {
+    let start = |pages: u32| {
+        let text = module_of("(i64.const 0)").replace(
+            "(export \"memory\") 2)",
+            &format!("(export \"memory\") {pages})"),
+        );
+        run_on(&text, topic(None), &["a"]).unwrap_err()
+    };
+    // 64 pages are the limit, to the byte; what it then answers is garbage.
+    assert!(matches!(start(64), CallError::Garbage(_)));
+    for pages in [65, 8_192] {
+        let error = start(pages);
+        assert!(
+            matches!(&error, CallError::Unavailable(m) if m.contains("memory_mb")),
+            "{pages}: {error:?}"
         );
     }
 }

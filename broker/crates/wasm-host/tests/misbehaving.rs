@@ -200,6 +200,96 @@ fn record_too_large_for_its_topic_says_so() {
     assert!(matches!(error, CallError::TooLarge(_)), "{error:?}");
 }
 
+/// For answers that are larger than any limit of what is handed over.
+const ROOMY: Limits = Limits {
+    memory_bytes: 400 << 20,
+    ..LIMITS
+};
+
+#[test]
+fn records_that_are_too_many_together_are_refused_and_the_next_call_works() {
+    let mut runner =
+        LocalRunner::new(&module(), env("giant"), ROOMY, topics(BATCH_BYTES_MAX)).unwrap();
+    // More than an outcome takes, and more than is copied out of an instance; each record fits its topic.
+    for mib in ["33", "120"] {
+        let error = runner.call(0, &[input(&[mib])]).unwrap_err();
+        assert!(
+            matches!(&error, CallError::TooMuch(m) if m.contains("in one call")),
+            "{mib} MiB: {error:?}"
+        );
+    }
+    let good = runner.call(0, &[input(&["1"; 8])]).unwrap();
+    let records: u32 = good.outputs.iter().map(|batch| batch.records).sum();
+    assert_eq!(records, 16);
+    assert!(
+        good.outputs
+            .iter()
+            .all(|batch| batch.batch.len() <= BATCH_BYTES_MAX)
+    );
+}
+
+#[test]
+fn connection_to_a_server_that_listens_is_an_error_of_the_record() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let output = run("socket", &[&address]).unwrap();
+    assert_eq!(output.failures.len(), 1, "{:?}", output.failures);
+    let nobody = listener.accept().unwrap_err();
+    assert_eq!(nobody.kind(), std::io::ErrorKind::WouldBlock);
+}
+
+#[test]
+fn component_of_another_world_is_refused_with_what_it_lacks_or_wants() {
+    let factory = Factory::new(HostConfig::default());
+    let load = |text: &str| {
+        factory
+            .load_here(&wat::parse_str(text).unwrap())
+            .unwrap_err()
+    };
+    let exports = |name: &str| {
+        format!(
+            "(component (component $c) (instance $i (instantiate $c)) (export \"{name}\" (instance $i)))"
+        )
+    };
+    for other in [
+        "wasi:cli/run@0.2.0",
+        "wasi:http/incoming-handler@0.2.0",
+        "other:transform/processor@0.2.0",
+    ] {
+        assert_eq!(load(&exports(other)), ModuleError::NoExport, "{other}");
+    }
+    for version in ["processor@0.3.0", "record-processor@0.1.0"] {
+        let name = format!("tidemill:transform/{version}");
+        assert_eq!(load(&exports(&name)), ModuleError::Contract(name.clone()));
+    }
+    for wants in [
+        "wasi:http/outgoing-handler@0.2.0",
+        "wasi:keyvalue/store@0.2.0",
+        "tidemill:transform/produce@0.2.0",
+    ] {
+        let text = exports("tidemill:transform/processor@0.2.0").replacen(
+            "(component",
+            &format!("(component (import \"{wants}\" (instance))"),
+            1,
+        );
+        assert_eq!(load(&text), ModuleError::UnknownImport(wants.to_owned()));
+    }
+    // The name of what is given, but not what it has there.
+    let unknown = exports("tidemill:transform/processor@0.2.0").replacen(
+        "(component",
+        "(component (import \"wasi:cli/environment@0.2.0\" (instance (export \"set-environment\" (func))))",
+        1,
+    );
+    assert!(
+        matches!(
+            load(&unknown),
+            ModuleError::Refused(_) | ModuleError::NoExport
+        ),
+        "{unknown}"
+    );
+}
+
 #[test]
 fn what_is_no_transform_is_refused_with_the_reason() {
     let factory = Factory::new(HostConfig::default());

@@ -87,3 +87,19 @@ fn type_of_many_results_is_refused() {
         "{refused:?}"
     );
 }
+
+#[test]
+fn more_than_one_memory_is_refused_wherever_they_lie() {
+    // A core module with a memory of 256 pages and a byte at each end of it: an image of 16 MiB.
+    let core =
+        "(core module (memory 256) (data (i32.const 0) \"a\") (data (i32.const 16777215) \"a\"))";
+    let component = |times| wat::parse_str(format!("(component {})", core.repeat(times))).unwrap();
+    assert_eq!(scan(&component(1)), Err(ModuleError::NoExport));
+    for text in [component(2), component(60)] {
+        let refused = scan(&text).unwrap_err();
+        assert!(
+            matches!(&refused, ModuleError::TooLarge(m) if m.contains("memories")),
+            "{refused:?}"
+        );
+    }
+}
