@@ -5,6 +5,9 @@
 mod cases;
 mod running;
 
+use std::collections::BTreeSet;
+use std::sync::OnceLock;
+
 use cases::Case;
 use running::Module;
 
@@ -24,6 +27,21 @@ fn python_passes_every_case() {
 #[test]
 fn rust_passes_every_case() {
     passes_every_case("rust");
+}
+
+/// What a module drew while it was built is in its memory when an instance begins.
+#[test]
+fn python_instances_draw_different_random_numbers() {
+    let python = module("python");
+    // Two records in each of three instances.
+    let drawn: Vec<Vec<String>> = (0..3).flat_map(|_| python.draws(2)).collect();
+    assert_eq!(drawn.len(), 6);
+    let ways = drawn[0].len();
+    assert_eq!(ways, 4, "{drawn:?}");
+    for way in 0..ways {
+        let different: BTreeSet<&str> = drawn.iter().map(|record| record[way].as_str()).collect();
+        assert_eq!(different.len(), drawn.len(), "{different:?} of {drawn:?}");
+    }
 }
 
 /// The cases natively among them.
@@ -53,10 +71,18 @@ fn every_language_with_a_module_is_run() {
     assert_eq!(found, run, "name the language in LANGUAGES, with a test");
 }
 
-/// Builds the module and runs all cases; the message names all that went wrong.
+/// The module of a language, built once.
+fn module(language: &str) -> &'static Module {
+    static BUILT: [OnceLock<Module>; LANGUAGES.len()] =
+        [const { OnceLock::new() }; LANGUAGES.len()];
+    let at = LANGUAGES.iter().position(|known| *known == language);
+    BUILT[at.expect("it is one of LANGUAGES")]
+        .get_or_init(|| Module::build(&cases::folder().join(language)))
+}
+
+/// Runs all cases; the message names all that went wrong.
 fn passes_every_case(language: &str) {
-    assert!(LANGUAGES.contains(&language));
-    let module = Module::build(&cases::folder().join(language));
+    let module = module(language);
     let cases = Case::all();
     assert!(cases.len() >= 40, "{} cases", cases.len());
     let mut wrong = Vec::new();

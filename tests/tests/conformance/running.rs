@@ -33,6 +33,28 @@ impl Module {
         Module(module.unwrap_or_else(|error| panic!("{}: {error}", folder.display())))
     }
 
+    /// What the function `random` of a new instance draws for each of so many records.
+    pub(crate) fn draws(&self, records: usize) -> Vec<Vec<String>> {
+        let environment = [("CONFORMANCE_FUNCTION".to_owned(), "random".to_owned())];
+        let env = guest_env("conformance", "input", &["out".to_owned()], &environment);
+        let topics = vec![OutputTopic::of_max_bytes(OUTPUT_MAX_BYTES)];
+        let mut runner = LocalRunner::new(&self.0, env, LIMITS, topics).expect("the engine starts");
+        let item = Item {
+            key: None,
+            value: None,
+            headers: Vec::new(),
+            timestamp: 0,
+        };
+        let records: Vec<(i64, Item)> = (0..records as i64).map(|n| (n, item.clone())).collect();
+        let output = runner.call(0, &batches(&records)).expect("it draws");
+        assert!(output.failures.is_empty(), "{:?}", output.failures);
+        let items = output.outputs.iter().flat_map(|batch| read(&batch.batch));
+        let text = |item: Item| String::from_utf8(item.value.unwrap_or_default()).expect("text");
+        items
+            .map(|item| text(item).split(' ').map(str::to_owned).collect())
+            .collect()
+    }
+
     /// Runs `case` in one call of all records, and then in a call for each.
     pub(crate) fn run(&self, case: &Case) -> [Came; 2] {
         let outputs = case.outputs();

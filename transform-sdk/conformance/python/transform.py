@@ -1,7 +1,10 @@
 """The functions of the conformance suite; ../README.md says what each does."""
 
 import os
+import random
+import secrets
 import sys
+import uuid
 from typing import Callable, Dict
 
 from tidemill import NewRecord, Output, Record, log, transform
@@ -107,6 +110,11 @@ def panic(record: Record, output: Output) -> None:
     output.write(record.edit())
 
 
+def chance(record: Record, output: Output) -> None:
+    drawn = (random.random(), random.Random().random(), secrets.token_hex(8), uuid.uuid4())
+    output.write(record.edit(value=" ".join(map(str, drawn))))
+
+
 def text(record: Record) -> str:
     return (record.value or b"").decode()
 
@@ -128,6 +136,7 @@ FUNCTIONS: Dict[str, Callable[[Record, Output], None]] = {
     "place": place,
     "where": where,
     "panic": panic,
+    "random": chance,
 }
 
 
