@@ -393,3 +393,36 @@ fn ready_made_transform_with_wrong_settings_is_not_tested() {
     let without = transform(&folder.0, &["test", "--set", "fields=[]"]);
     assert!(said(&without).contains("--builtin"), "{}", said(&without));
 }
+
+#[test]
+fn test_of_a_project_says_which_secrets_it_runs_without() {
+    let folder = Folder::new();
+    let write = |name: &str, bytes: &[u8]| {
+        let file = folder.0.join(name);
+        fs::create_dir_all(file.parent().expect("a folder")).expect("it can be made");
+        fs::write(file, bytes).expect("written");
+    };
+    write(
+        "transform.toml",
+        b"name = \"m\"\nlanguage = \"rust\"\nsecrets = [\"PEPPER\", \"SALT\", \"SUGAR\"]\n[env]\nSUGAR = \"sweet\"\n",
+    );
+    write("input.jsonl", b"{}\n");
+    write("target/transform/m.wasm", b"no module");
+    let note = |more: &[&str]| {
+        let arguments = [&["test", "--no-build"], more].concat();
+        let said = said(&transform(&folder.0, &arguments));
+        let note = said.lines().find(|line| line.starts_with("note: "));
+        note.map(str::to_owned)
+    };
+    assert_eq!(
+        note(&[]).as_deref(),
+        Some(
+            "note: it runs without the secrets PEPPER, SALT; --env PEPPER=VALUE gives it one for this test"
+        )
+    );
+    assert_eq!(
+        note(&["--env", "PEPPER=x"]).as_deref(),
+        Some("note: it runs without the secret SALT; --env SALT=VALUE gives it one for this test")
+    );
+    assert_eq!(note(&["--env", "PEPPER=x", "--env", "SALT=y"]), None);
+}

@@ -100,9 +100,13 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> CliResult {
         Some(file) => Some(Expected::read(file)?),
         None => None,
     };
+    let subject = subject(arguments, project.as_ref())?;
+    if let Some(note) = project.as_ref().and_then(|p| without_secrets(p, &subject)) {
+        eprintln!("{note}");
+    }
     let mut local = {
         let _progress = Progress::start("preparing the module");
-        Local::load(&subject(arguments, project.as_ref())?)?
+        Local::load(&subject)?
     };
     let mut source = Source::open(arguments, project.as_ref(), context)?;
     let (mut counts, mut costs) = (Counts::default(), Costs::default());
@@ -166,6 +170,24 @@ fn alone(code: Code, name: &str) -> Subject {
         limits: Limits::default(),
         partition_by: None,
     }
+}
+
+/// Says which secrets the project's function cannot do without but has not got here; a broker would have them.
+fn without_secrets(project: &Project, subject: &Subject) -> Option<String> {
+    let names = project.manifest.secrets.iter();
+    let missing: Vec<&str> = names
+        .filter(|name| !subject.env.contains_key(*name))
+        .map(String::as_str)
+        .collect();
+    let first = missing.first()?;
+    let secrets = match missing.len() {
+        1 => "the secret",
+        _ => "the secrets",
+    };
+    Some(format!(
+        "note: it runs without {secrets} {}; --env {first}=VALUE gives it one for this test",
+        missing.join(", ")
+    ))
 }
 
 impl Counts {
