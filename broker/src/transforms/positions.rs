@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 
 use tidemill_controller::{StartPosition, TransformSpec, TransformStatus};
-use tidemill_model::{Offset, PartitionId};
+use tidemill_model::{Offset, PartitionId, moment};
 use tidemill_ring::Ring;
 
 use crate::admin::ApiError;
@@ -13,12 +13,8 @@ use crate::records::gone;
 use crate::shard::Shard;
 use crate::topics::CONTROLLER_SHARD;
 
-/// Timestamps below it, in ms, are of before April 1973: whoever writes one means seconds.
-const MS_PLAUSIBLE_MIN: i64 = 100_000_000_000;
-/// Timestamps above it, in ms, are of after the year 5000: whoever writes one means microseconds or less.
-const MS_PLAUSIBLE_MAX: i64 = 100_000_000_000_000;
 /// Shown where a position is none.
-const FORMS: &str = "earliest, latest, @TIME (ms since 1970, or as @2026-11-27T10:00:00Z), +N (records after the oldest) or -N (before the end)";
+const FORMS: &str = "earliest, latest, @TIME (@2026-11-27T10:00:00Z, @2h for two hours ago, or ms since 1970), +N (records after the oldest) or -N (before the end)";
 
 /// Where a transform is to stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +41,11 @@ pub(crate) fn target(text: &str, now_ms: i64) -> Result<Target, String> {
             let none = || format!("'{text}' is no position: write {FORMS}");
             let (first, rest) = text.split_at_checked(1).ok_or_else(none)?;
             match first {
-                "@" => StartPosition::Timestamp(moment(rest, now_ms)?),
+                "@" => {
+                    let at = moment::parse(rest, now_ms)
+                        .map_err(|e| format!("'{text}' is no position; behind the @: {e}"))?;
+                    StartPosition::Timestamp(at)
+                }
                 "+" => StartPosition::AfterStart(number(rest).ok_or_else(none)?),
                 "-" => StartPosition::BeforeEnd(number(rest).ok_or_else(none)?),
                 _ => return number(text).map(Target::Offset).ok_or_else(none),
@@ -65,27 +65,6 @@ pub(crate) fn start(text: &str, now_ms: i64) -> Result<StartPosition, String> {
         Target::Offset(offset) => Err(format!(
             "a transform begins in every partition, so '{offset}' is no start: write {FORMS}. An offset of one partition is for \
              `transform seek NAME --to {offset} --partition P`"
-        )),
-    }
-}
-
-/// A moment in ms since the Unix epoch.
-fn moment(text: &str, now_ms: i64) -> Result<i64, String> {
-    let Ok(ms) = text.parse::<i64>() else {
-        return match chrono::DateTime::parse_from_rfc3339(text) {
-            Ok(moment) => Ok(moment.timestamp_millis()),
-            Err(e) => Err(format!(
-                "'@{text}' is no moment ({e}): write ms since 1970 as @{now_ms}, or RFC 3339 with a zone as @2026-11-27T10:00:00Z"
-            )),
-        };
-    };
-    match ms {
-        0 | MS_PLAUSIBLE_MIN..=MS_PLAUSIBLE_MAX => Ok(ms),
-        1..MS_PLAUSIBLE_MIN => Err(format!(
-            "@{ms} is a moment of before 1973 in ms since 1970; if these are seconds, write @{ms}000"
-        )),
-        _ => Err(format!(
-            "@{ms} is no plausible moment in ms since 1970, which is {now_ms} now; leave digits out if it counts micro- or nanoseconds"
         )),
     }
 }
@@ -308,6 +287,8 @@ mod tests {
                 "@2026-11-27T12:00:00.5+02:00",
                 StartPosition::Timestamp(1_795_773_600_500),
             ),
+            ("@2026-11-27", StartPosition::Timestamp(1_795_737_600_000)),
+            ("@2h", StartPosition::Timestamp(NOW - 7_200_000)),
             ("+7", StartPosition::AfterStart(7)),
             ("-100", StartPosition::BeforeEnd(100)),
         ] {
@@ -322,12 +303,11 @@ mod tests {
     #[test]
     fn what_is_no_position_is_refused_with_what_was_meant() {
         for (text, hint) in [
-            ("@1795773600", "@1795773600000"),
+            ("@1795773600", "1795773600000"),
             ("@1795773600000000", "micro"),
             ("@-5", "plausible"),
-            ("@2026-11-27", "RFC 3339"),
-            ("@2026-11-27T10:00:00", "RFC 3339"),
-            ("@", "RFC 3339"),
+            ("@2026-11-31", "2026-11-27T10"),
+            ("@", "ms since 1970"),
             ("+", "earliest"),
             ("-", "earliest"),
             ("+-3", "earliest"),

@@ -50,9 +50,9 @@ pub(crate) struct Arguments {
     /// A secret it is to have no more; may be given several times
     #[arg(long = "remove-secret", value_name = "KEY")]
     remove_secrets: Vec<String>,
-    /// Where a new transform begins to read: earliest, latest, @TIME (ms since 1970, or as @2026-11-27T10:00:00Z), +N (records
-    /// after the oldest) or -N (before the end) [default: latest, records written before are not read]; one that is there already
-    /// keeps its place
+    /// Where a new transform begins to read: earliest, latest, @TIME (@2026-11-27T10:00:00Z, @2h for two hours ago, or ms
+    /// since 1970), +N (records after the oldest) or -N (before the end) [default: latest, records written before are not read];
+    /// one that is there already keeps its place
     #[arg(long, value_name = "POSITION", allow_hyphen_values = true)]
     from: Option<String>,
     /// What happens to a record it cannot handle [default: dead-letter with --dead-letter, else fail: it waits there and tries

@@ -23,7 +23,8 @@ pub(crate) struct Arguments {
     /// Go on with new lines until interrupted
     #[arg(short, long)]
     follow: bool,
-    /// Only lines since a time: 10m, 2h, 3d, 2026-03-01T08:00:00Z or @MILLISECONDS
+    /// Only lines since a time: 2026-11-27T10:00:00Z, 2026-11-27 10:00 (UTC), 2026-11-27, 10m, 2h or 3d (back from now), or
+    /// ms since 1970
     #[arg(long, value_name = "TIME", value_parser = when::parse)]
     since: Option<i64>,
     /// Only lines of this level or above

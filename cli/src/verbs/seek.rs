@@ -13,8 +13,8 @@ use crate::output::Table;
 pub(crate) struct Arguments {
     /// The transform's name
     name: String,
-    /// Where to: earliest, latest, @TIME (ms since 1970, or as @2026-11-27T10:00:00Z), +N (records after the oldest), -N (before
-    /// the end) or an offset
+    /// Where to: earliest, latest, @TIME (@2026-11-27T10:00:00Z, @2h for two hours ago, or ms since 1970), +N (records after the
+    /// oldest), -N (before the end) or an offset
     #[arg(long, value_name = "POSITION", allow_hyphen_values = true)]
     to: String,
     /// The input partition to move [default: all]

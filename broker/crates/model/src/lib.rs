@@ -6,6 +6,7 @@ pub mod batch;
 pub mod command;
 pub mod compression;
 pub mod ids;
+pub mod moment;
 pub mod partitioner;
 pub mod record;
 pub mod topic_name;
