@@ -59,7 +59,7 @@ pub(crate) const BUILTINS: [Builtin; 5] = [
             ("replacement", "text that redact leaves [null]"),
             (
                 "key_env",
-                "the environment variable with the secret key of hash and tokenize, 16 bytes or more [MASK_KEY]",
+                "the variable with the key of hash and tokenize, 16 bytes or more: --secret MASK_KEY=@FILE, not --env, which is shown [MASK_KEY]",
             ),
             (
                 "on_invalid",

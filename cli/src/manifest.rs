@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{CliError, CliResult};
+use crate::secrets;
 
 /// The file's name.
 pub(crate) const FILE: &str = "transform.toml";
@@ -52,6 +53,44 @@ impl Language {
     }
 }
 
+/// Names of secrets. Anything is read, and refused afterwards: a message of the reader would show the line, with the value that somebody put
+/// there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SecretNames(Option<Vec<String>>);
+
+impl Default for SecretNames {
+    fn default() -> SecretNames {
+        SecretNames(Some(Vec::new()))
+    }
+}
+
+impl SecretNames {
+    /// The names.
+    pub(crate) fn names(&self) -> &[String] {
+        self.0.as_deref().unwrap_or_default()
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let Some(names) = &self.0 else {
+            return Err(
+                "`secrets` is a list of names, as [\"API_KEY\"]; values are given with: transform deploy --secret API_KEY=@FILE"
+                    .to_owned(),
+            );
+        };
+        names.iter().try_for_each(|name| secrets::check_name(name))
+    }
+}
+
+impl<'de> Deserialize<'de> for SecretNames {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<SecretNames, D::Error> {
+        let value = toml::Value::deserialize(deserializer)?;
+        let names = value
+            .as_array()
+            .map(|all| all.iter().map(|name| name.as_str().map(str::to_owned)));
+        Ok(SecretNames(names.and_then(Iterator::collect)))
+    }
+}
+
 /// A project as its file says it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -89,7 +128,7 @@ pub(crate) struct Manifest {
     pub(crate) attempts: Option<u32>,
     /// Names of the secrets it cannot do without; their values are given at deployment.
     #[serde(default)]
-    pub(crate) secrets: Vec<String>,
+    pub(crate) secrets: SecretNames,
     /// How its output is compressed.
     #[serde(default)]
     compression: Option<Compression>,
@@ -239,6 +278,7 @@ fn parse(text: &str) -> Result<Manifest, String> {
     let manifest: Manifest =
         toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
     check_name(&manifest.name)?;
+    manifest.secrets.check()?;
     if manifest.module.is_some() && manifest.language != Language::Python {
         return Err(
             "`module` is for Python projects: it names the module with the function".to_owned(),

@@ -36,6 +36,7 @@ pub(crate) fn read(given: &[String], stdin: &mut dyn Read) -> CliResult<Map<Stri
             },
             None => value.to_owned(),
         };
+        check_name(name).map_err(CliError::said)?;
         if value.is_empty() {
             return Err(CliError::said(format!("the secret {name} is empty")));
         }
@@ -44,6 +45,21 @@ pub(crate) fn read(given: &[String], stdin: &mut dyn Read) -> CliResult<Map<Stri
         }
     }
     Ok(all)
+}
+
+/// Checks a secret's name, as a variable is called in every language.
+///
+/// # Errors
+/// The rule, where it is broken; what stands behind a `=` is not shown.
+pub(crate) fn check_name(name: &str) -> Result<(), String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let fits = !name.is_empty()
+        && name.chars().all(plain)
+        && !name.starts_with(|c: char| c.is_ascii_digit());
+    let shown = name.split('=').next().unwrap_or_default();
+    fits.then_some(()).ok_or_else(|| {
+        format!("'{shown}' cannot be the name of a secret: it has letters, digits and '_', and does not begin with a digit")
+    })
 }
 
 fn of_file(name: &str, path: &Path) -> CliResult<String> {
@@ -57,7 +73,9 @@ fn of(name: &str, place: &str, from: &mut dyn Read) -> CliResult<String> {
     let read = from.take(BYTES_MAX + 1).read_to_string(&mut text);
     let said = |what: &str| CliError::said(format!("the secret {name} in {place} {what}"));
     match read {
-        Err(e) if e.kind() == io::ErrorKind::InvalidData => Err(said("is no UTF-8 text")),
+        Err(e) if e.kind() == io::ErrorKind::InvalidData => Err(said(
+            "is no UTF-8 text; give bytes as base64 or hexadecimal digits",
+        )),
         Err(e) => Err(said(&format!("cannot be read: {e}"))),
         Ok(bytes) if bytes as u64 > BYTES_MAX => {
             Err(said(&format!("has more than {BYTES_MAX} bytes")))
@@ -99,6 +117,8 @@ mod tests {
             (&["A=-", "B=-"], b"hush", "not two"),
             (&["A=-"], b"\n", "is empty"),
             (&["A="], b"", "is empty"),
+            (&["A B=hush"], b"", "cannot be the name"),
+            (&["1=hush"], b"", "cannot be the name"),
             (&["A=-"], b"hush\xff", "no UTF-8"),
             (&["A=@/nowhere/at/all"], b"", "/nowhere/at/all"),
         ] {

@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Builds a project into a component. `transform build` runs it; README.md says how."""
 
+from __future__ import annotations
+
 import argparse
 import hashlib
 import os

@@ -1,12 +1,13 @@
 //! `tidemill config`: checking, showing and printing settings.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
 
 use super::machine::Machine;
 use super::{ConfigError, Flags, print, resolve_values};
+use crate::transforms::secrets::SecretsKey;
 
 /// Verbs of `tidemill config`.
 #[derive(Debug, Subcommand)]
@@ -54,6 +55,11 @@ fn check(file: PathBuf) -> ExitCode {
             Ok(resolved) => resolved,
             Err(error) => return refused(&error),
         };
+    let key_file = config.settings.transforms.secrets_key_file.as_deref();
+    if let Some(Err(error)) = key_file.map(|file| SecretsKey::read(Path::new(file))) {
+        eprintln!("{error}");
+        return ExitCode::from(UNUSABLE);
+    }
     let differences = print::differences(&values, None);
     let mut out = match differences.len() {
         0 => format!("{name} can be used; it changes nothing\n"),

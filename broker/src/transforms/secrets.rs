@@ -40,7 +40,7 @@ const KEY_ID_OF: &[u8] = b"tidemill transforms.secrets_key_file";
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum KeyFileError {
     /// It cannot be read.
-    #[error("transforms.secrets_key_file: {}: {source}", path.display())]
+    #[error("transforms.secrets_key_file: {}: {source}; such a file is made with: (umask 077; openssl rand -hex 32 > FILE)", path.display())]
     Read {
         /// The file.
         path: PathBuf,
@@ -256,10 +256,14 @@ impl Wanted {
             let Some(key) = key else {
                 return Err(ApiError::conflict(
                     "no_secrets_key",
-                    "this broker keeps no secrets: it has no key to seal them with. Set transforms.secrets_key_file to a file made with: \
+                    "this broker keeps no secrets: it has no key to seal them with. In the file of `tidemill start --config`, set transforms.secrets_key_file to a file made with: \
                      (umask 077; openssl rand -hex 32 > secrets.key)",
                 ));
             };
+            if r.remove_secrets.contains(name) {
+                let message = format!("the secret '{name}' is both given and removed");
+                return Err(ApiError::bad_request("invalid_secret", message));
+            }
             given.insert(name.clone(), key.seal(transform, name, value));
         }
         Ok(Wanted::Changed {
@@ -286,6 +290,21 @@ impl Wanted {
                 removed,
                 required,
             } => {
+                if let Some(name) = removed.iter().find(|name| !current.contains_key(*name)) {
+                    let names: Vec<&str> = current.keys().map(String::as_str).collect();
+                    return bad(format!(
+                        "there is no secret '{name}' to remove; it has: {}",
+                        match names.is_empty() {
+                            true => "none".to_owned(),
+                            false => names.join(", "),
+                        }
+                    ));
+                }
+                if let Some(name) = required.iter().find(|name| removed.contains(name)) {
+                    return bad(format!(
+                        "the secret '{name}' cannot be removed: transform.toml requires it; take it out of `secrets` there first"
+                    ));
+                }
                 let mut all = current.clone();
                 all.retain(|name, _| !removed.contains(name));
                 all.extend(given.clone());
@@ -393,7 +412,16 @@ mod tests {
         let less = wanted(map(&[]), &["B"], &[]).after(&current, &env);
         assert_eq!(less.unwrap(), map(&[("A", "1")]));
         let missing = wanted(map(&[]), &["B"], &["B"]).after(&current, &env);
-        assert!(missing.unwrap_err().message.contains("--secret B"));
+        assert!(
+            missing
+                .unwrap_err()
+                .message
+                .contains("transform.toml requires it")
+        );
+        let missing = wanted(map(&[]), &[], &["C"]).after(&current, &env);
+        assert!(missing.unwrap_err().message.contains("--secret C"));
+        let mistyped = wanted(map(&[]), &["D"], &[]).after(&current, &env);
+        assert!(mistyped.unwrap_err().message.contains("it has: A, B"));
         let rolled = Wanted::Of(map(&[("A", "0"), ("C", "3")])).after(&current, &env);
         assert_eq!(rolled.unwrap(), map(&[("A", "1"), ("C", "3")]));
         let env = BTreeMap::from([("A".to_owned(), "plain".to_owned())]);

@@ -40,7 +40,7 @@ impl Key {
         let secret = secret.unwrap_or_default();
         if secret.len() < KEY_BYTES_MIN {
             return Err(format!(
-                "hash and tokenize need a secret key of at least {KEY_BYTES_MIN} bytes in the environment variable {name}"
+                "hash and tokenize need a secret key of at least {KEY_BYTES_MIN} bytes as {name}; give it with --secret {name}=@FILE"
             ));
         }
         let mac = Hmac::new_from_slice(secret.as_bytes())

@@ -21,10 +21,10 @@ pub(crate) struct Choice {
     #[arg(long, value_name = "NAME", conflicts_with = "module")]
     builtin: Option<String>,
     /// A setting of the ready-made transform, JSON or text; may be given several times
-    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = pair, requires = "builtin")]
+    #[arg(long = "set", value_name = "KEY=VALUE", value_parser = pair, requires = "builtin", conflicts_with = "module")]
     settings: Vec<(String, String)>,
     /// A setting of the ready-made transform that is the content of a file
-    #[arg(long = "set-file", value_name = "KEY=FILE", value_parser = pair, requires = "builtin")]
+    #[arg(long = "set-file", value_name = "KEY=FILE", value_parser = pair, requires = "builtin", conflicts_with = "module")]
     files: Vec<(String, String)>,
 }
 

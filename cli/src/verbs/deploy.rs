@@ -334,7 +334,7 @@ fn of_project(arguments: &Arguments) -> CliResult<Deployment> {
         dead_letter: manifest.dead_letter.clone(),
         attempts: manifest.attempts,
         output: manifest.placing(),
-        secrets: manifest.secrets.clone(),
+        secrets: manifest.secrets.names().to_vec(),
     };
     let request = request(arguments, defaults)?;
     let module = module_of(&project, arguments.no_build)?;
