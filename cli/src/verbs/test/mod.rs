@@ -174,7 +174,7 @@ fn alone(code: Code, name: &str) -> Subject {
 
 /// Says which secrets the project's function cannot do without but has not got here; a broker would have them.
 fn without_secrets(project: &Project, subject: &Subject) -> Option<String> {
-    let names = project.manifest.secrets.iter();
+    let names = project.manifest.secrets.names().iter();
     let missing: Vec<&str> = names
         .filter(|name| !subject.env.contains_key(*name))
         .map(String::as_str)
