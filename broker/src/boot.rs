@@ -252,10 +252,9 @@ fn node_info(
     data: &DataDir,
     engine: EngineKind,
 ) -> Result<NodeInfo, KeyFileError> {
-    let key_file = config.settings.transforms.secrets_key_file.as_deref();
-    let key = key_file.map(|file| SecretsKey::read(Path::new(file)));
+    let key = SecretsKey::of_node(&config.settings.transforms)?;
     Ok(NodeInfo {
-        secrets_key: key.transpose()?.map(Arc::new),
+        secrets_key: key.map(Arc::new),
         node: NODE,
         cluster_id: data.identity().cluster.to_string(),
         advertised: config.advertised.clone(),

@@ -1,6 +1,6 @@
 //! `tidemill config`: checking, showing and printing settings.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -55,8 +55,7 @@ fn check(file: PathBuf) -> ExitCode {
             Ok(resolved) => resolved,
             Err(error) => return refused(&error),
         };
-    let key_file = config.settings.transforms.secrets_key_file.as_deref();
-    if let Some(Err(error)) = key_file.map(|file| SecretsKey::read(Path::new(file))) {
+    if let Err(error) = SecretsKey::of_node(&config.settings.transforms) {
         eprintln!("{error}");
         return ExitCode::from(UNUSABLE);
     }

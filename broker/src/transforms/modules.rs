@@ -15,10 +15,12 @@ use tidemill_wasm_host::{Factory, Limits, Module, ModuleError, guest_env};
 
 /// The hash a module is known by. Takes up to a tenth of a second, which no shard has: see [`hash_beside`].
 pub(crate) fn hash(wasm: &[u8]) -> String {
-    Sha256::digest(wasm)
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect()
+    hex(&Sha256::digest(wasm))
+}
+
+/// Bytes as lower-case hexadecimal digits.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// The same, computed on a helper thread.

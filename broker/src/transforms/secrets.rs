@@ -15,9 +15,11 @@ use tidemill_controller::image::Sealed;
 use tidemill_rt::rand;
 use zeroize::{Zeroize, Zeroizing};
 
+use super::modules::hex;
 use super::request;
 use crate::admin::ApiError;
 use crate::admin::types::DeployRequest;
+use crate::config::table::Transforms;
 
 /// Bytes of a key.
 const KEY_BYTES: usize = 32;
@@ -105,6 +107,16 @@ impl std::fmt::Debug for SecretsKey {
 }
 
 impl SecretsKey {
+    /// The key in the file that the settings name, if they do.
+    ///
+    /// # Errors
+    /// [`KeyFileError`].
+    pub(crate) fn of_node(settings: &Transforms) -> Result<Option<SecretsKey>, KeyFileError> {
+        let file = settings.secrets_key_file.as_deref();
+        file.map(|file| SecretsKey::read(Path::new(file)))
+            .transpose()
+    }
+
     /// Reads the key in `path`, which only its owner may use. Before the shards start.
     ///
     /// # Errors
@@ -113,7 +125,7 @@ impl SecretsKey {
         clippy::disallowed_methods,
         reason = "the main thread, before any runtime exists"
     )]
-    pub(crate) fn read(path: &Path) -> Result<SecretsKey, KeyFileError> {
+    fn read(path: &Path) -> Result<SecretsKey, KeyFileError> {
         let failed = |source| KeyFileError::Read {
             path: path.to_owned(),
             source,
@@ -331,10 +343,6 @@ impl Wanted {
         }
         Ok(all)
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 fn unhex(text: &str) -> Option<Vec<u8>> {
