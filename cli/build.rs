@@ -62,6 +62,10 @@ const EXAMPLES: &str = "../examples/mask-rust/input.jsonl";
 
 /// The ready-made transforms: packages of the workspace `builtins/`.
 const BUILTINS: [&str; 5] = ["mask", "validate", "filter", "route", "avro"];
+/// Those that hide things. They get the section by which a broker refuses them with `on_error` pass-through (`wit/core-module.md`).
+const HIDING: [&str; 1] = ["mask"];
+/// That section: a custom one, its length, its name with its length, and nothing in it.
+const NO_PASS_THROUGH: &[u8] = b"\0\x19\x18tidemill:no-pass-through";
 /// Folders that are made by builds and tests, or are of no use to a project: never packed.
 const LEFT_OUT: [&str; 5] = ["target", ".tidemill", "__pycache__", "tests", "conformance"];
 
@@ -104,7 +108,11 @@ fn builtins(package: &Path, out: &Path) -> io::Result<String> {
         let module = shared.join(format!("{TARGET}/release/{name}.wasm"));
         // A copy of this build's: another may compile into the same folder meanwhile.
         let kept = out.join(format!("{name}.wasm"));
-        fs::copy(&module, &kept)?;
+        let mut wasm = fs::read(&module)?;
+        if HIDING.contains(&name) {
+            wasm.extend_from_slice(NO_PASS_THROUGH);
+        }
+        fs::write(&kept, wasm)?;
         let constant = name.to_uppercase();
         writeln!(
             code,

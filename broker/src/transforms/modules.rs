@@ -9,6 +9,7 @@ use crate::admin::ApiError;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tidemill_controller::command::Deploy;
+use tidemill_controller::image::ErrorPolicy;
 use tidemill_rt::fs::{self, File, OpenMode};
 use tidemill_rt::task;
 use tidemill_wasm_host::{Factory, Limits, Module, ModuleError, guest_env};
@@ -118,6 +119,13 @@ pub(crate) async fn try_out(
     factory: &Factory,
 ) -> Result<(), String> {
     let module = load(dir, &deploy.module, factory).await?;
+    if deploy.on_error == ErrorPolicy::PassThrough && module.forbids_pass_through() {
+        return Err(format!(
+            "this module hides things, and on_error 'pass-through' would hand on in the clear the records it fails on; deploy '{}' with \
+             'skip', 'fail' or a dead-letter topic",
+            deploy.name
+        ));
+    }
     let topics = (deploy.input.as_str(), &deploy.outputs[..]);
     let env = environment((&deploy.name, version), topics, (&deploy.env, secrets));
     let limits = Limits {

@@ -10,6 +10,7 @@ use tidemill_tests::{Broker, Engine, Options, modules, on_both_engines, wait};
 
 on_both_engines!(
     modules_that_no_version_needs_go_and_nothing_needs_them_any_more,
+    module_that_hides_things_is_never_deployed_to_hand_on_what_it_fails_on,
     module_that_was_uploaded_is_there_for_its_deploy_also_after_a_kill,
 );
 
@@ -169,4 +170,47 @@ fn module_that_was_uploaded_is_there_for_its_deploy_also_after_a_kill(engine: En
     assert!(deployed.starts_with("HTTP/1.1 200"), "{deployed}");
     produce(&cli, 0);
     assert_came_out(&cli, 1);
+}
+
+fn module_that_hides_things_is_never_deployed_to_hand_on_what_it_fails_on(engine: Engine) {
+    let broker = Broker::start(engine);
+    let cli = Cli::new(&broker);
+    cli.create_topic("in", 1);
+    cli.ok(&[
+        "deploy",
+        "--builtin",
+        "mask",
+        "--name",
+        "m",
+        "--input",
+        "in",
+        "--output",
+        "out",
+        "--set",
+        "fields=[\"$.a\"]",
+    ]);
+    let mask = hashes(&broker, "modules")
+        .first()
+        .expect("it was stored")
+        .clone();
+    let deploy = |hash: &str, on_error: &str| {
+        let body = format!(
+            "{{\"module\":\"{hash}\",\"input\":\"in\",\"outputs\":[\"out\"],\"on_error\":\"{on_error}\",\"env\":{{\"TRANSFORM_CONFIG\":\"{{\\\"fields\\\":[\\\"$.a\\\"]}}\"}}}}"
+        );
+        put(&broker, "/v1/transforms/m", body.as_bytes())
+    };
+    let mut bytes = std::fs::read(module(&broker, 0)).expect("it was written");
+    bytes.extend(b"\0\x19\x18tidemill:no-pass-through");
+    let stored = put(&broker, "/v1/modules", &bytes);
+    assert!(stored.starts_with("HTTP/1.1 200"), "{stored}");
+    let all = hashes(&broker, "modules");
+    let own = all.iter().find(|h| **h != mask).expect("it was stored");
+    for hash in [&mask, own] {
+        let refused = deploy(hash, "pass-through");
+        assert!(refused.starts_with("HTTP/1.1 422"), "{refused}");
+        assert!(refused.contains("in the clear"), "{refused}");
+    }
+    assert_eq!(cli.json(&["describe", "m"])["version"], 1);
+    let deployed = deploy(&mask, "skip");
+    assert!(deployed.starts_with("HTTP/1.1 200"), "{deployed}");
 }

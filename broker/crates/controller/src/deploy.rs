@@ -1,18 +1,25 @@
 //! Deploying: what a deployment would lead to, and what it does. Pure.
 
-use std::collections::BTreeSet;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use tidemill_model::TopicId;
 
 use crate::command::{ControllerReply, Deploy, Refusal};
-use crate::image::{Image, StartPosition, TopicRef, TransformSpec, TransformStatus};
+use crate::image::{Image, Sealed, StartPosition, TopicRef, TransformSpec, TransformStatus};
 use crate::state::{Applied, OUTPUTS_MAX, TRANSFORMS_MAX};
 
 /// Versions of a transform that are kept, the one that runs included.
 pub const VERSIONS_KEPT: usize = 10;
 /// Lives of transforms that wait to be retired, at most: each was replaced by one that reads a topic made anew.
 pub const REPLACED_MAX: usize = 1_000;
+
+/// Bytes, as [`Image::settings_bytes`] counts them, of environment and secrets of all kept versions of all transforms: they are in every snapshot, and in the memory of shard 0.
+pub const SETTINGS_BYTES_MAX: usize = 64 << 20;
+
+/// Bytes that an entry of an environment takes beside its text.
+const ENTRY_BYTES: usize = 64;
 
 /// Which life of a transform a deployment goes on with or begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +56,7 @@ impl Image {
             .topic_ref(&deploy.input)
             .ok_or_else(|| Refusal::NoSuchTopic(deploy.input.clone()))?;
         let (life, version) = self.life(deploy, input.id)?;
+        self.refuse_settings(deploy)?;
         let mut plan = Plan {
             life,
             version,
@@ -68,6 +76,34 @@ impl Image {
             id: topic.id,
             name: topic.name.clone(),
         })
+    }
+
+    /// Whether the settings of `deploy` find room, without the version that it pushes out.
+    fn refuse_settings(&self, deploy: &Deploy) -> Result<(), Refusal> {
+        let (name, new) = (&deploy.name, settings_bytes(&deploy.env, &deploy.secrets));
+        let goes = match self.earlier_versions(name) {
+            kept if kept.len() + 2 > VERSIONS_KEPT => {
+                settings_bytes(&kept[0].env, &kept[0].secrets)
+            }
+            _ => 0,
+        };
+        // What brings no more than it pushes out is never refused.
+        if new <= goes || self.settings_bytes() - goes + new <= SETTINGS_BYTES_MAX {
+            return Ok(());
+        }
+        Err(Refusal::Limit(format!(
+            "environment and secrets of all transforms, the {VERSIONS_KEPT} versions kept of each included, would be more than \
+             {SETTINGS_BYTES_MAX} bytes with the {new} of '{name}', which is the cluster's limit; delete transforms that are not needed, or \
+             give them less"
+        )))
+    }
+
+    /// Bytes of environment and secrets of all versions that are kept.
+    pub fn settings_bytes(&self) -> usize {
+        let earlier = self.earlier.values().flatten();
+        let all = self.transforms.values().chain(earlier);
+        let all = all.chain(self.replaced.values());
+        all.map(|t| settings_bytes(&t.env, &t.secrets)).sum()
     }
 
     fn life(&self, deploy: &Deploy, input: TopicId) -> Result<(Life, u32), Refusal> {
@@ -142,31 +178,61 @@ impl Image {
         input: TopicId,
         outputs: &[TopicRef],
     ) -> Result<(), Refusal> {
-        let mut seen = BTreeSet::new();
-        let mut todo: Vec<(TopicId, String)> = outputs
-            .iter()
-            .map(|o| (o.id, format!("{name} -> {}", o.name)))
-            .collect();
-        while let Some((topic, path)) = todo.pop() {
+        let mut readers: BTreeMap<TopicId, Vec<&TransformSpec>> = BTreeMap::new();
+        for reader in self.transforms().filter(|t| t.name != name) {
+            readers.entry(reader.input.id).or_default().push(reader);
+        }
+        // By each topic met, the transform and the topic that lead there, and the topic before.
+        let mut met: BTreeMap<TopicId, Step<'_>> = BTreeMap::new();
+        let mut todo = Vec::new();
+        for output in outputs {
+            reach(&mut met, &mut todo, (name, output, None));
+        }
+        while let Some(topic) = todo.pop() {
             if topic == input {
-                return Err(Refusal::Cycle(path));
+                return Err(Refusal::Cycle(path(&met, topic)));
             }
-            if !seen.insert(topic) {
-                continue;
-            }
-            for next in self.transforms() {
-                if next.name != name && next.input.id == topic {
-                    for output in &next.outputs {
-                        todo.push((
-                            output.id,
-                            format!("{path} -> {} -> {}", next.name, output.name),
-                        ));
-                    }
+            for next in readers.get(&topic).into_iter().flatten() {
+                for output in &next.outputs {
+                    reach(&mut met, &mut todo, (&next.name, output, Some(topic)));
                 }
             }
         }
         Ok(())
     }
+}
+
+fn settings_bytes(env: &BTreeMap<String, String>, secrets: &BTreeMap<String, Sealed>) -> usize {
+    let plain = env
+        .iter()
+        .map(|(name, value)| ENTRY_BYTES + name.len() + value.len());
+    let sealed = secrets.iter();
+    let sealed = sealed.map(|(name, s)| ENTRY_BYTES + name.len() + s.key.len() + s.sealed.len());
+    plain.chain(sealed).sum()
+}
+
+/// The transform that writes to a topic, that topic, and the one that the transform reads; `None` for the transform that is deployed.
+type Step<'a> = (&'a str, &'a TopicRef, Option<TopicId>);
+
+/// Notes how a topic was come to, the first time.
+fn reach<'a>(met: &mut BTreeMap<TopicId, Step<'a>>, todo: &mut Vec<TopicId>, step: Step<'a>) {
+    let topic = step.1.id;
+    if let Entry::Vacant(free) = met.entry(topic) {
+        free.insert(step);
+        todo.push(topic);
+    }
+}
+
+/// The way to `topic`, from the transform that is deployed on.
+fn path(met: &BTreeMap<TopicId, Step<'_>>, topic: TopicId) -> String {
+    let mut steps = Vec::new();
+    let mut at = Some(topic);
+    while let Some((writer, written, before)) = at.and_then(|topic| met.get(&topic)) {
+        steps.push(format!("{writer} -> {}", written.name));
+        at = *before;
+    }
+    steps.reverse();
+    steps.join(" -> ")
 }
 
 /// Deploys at log position `index`; the version before is kept.

@@ -25,7 +25,7 @@ use crate::engine::Linkers;
 use crate::instance::{Instance, Setup};
 use crate::local::{surroundings, wasi_runtime};
 use crate::meter::{Meter, Sliced};
-use crate::scan::{World, scan};
+use crate::scan::{Seen, World, scan};
 use crate::survival::{self, panic_message};
 use crate::types::{CallError, Limits};
 use crate::{engine, shape, sys};
@@ -115,7 +115,7 @@ pub enum ModuleError {
 #[derive(Debug, Clone)]
 pub struct Module {
     sha256: [u8; 32],
-    world: World,
+    seen: Seen,
     code: Code,
 }
 
@@ -141,9 +141,17 @@ impl Module {
     pub(crate) fn that_panics() -> Module {
         Module {
             sha256: [0; 32],
-            world: World::Core,
+            seen: Seen {
+                world: World::Core,
+                no_pass_through: false,
+            },
             code: Code::Panics,
         }
+    }
+
+    /// Whether it forbids that records it fails on are handed on as they came (`wit/core-module.md`).
+    pub fn forbids_pass_through(&self) -> bool {
+        self.seen.no_pass_through
     }
 
     /// SHA-256 of the WebAssembly bytes.
@@ -154,8 +162,8 @@ impl Module {
     /// Maps or loads the code.
     #[allow(unsafe_code, reason = "the engine cannot check machine code")]
     pub(crate) fn loaded(&self, engine: &Engine) -> wasmtime::Result<Loaded> {
-        let core = self.world == World::Core;
-        let component = |component| Loaded::Component(component, self.world);
+        let core = self.seen.world == World::Core;
+        let component = |component| Loaded::Component(component, self.seen.world);
         match &self.code {
             // SAFETY: the file was written by this program with an engine of the same configuration, its digest was checked after it
             // was opened, only this user may write it, and it is never changed in place.
@@ -392,7 +400,7 @@ fn work_off(shared: &Shared, lane: Lane) {
 /// What lies in the cache was checked before it came there, so that a load from it needs neither compiler nor engine. `None` when
 /// it is not there.
 fn from_cache(wasm: &[u8], shared: &Shared) -> Result<Option<Module>, ModuleError> {
-    let world = scan(wasm)?;
+    let seen = scan(wasm)?;
     let Some(cache) = &shared.cache else {
         return Ok(None);
     };
@@ -400,7 +408,7 @@ fn from_cache(wasm: &[u8], shared: &Shared) -> Result<Option<Module>, ModuleErro
     let file = kept(cache.get(&cache_key(&sha256)?));
     Ok(file.map(|file| Module {
         sha256,
-        world,
+        seen,
         code: Code::File(Arc::new(file)),
     }))
 }
@@ -414,7 +422,7 @@ fn make(wasm: &[u8], shared: &Shared) -> Result<Module, ModuleError> {
     if let Some(module) = from_cache(wasm, shared)? {
         return Ok(module);
     }
-    let world = scan(wasm)?;
+    let seen = scan(wasm)?;
     let sha256: [u8; 32] = Sha256::digest(wasm).into();
     let engine = new_engine()?;
     let code = match &shared.compiler {
@@ -426,7 +434,7 @@ fn make(wasm: &[u8], shared: &Shared) -> Result<Module, ModuleError> {
     })?;
     let mut module = Module {
         sha256,
-        world,
+        seen,
         code: Code::Memory(code.into()),
     };
     check_types(&module, &engine)?;

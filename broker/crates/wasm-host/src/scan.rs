@@ -30,6 +30,9 @@ const MEMORIES_MAX: u64 = 1;
 const NESTED_MAX: u64 = 64;
 /// The package of `wit/`.
 const PACKAGE: &str = "tidemill:transform/";
+/// Custom section by which a module forbids that records it fails on are handed on as they came: it hides things. In the module itself or
+/// in one inside it, whatever it holds.
+const NO_PASS_THROUGH: &str = "tidemill:no-pass-through";
 /// What core modules export to say which version of their page they were made for, and the one that is served.
 const CORE_CONTRACT: &str = "tidemill_contract_";
 const CORE_CONTRACT_SERVED: &str = "tidemill_contract_1";
@@ -76,6 +79,15 @@ impl World {
             World::Core => "tidemill_process",
         }
     }
+}
+
+/// What a look through a module says of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// What it was made for.
+    pub(crate) world: World,
+    /// Whether it has the section [`NO_PASS_THROUGH`].
+    pub(crate) no_pass_through: bool,
 }
 
 /// Exports found so far.
@@ -132,8 +144,8 @@ struct Counts {
     nested: u64,
 }
 
-/// Looks through `wasm`; says what it was made for.
-pub(crate) fn scan(wasm: &[u8]) -> Result<World, ModuleError> {
+/// Looks through `wasm`; says what it was made for, and what it forbids.
+pub(crate) fn scan(wasm: &[u8]) -> Result<Seen, ModuleError> {
     if wasm.len() > MODULE_BYTES_MAX {
         return Err(ModuleError::TooLarge(format!(
             "{} bytes, the limit is {MODULE_BYTES_MAX}",
@@ -143,7 +155,7 @@ pub(crate) fn scan(wasm: &[u8]) -> Result<World, ModuleError> {
     if !wasm.starts_with(b"\0asm") {
         return Err(ModuleError::NotWasm);
     }
-    let (mut depth, mut core) = (0usize, false);
+    let (mut depth, mut core, mut no_pass_through) = (0usize, false, false);
     let mut counts = Counts::default();
     let mut exports = Exports::default();
     for payload in Parser::new(0).parse_all(wasm) {
@@ -158,12 +170,16 @@ pub(crate) fn scan(wasm: &[u8]) -> Result<World, ModuleError> {
                 counts.nested += 1;
             }
             Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::CustomSection(custom) => no_pass_through |= custom.name() == NO_PASS_THROUGH,
             _ if depth == 0 => see_outside(&payload, &mut exports)?,
             _ => {}
         }
         count(&payload, &mut counts)?;
     }
-    exports.world(core)
+    Ok(Seen {
+        world: exports.world(core)?,
+        no_pass_through,
+    })
 }
 
 /// Looks at what the module itself imports and exports.

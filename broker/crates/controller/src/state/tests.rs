@@ -423,6 +423,57 @@ fn plan_names_outputs_that_are_missing_and_changes_nothing() {
 }
 
 #[test]
+fn settings_of_all_versions_together_are_bounded() {
+    let mut state = with_topics();
+    let mut large = deploy_of(deploy("t", "a", &["b"]));
+    let value = "x".repeat(crate::deploy::SETTINGS_BYTES_MAX / 8);
+    large.env = BTreeMap::from([("K".to_owned(), value)]);
+    let command = |d: &Deploy| ControllerCommand::DeployTransform(Box::new(d.clone()));
+    for index in 4..11 {
+        state.apply(index, command(&large)).unwrap();
+    }
+    let refused = state.apply(11, command(&large)).unwrap_err().to_string();
+    assert!(refused.contains("environment and secrets"), "{refused}");
+    assert_eq!(state.image().transform("t").unwrap().version, 7);
+    let mut other = large.clone();
+    other.name = "u".to_owned();
+    assert!(matches!(state.image().plan(&other), Err(Refusal::Limit(_))));
+    other.env.clear();
+    other.outputs = vec!["c".to_owned()];
+    state.apply(12, command(&other)).unwrap();
+}
+
+#[test]
+fn cycle_through_a_long_chain_is_named_whole() {
+    const LONG: usize = 1_000;
+    let mut state = ControllerState::default();
+    let topic = |n: usize| format!("topic{n}");
+    for n in 0..=LONG {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&(n as u64 + 1).to_be_bytes());
+        let topic = Topic {
+            name: topic(n),
+            id: TopicId::from_random(id),
+            rings: vec![1],
+            replicas: 1,
+            configs: BTreeMap::new(),
+        };
+        let command = ControllerCommand::CreateTopic { topic };
+        state.apply(n as u64 + 1, command).unwrap();
+    }
+    for n in 0..LONG {
+        let command = deploy(&format!("t{n}"), &topic(n), &[&topic(n + 1)]);
+        state.apply((LONG + n) as u64 + 10, command).unwrap();
+    }
+    let back = deploy_of(deploy("back", &topic(LONG), &[&topic(0)]));
+    let Err(Refusal::Cycle(path)) = state.image().plan(&back) else {
+        panic!("it is a circle");
+    };
+    assert!(path.starts_with("back -> topic0 -> t0 -> topic1 -> t1 -> topic2"));
+    assert!(path.ends_with(" -> t999 -> topic1000"));
+}
+
+#[test]
 fn deleted_transform_keeps_no_secret_and_what_is_sealed_is_not_shown() {
     let mut state = with_topics();
     let sealed = Sealed {

@@ -103,3 +103,22 @@ fn more_than_one_memory_is_refused_wherever_they_lie() {
         );
     }
 }
+
+#[test]
+fn section_that_forbids_handing_on_is_seen_at_every_depth() {
+    const SECTION: &[u8] = b"\0\x19\x18tidemill:no-pass-through";
+    let core = wat::parse_str(
+        r#"(module (memory (export "memory") 1)
+             (func (export "tidemill_reserve") (param i32) (result i32) unreachable)
+             (func (export "tidemill_process") (param i32) (result i64) unreachable))"#,
+    )
+    .unwrap();
+    let other = section(0, b"\x17tidemill:no-pass-throug");
+    assert!(!scan(&[&core[..], &other].concat()).unwrap().no_pass_through);
+    let forbids = [&core[..], SECTION].concat();
+    assert!(scan(&forbids).unwrap().no_pass_through);
+    let text = r#"(component (core module (@custom "tidemill:no-pass-through" "")) (instance $i)
+        (export "tidemill:transform/processor@0.2.0" (instance $i)))"#;
+    let inside = wat::parse_str(text).unwrap();
+    assert!(scan(&inside).unwrap().no_pass_through);
+}
