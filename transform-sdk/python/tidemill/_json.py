@@ -2,7 +2,7 @@
 
 import json
 from json.encoder import c_make_encoder, encode_basestring  # type: ignore[attr-defined]
-from typing import Any, Callable, NoReturn
+from typing import Any, Callable, Iterable, NoReturn
 
 
 def _refuse_constant(name: str) -> NoReturn:
@@ -15,15 +15,14 @@ _encoder = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=
 _escaping = json.JSONEncoder(allow_nan=False, check_circular=False, separators=(",", ":"))
 
 
-def _make_encode() -> Callable[[Any], str]:
+def _make_chunks() -> Callable[[Any, int], Iterable[str]]:
     # JSONEncoder.encode makes this coder anew for each text.
     if c_make_encoder is None:
-        return _encoder.encode
-    chunks = c_make_encoder(None, _encoder.default, encode_basestring, None, ":", ",", False, False, False)
-    return lambda value: "".join(chunks(value, 0))
+        return lambda value, _: _encoder.iterencode(value)
+    return c_make_encoder(None, _encoder.default, encode_basestring, None, ":", ",", False, False, False)  # type: ignore[no-any-return]
 
 
-_encode = _make_encode()
+_chunks = _make_chunks()
 
 
 def parse(text: bytes) -> Any:
@@ -52,7 +51,7 @@ def dump(value: Any) -> bytes:
     Raises TypeError where it has no JSON form, ValueError where it is or holds a NaN or an infinity.
     """
     try:
-        return _encode(value).encode()
+        return "".join(_chunks(value, 0)).encode()
     except UnicodeEncodeError:
         # Half of a surrogate pair, which JSON can only write as an escape.
         return _escaping.encode(value).encode()

@@ -55,7 +55,7 @@ class OutputTopic:
             headers = _NO_HEADERS
         placement = record._placement
         if placement is None:
-            placement = BY_INPUT if key == record._key_before else BY_KEY
+            placement = BY_INPUT if key is record._key_before or key == record._key_before else BY_KEY
         owner._written.append((self._index, placement, timestamp, encode_body(key, value, headers)))
 
     def forward(self, record: Record) -> None:

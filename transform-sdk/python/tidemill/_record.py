@@ -115,7 +115,7 @@ class Record:
         new._headers = None
         new._placement = None
         if json is not KEEP:
-            new.value = _value_of(value, json)
+            new.value = _json.dump(json) if value is KEEP else _value_of(value, json)
         elif value is not KEEP:
             new.value = value if type(value) is bytes else to_bytes(value, "value")
         if key is not KEEP:

@@ -63,6 +63,13 @@ SMALL_MAX = 8192
 SMALL = tuple(_encode(number) for number in range(SMALL_MAX))
 
 
+# What the two bytes of a number stand for, by the second and the first: two look-ups cost less than nine operations on numbers.
+TWO_BYTES = tuple(
+    tuple((first & 0x7F | second << 7) >> 1 ^ -(first & 1) for first in range(256)) for second in range(128)
+)
+ONE_BYTE = TWO_BYTES[0][:128]
+
+
 def varint(number: int) -> bytes:
     """``number``, of 64 bits, as a varint."""
     return SMALL[number] if 0 <= number < SMALL_MAX else _encode(number)
@@ -119,15 +126,16 @@ def _read(batch: InputBatch, partition: int) -> Iterator[Record]:
     base_offset = batch.base_offset
     base_timestamp = batch.base_timestamp
     new = Record.__new__
+    one_byte, two_bytes = ONE_BYTE, TWO_BYTES
     at = 0
     # Numbers of one and two bytes are read in place, without a call.
     for _ in range(batch.record_count):
         byte = section[at]
         if byte < 0x80:
-            length = (byte >> 1) ^ -(byte & 1)
+            length = one_byte[byte]
             at += 1
         elif (second := section[at + 1]) < 0x80:
-            length = (byte & 0x7F | second << 7) >> 1 ^ -(byte & 1)
+            length = two_bytes[second][byte]
             at += 2
         else:
             length, at = take_varint(section, at)
@@ -136,19 +144,19 @@ def _read(batch: InputBatch, partition: int) -> Iterator[Record]:
         at += 1
         byte = section[at]
         if byte < 0x80:
-            timestamp = (byte >> 1) ^ -(byte & 1)
+            timestamp = one_byte[byte]
             at += 1
         elif (second := section[at + 1]) < 0x80:
-            timestamp = (byte & 0x7F | second << 7) >> 1 ^ -(byte & 1)
+            timestamp = two_bytes[second][byte]
             at += 2
         else:
             timestamp, at = take_varint(section, at)
         byte = section[at]
         if byte < 0x80:
-            offset = (byte >> 1) ^ -(byte & 1)
+            offset = one_byte[byte]
             at += 1
         elif (second := section[at + 1]) < 0x80:
-            offset = (byte & 0x7F | second << 7) >> 1 ^ -(byte & 1)
+            offset = two_bytes[second][byte]
             at += 2
         else:
             offset, at = take_varint(section, at)
@@ -158,10 +166,10 @@ def _read(batch: InputBatch, partition: int) -> Iterator[Record]:
         record._end = end
         byte = section[at]
         if byte < 0x80:
-            length = (byte >> 1) ^ -(byte & 1)
+            length = one_byte[byte]
             at += 1
         elif (second := section[at + 1]) < 0x80:
-            length = (byte & 0x7F | second << 7) >> 1 ^ -(byte & 1)
+            length = two_bytes[second][byte]
             at += 2
         else:
             length, at = take_varint(section, at)
@@ -174,10 +182,10 @@ def _read(batch: InputBatch, partition: int) -> Iterator[Record]:
             raise Malformed("the length of a key is negative")
         byte = section[at]
         if byte < 0x80:
-            length = (byte >> 1) ^ -(byte & 1)
+            length = one_byte[byte]
             at += 1
         elif (second := section[at + 1]) < 0x80:
-            length = (byte & 0x7F | second << 7) >> 1 ^ -(byte & 1)
+            length = two_bytes[second][byte]
             at += 2
         else:
             length, at = take_varint(section, at)
@@ -259,20 +267,19 @@ class _Open:
         delta = timestamp - self.base
         count = self.count
         if 0 <= delta < SMALL_MAX and count < SMALL_MAX:
-            head = b"\0" + SMALL[delta] + SMALL[count]
+            later, place = SMALL[delta], SMALL[count]
         elif _INT64_MIN <= delta <= _INT64_MAX:
-            head = b"\0" + varint(delta) + varint(count)
+            later, place = varint(delta), varint(count)
         else:
             return False
-        length = len(head) + len(body)
-        head = (SMALL[length] if length < SMALL_MAX else _encode(length)) + head
-        size = self.size + len(head) + len(body)
+        length = 1 + len(later) + len(place) + len(body)
+        prefix = SMALL[length] if length < SMALL_MAX else _encode(length)
+        size = self.size + len(prefix) + length
         if size > SECTION_BYTES_MAX and count:
             return False
         self.size = size
         self.count = count + 1
-        self.parts.append(head)
-        self.parts.append(body)
+        self.parts += (prefix, b"\0", later, place, body)
         if timestamp > self.max:
             self.max = timestamp
         return True
