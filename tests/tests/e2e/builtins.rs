@@ -193,7 +193,11 @@ fn what_cannot_be_masked_goes_to_the_dead_letters(engine: Engine) {
         "in",
     ]);
     let found = "5 records read, 2 written, 0 left out, 3 failed";
-    assert!(!tried.ok && tried.stdout.contains(found), "{}", tried.text());
+    assert!(
+        !tried.ok && tried.stdout.contains(found),
+        "{}",
+        tried.text()
+    );
 }
 
 /// The records of a topic, sorted, once so many are there.
