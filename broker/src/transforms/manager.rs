@@ -15,6 +15,7 @@ use tidemill_rt::chan::semaphore::Semaphore;
 use tidemill_rt::chan::watch;
 use tidemill_rt::task::{self, JoinHandle, Queue};
 use tidemill_rt::time;
+use tidemill_transform::processor::STRETCHES_MAX;
 use tidemill_transform::{Control, OnError, Processor, ProcessorConfig, ProcessorStats, Stopped};
 use tidemill_wasm_host::{Factory, Guest, GuestConfig, OutputTopic, TransformKey};
 
@@ -54,6 +55,8 @@ pub(crate) struct Active {
     counted: BTreeMap<i32, Rc<ProcessorStats>>,
     /// Its outputs as they were told to the guest thread.
     outputs: Vec<OutputTopic>,
+    /// Stretches of input that its processors may run at once.
+    pub(super) stretches: Semaphore,
 }
 
 /// The transforms of a shard.
@@ -64,7 +67,7 @@ pub(crate) struct TransformManager {
     pub(crate) modules: ModuleKeep,
     pub(crate) active: RefCell<BTreeMap<String, Active>>,
     pub(crate) latency: RefCell<BTreeMap<String, Rc<Histogram>>>,
-    guest: RefCell<Option<Guest>>,
+    pub(super) guest: RefCell<Option<Guest>>,
     /// Memory for unpacked input.
     unpacking: Semaphore,
     shard: ShardId,
@@ -327,6 +330,7 @@ impl Shard {
             load_error: None,
             counted: BTreeMap::new(),
             outputs: Vec::new(),
+            stretches: Semaphore::new(STRETCHES_MAX),
         });
         entry.spec = spec.clone();
         match loaded {
@@ -406,7 +410,8 @@ impl Shard {
             let counted = active.counted.remove(&partition.index);
             let stats = counted.unwrap_or_default();
             let input = (ring, partition);
-            let running = self.start_processor(spec, key, input, (control, stats), by_key);
+            let shared = (by_key, active.stretches.clone());
+            let running = self.start_processor(spec, key, input, (control, stats), shared);
             if let Some(running) = running {
                 active.processors.insert(partition.index, running);
             }
@@ -420,7 +425,7 @@ impl Shard {
         key: TransformKey,
         (ring, partition): (Ring, PartitionId),
         (control, stats): (Control, Rc<ProcessorStats>),
-        by_key: Option<u32>,
+        (by_key, stretches): (Option<u32>, Semaphore),
     ) -> Option<Running> {
         let (tx, rx) = watch::channel(control);
         let observer = Rc::new(PartitionObserver {
@@ -448,6 +453,7 @@ impl Shard {
             attempts: spec.attempts,
             by_key,
             unpacking: self.transforms.unpacking.clone(),
+            stretches,
         };
         let runner = GuestRunner {
             guest,

@@ -244,7 +244,20 @@ impl Shard {
                 labels.clone(),
                 memory.max().unwrap_or(0) as f64,
             ));
+            out.push(Sample::plain(
+                "tidemill_transform_waits_total",
+                labels.clone(),
+                active.stretches.waits_total() as f64,
+            ));
             histogram.collect("tidemill_transform_latency_seconds", &labels, out);
+        }
+        if let Some(guest) = &*self.transforms.guest.borrow() {
+            let mut plain = |family, value| out.push(Sample::plain(family, Vec::new(), value));
+            plain("tidemill_guest_calls_waiting", guest.waiting() as f64);
+            plain(
+                "tidemill_guest_calls_given_up_total",
+                guest.given_up() as f64,
+            );
         }
         self.collect_troubled(out);
         self.collect_logs(out);

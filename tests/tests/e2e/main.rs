@@ -27,6 +27,7 @@ mod log_life;
 mod members;
 mod messages;
 mod module_files;
+mod neighbours;
 mod operations;
 mod outboxes;
 mod placement;

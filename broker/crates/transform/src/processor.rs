@@ -24,6 +24,9 @@ use crate::stats::{ProcessorState, ProcessorStats, Tally};
 
 /// Uncompressed bytes of input a call carries, about; one batch may be more.
 pub const CALL_BYTES: usize = 1 << 20;
+/// Stretches of input that the processors of one transform on a shard run at once: memory for input and room for output are taken for no
+/// more, so that a transform with many partitions leaves both to others, and its calls do not queue up before theirs.
+pub const STRETCHES_MAX: u64 = 4;
 /// Outcomes under way at once.
 const IN_FLIGHT_MAX: usize = 4;
 /// Input without output is gathered up to this many records ...
@@ -79,6 +82,8 @@ pub struct ProcessorConfig {
     pub by_key: Option<u32>,
     /// Memory for unpacked input, in bytes: [`input::UNPACKED_BYTES_MAX`], shared by the processors of a shard.
     pub unpacking: Semaphore,
+    /// [`STRETCHES_MAX`], shared by the transform's processors on a shard.
+    pub stretches: Semaphore,
 }
 
 /// An outcome under way: a task, so that it gives its room back whatever the processor is waiting for meanwhile.
@@ -330,6 +335,10 @@ impl<S: Source, K: Sink, R: Runner> Processor<S, K, R> {
     /// Runs one stretch of input and proposes what came of it.
     async fn handle(&mut self, run: InputRun) -> Result<(), SinkError> {
         let began = Instant::now();
+        let turn = Box::pin(self.config.stretches.acquire(1));
+        let Some(turn) = self.unless_told(turn).await else {
+            return Ok(());
+        };
         let Some(loaded) = self.unpack(run).await else {
             return Ok(());
         };
@@ -349,10 +358,11 @@ impl<S: Source, K: Sink, R: Runner> Processor<S, K, R> {
         self.position = decided;
         self.propose_or_gather(ran.gathered, ran.room, began);
         self.room_needed = 0;
-        // The memory of the input is not kept through a back-off.
+        // Neither the memory of the input nor the turn is kept through a back-off.
         let rest = loaded.rest;
         drop(loaded.sections);
         drop(loaded.memory);
+        drop(turn);
         match ran.end {
             End::StuckAt { offset, message } => {
                 let what = format!("record at offset {offset} failed: {message}");

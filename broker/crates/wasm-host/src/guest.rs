@@ -5,6 +5,7 @@
     reason = "the guest thread and its shard meet here"
 )]
 
+mod lanes;
 mod thread;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -15,6 +16,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use tidemill_rt::mailbox::reply::{ReplySender, reply};
 
+use self::lanes::{CLASSES, Lanes};
 use crate::engine::THREAD_STACK_BYTES;
 use crate::factory::{Factory, Module};
 use crate::instance::Setup;
@@ -22,8 +24,8 @@ use crate::types::{
     CallError, CallOutput, FailedCall, InputBatch, Limits, OutputTopic, TransformKey,
 };
 
-/// Calls waiting for a guest thread, at most.
-const CALLS_WAITING_MAX: usize = 1024;
+/// Calls of one transform that wait for a guest thread, at most.
+const CALLS_WAITING_MAX: usize = 64;
 
 /// How a guest thread runs.
 #[derive(Debug, Clone)]
@@ -69,6 +71,8 @@ struct State {
     virtual_time: u64,
     registrations: u64,
     waiting: usize,
+    /// Calls given up so far: they were longer than the place that they held allowed.
+    given_up: u64,
     thread_runs: bool,
     stopping: bool,
 }
@@ -81,6 +85,8 @@ struct Entry {
     calls: VecDeque<Call>,
     /// Whether a call has been begun and not been finished.
     running: bool,
+    /// The lane that its next call begins in.
+    class: usize,
     weight: u64,
     /// CPU time used, in ns, divided by weight: the smallest is next.
     used: u64,
@@ -99,6 +105,7 @@ struct Begin {
     key: TransformKey,
     registration: u64,
     made_of: Arc<Registered>,
+    class: usize,
     call: Call,
 }
 
@@ -109,8 +116,10 @@ struct Registered {
 
 struct Call {
     partition: i32,
-    batches: Vec<InputBatch>,
+    batches: Arc<[InputBatch]>,
     done: ReplySender<Result<CallOutput, FailedCall>>,
+    /// CPU time that was spent when it was given up, in ns.
+    given_up_ns: u64,
 }
 
 impl Guest {
@@ -179,8 +188,9 @@ impl Guest {
         let (done, answer) = reply();
         let call = Call {
             partition,
-            batches,
+            batches: batches.into(),
             done,
+            given_up_ns: 0,
         };
         self.enqueue(key, call);
         async move {
@@ -194,6 +204,11 @@ impl Guest {
         self.0.shared.lock().waiting
     }
 
+    /// Calls that were given up so far, to be begun again.
+    pub fn given_up(&self) -> u64 {
+        self.0.shared.lock().given_up
+    }
+
     /// Whether there is a thread, and with it memory of the engine.
     pub fn is_running(&self) -> bool {
         self.0.shared.lock().thread_runs
@@ -201,11 +216,6 @@ impl Guest {
 
     fn enqueue(&self, key: TransformKey, call: Call) {
         let mut state = self.0.shared.lock();
-        if state.waiting >= CALLS_WAITING_MAX {
-            let waiting = state.waiting;
-            drop(state);
-            return call.done.send(Err(CallError::Busy(waiting).into()));
-        }
         if !state.push(key, call) {
             return;
         }
@@ -239,6 +249,13 @@ impl Drop for Handle {
     }
 }
 
+impl Entry {
+    /// What its instance may grow to, in bytes.
+    fn memory_bytes(&self) -> usize {
+        self.made_of.setup.limits.memory_bytes
+    }
+}
+
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -254,17 +271,23 @@ impl State {
             made_of: Arc::new(made_of),
             calls: VecDeque::new(),
             running: false,
+            class: 0,
             weight: 1,
             used: self.virtual_time,
         };
         self.transforms.insert(key, entry);
     }
 
-    /// Queues a call; `false` when `key` is not registered.
+    /// Queues a call; `false` when `key` is not registered, or has too many of them.
     fn push(&mut self, key: TransformKey, call: Call) -> bool {
         let Some(entry) = self.transforms.get_mut(&key) else {
             return false;
         };
+        let waiting = entry.calls.len();
+        if waiting >= CALLS_WAITING_MAX {
+            call.done.send(Err(CallError::Busy(waiting).into()));
+            return false;
+        }
         if entry.calls.is_empty() && !entry.running {
             entry.used = entry.used.max(self.virtual_time);
         }
@@ -291,32 +314,69 @@ impl State {
         self.waiting = 0;
     }
 
-    /// Whose turn it is: of those that have something to do, and whose call `may_begin` where it is not running yet, the one that has
-    /// used the least.
-    fn next(&mut self, may_begin: impl Fn(&Registered) -> bool) -> Option<Turn> {
-        let ready = |e: &Entry| e.running || (!e.calls.is_empty() && may_begin(&e.made_of));
-        let next = self.transforms.iter_mut().filter(|(_, e)| ready(e));
-        let (key, entry) = next.min_by_key(|(_, e)| e.used)?;
+    /// Whose turn it is.
+    fn next(&mut self, lanes: &Lanes) -> Option<Turn> {
+        let key = self.due(lanes)?;
+        let entry = self.transforms.get_mut(&key)?;
         self.virtual_time = self.virtual_time.max(entry.used);
         if entry.running {
-            return Some(Turn::GoOn(*key));
+            return Some(Turn::GoOn(key));
         }
         let call = entry.calls.pop_front()?;
         entry.running = true;
         self.waiting -= 1;
         Some(Turn::Begin(Begin {
-            key: *key,
+            key,
             registration: entry.registration,
             made_of: entry.made_of.clone(),
+            class: entry.class,
             call,
         }))
     }
 
-    /// A call of `key` has ended.
-    fn ended(&mut self, key: TransformKey, registration: u64) {
+    /// Of the transforms that have something to do, the one that has used the least; of those before it, none may begin now. Behind one
+    /// that only waits for calls of some class to end, none of that class or of a longer one begins: it would wait for ever.
+    fn due(&self, lanes: &Lanes) -> Option<TransformKey> {
+        let busy = |(_, e): &(&TransformKey, &Entry)| e.running || !e.calls.is_empty();
+        let ready = || self.transforms.iter().filter(busy);
+        let (key, least) = ready().min_by_key(|(_, e)| e.used)?;
+        if least.running || lanes.admits(least.class, least.memory_bytes()).is_ok() {
+            return Some(*key);
+        }
+        let mut by_use: Vec<(&TransformKey, &Entry)> = ready().collect();
+        by_use.sort_by_key(|(_, e)| e.used);
+        let mut closed = CLASSES;
+        for (key, entry) in by_use {
+            if entry.running {
+                return Some(*key);
+            }
+            match lanes.admits(entry.class, entry.memory_bytes()) {
+                Ok(()) if entry.class < closed => return Some(*key),
+                Err(blocked) if blocked.drains => closed = closed.min(blocked.by),
+                Ok(()) | Err(_) => {}
+            }
+        }
+        None
+    }
+
+    /// A call of `key` has ended, which took `cpu_ns` of CPU time, in ns.
+    fn ended(&mut self, key: TransformKey, registration: u64, cpu_ns: u64) {
         if let Some(entry) = self.registered(key, registration) {
             entry.running = false;
+            entry.class = lanes::class_after(entry.class, cpu_ns);
         }
+    }
+
+    /// A call of `key` that has begun was given up: it is the first to begin again, as one of `class`.
+    fn put_back(&mut self, key: TransformKey, registration: u64, class: usize, call: Call) {
+        self.given_up += 1;
+        let Some(entry) = self.registered(key, registration) else {
+            return call.done.send(Err(CallError::Stopped.into()));
+        };
+        entry.running = false;
+        entry.class = class;
+        entry.calls.push_front(call);
+        self.waiting += 1;
     }
 
     fn registered(&mut self, key: TransformKey, registration: u64) -> Option<&mut Entry> {

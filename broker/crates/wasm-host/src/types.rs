@@ -207,8 +207,8 @@ pub enum CallError {
     /// A record of the output is larger than its topic takes.
     #[error("the transform wrote a record that its output topic cannot take: {0}")]
     TooLarge(String),
-    /// More calls are waiting than may.
-    #[error("the guest thread has {0} calls waiting; try again later")]
+    /// More calls of the transform are waiting than may.
+    #[error("the transform has {0} calls waiting; try again later")]
     Busy(usize),
     /// The engine could not be started, or no instance of the module be made: the input has nothing to do with it.
     #[error("transforms cannot run here: {0}")]

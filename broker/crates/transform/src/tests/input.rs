@@ -9,7 +9,7 @@ use tidemill_rt::time;
 
 use super::world::{FIRST_MS, LETTERS, MAIN, World, config, simulate, simulate_with_room, start};
 use crate::input::{SECTION_BYTES_MAX, UNPACKED_BYTES_MAX, Unreadable, unpack};
-use crate::processor::CALL_BYTES;
+use crate::processor::{CALL_BYTES, STRETCHES_MAX};
 use crate::{OnError, Stopped};
 
 fn batch_of(values: &[&[u8]], codec: Compression) -> Bytes {
@@ -300,6 +300,37 @@ fn input_of_many_partitions_is_not_unpacked_beyond_the_memory_of_the_shard() {
             assert_eq!(running.stop().await, Stopped::Told);
         }
         assert_eq!(world.unpacking.available(), world.unpacking.total());
+    });
+}
+
+#[test]
+fn processor_that_waits_for_its_turn_has_taken_neither_memory_nor_room_and_stops_when_told() {
+    simulate(16, |world| async move {
+        let turns = world.stretches.acquire(STRETCHES_MAX).await;
+        world.append_with(&["0"], Compression::Gzip);
+        let (memory, room) = (world.unpacking.available(), world.room.available());
+        let running = start(&world, config(OnError::Fail));
+        time::sleep(std::time::Duration::from_secs(1)).await;
+        assert_eq!(world.calls.borrow().len(), 0);
+        assert_eq!(world.unpacking.available(), memory);
+        assert_eq!(world.room.available(), room);
+        assert_eq!(running.stop().await, Stopped::Told);
+        let running = start(&world, config(OnError::Fail));
+        drop(turns);
+        world.all_decided().await;
+        assert_eq!(running.stop().await, Stopped::Told);
+        assert_eq!(world.stretches.available(), STRETCHES_MAX);
+    });
+}
+
+#[test]
+fn turn_is_given_back_before_the_back_off() {
+    simulate(17, |world| async move {
+        world.append(&["fail:0"]);
+        let running = start(&world, config(OnError::Fail));
+        time::sleep(std::time::Duration::from_secs(20)).await;
+        assert_eq!(world.stretches.available(), STRETCHES_MAX);
+        assert_eq!(running.stop().await, Stopped::Told);
     });
 }
 

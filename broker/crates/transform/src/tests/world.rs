@@ -25,6 +25,7 @@ use crate::io::{
     Happening, InputRun, LocalFuture, Observer, Outcome, Room, Runner, Sink, SinkError, Source,
     SourceError,
 };
+use crate::processor::STRETCHES_MAX;
 use crate::{Control, OnError, Processor, ProcessorConfig, ProcessorStats, Stopped};
 
 /// Output of the function for every record that is not quiet.
@@ -103,6 +104,7 @@ pub(super) struct World {
     pub(super) refused_above: Cell<usize>,
     /// Memory for unpacked input.
     pub(super) unpacking: Semaphore,
+    pub(super) stretches: Semaphore,
     /// Offsets given to the function, call by call.
     pub(super) calls: RefCell<Vec<Vec<Offset>>>,
     pub(super) call_bytes: RefCell<Vec<usize>>,
@@ -165,6 +167,7 @@ impl World {
             undecided_bytes_max: Cell::default(),
             refused_above: Cell::new(usize::MAX),
             unpacking: Semaphore::new(crate::input::UNPACKED_BYTES_MAX),
+            stretches: Semaphore::new(STRETCHES_MAX),
             calls: RefCell::default(),
             call_bytes: RefCell::default(),
             called: Notify::new(),
@@ -626,11 +629,13 @@ pub(super) fn config(on_error: OnError) -> ProcessorConfig {
         attempts: 1,
         by_key: None,
         unpacking: Semaphore::new(crate::input::UNPACKED_BYTES_MAX),
+        stretches: Semaphore::new(STRETCHES_MAX),
     }
 }
 
 pub(super) fn start(world: &Rc<World>, mut config: ProcessorConfig) -> Running {
     config.unpacking = world.unpacking.clone();
+    config.stretches = world.stretches.clone();
     let hand = Hand(world.clone());
     let (control, receiver) = watch::channel(Control::Run);
     let stats = Rc::new(ProcessorStats::default());

@@ -5,8 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::PoisonError;
 use std::task::Poll;
 
-use tidemill_rt::mailbox::reply::ReplySender;
 
+use super::lanes::Lanes;
 use super::{Begin, Call, GuestConfig, Registered, Shared, Turn};
 use crate::engine::INSTANCES_MAX;
 use crate::instance::{Called, Instance, Surroundings, call_on, timed};
@@ -19,9 +19,6 @@ use crate::types::{CallError, FailedCall, TransformKey};
 /// Nice value of guest threads: shards take the processor from them as soon as they wake (architecture, section 6.2).
 const GUEST_NICE: i32 = 10;
 
-/// Calls begun and not finished, at most.
-const RUNNING_MAX: usize = 16;
-
 /// An instance that waits for its next call.
 struct Idle {
     registration: u64,
@@ -32,19 +29,29 @@ struct Idle {
 /// A call that has been begun.
 struct Running<'a> {
     registration: u64,
+    /// Its lane, by the CPU time that it takes.
+    class: usize,
     /// The limit of its instance's memory, in bytes.
     memory_bytes: usize,
     work: Sliced<'a, (Option<Instance>, Called)>,
     /// CPU time of its instance before this call, and up to the last slice, in ns.
     began_ns: u64,
     charged_ns: u64,
-    done: ReplySender<Called>,
+    call: Call,
+}
+
+impl Running<'_> {
+    /// CPU time since it began, in ns.
+    fn cpu_ns(&self) -> u64 {
+        self.charged_ns - self.began_ns
+    }
 }
 
 struct Guests<'a> {
     around: &'a Surroundings,
     idle: BTreeMap<TransformKey, Idle>,
     running: BTreeMap<TransformKey, Running<'a>>,
+    lanes: Lanes,
     turn: u64,
 }
 
@@ -64,6 +71,7 @@ pub(super) fn run(shared: &Shared, config: &GuestConfig) {
                     around: &around,
                     idle: BTreeMap::new(),
                     running: BTreeMap::new(),
+                    lanes: Lanes::of(config.memory_bytes),
                     turn: 0,
                 };
                 if serve(shared, guests) == Served::All {
@@ -118,7 +126,7 @@ fn serve(shared: &Shared, mut guests: Guests<'_>) -> Served {
         };
         guests.idle.retain(|key, idle| here(key, idle.registration));
         guests.stop_running(here);
-        let Some(turn) = state.next(|made_of| guests.may_begin(made_of)) else {
+        let Some(turn) = state.next(&guests.lanes) else {
             drop(
                 shared
                     .changed
@@ -145,28 +153,31 @@ fn host_failed(payload: &(dyn std::any::Any + Send)) -> FailedCall {
 }
 
 impl<'a> Guests<'a> {
-    /// Whether memory and slots are there for one more call. What runs may grow to its limit whatever happens meanwhile: memory that is
-    /// short for others must not look like a fault of a record.
-    fn may_begin(&self, made_of: &Registered) -> bool {
-        let memory = self.committed_bytes() + made_of.setup.limits.memory_bytes;
-        self.running.is_empty()
-            || (self.running.len() < RUNNING_MAX && memory <= self.around.reservation.limit())
-    }
-
-    fn committed_bytes(&self) -> usize {
-        self.running.values().map(|r| r.memory_bytes).sum()
-    }
-
     /// Ends the calls of transforms that are not `here` any more.
     fn stop_running(&mut self, here: impl Fn(&TransformKey, u64) -> bool) {
         let gone = |(key, running): (&TransformKey, &Running<'_>)| {
             (!here(key, running.registration)).then_some(*key)
         };
         let gone: Vec<TransformKey> = self.running.iter().filter_map(gone).collect();
-        for running in gone.iter().filter_map(|key| self.running.remove(key)) {
-            drop(running.work);
-            running.done.send(Err(CallError::Stopped.into()));
+        for key in gone {
+            if let Some(running) = self.take(key) {
+                drop(running.work);
+                running.call.done.send(Err(CallError::Stopped.into()));
+            }
         }
+    }
+
+    /// Takes the call of `key` out of its lane.
+    fn take(&mut self, key: TransformKey) -> Option<Running<'a>> {
+        let running = self.running.remove(&key)?;
+        self.lanes.end(running.class, running.memory_bytes);
+        Some(running)
+    }
+
+    /// What runs may grow to its limit whatever happens meanwhile: memory that is short for others must not look like a fault of a record.
+    fn put(&mut self, key: TransformKey, running: Running<'a>) {
+        self.lanes.begin(running.class, running.memory_bytes);
+        self.running.insert(key, running);
     }
 
     /// Begins a call or goes on with one, for one slice.
@@ -179,41 +190,62 @@ impl<'a> Guests<'a> {
                 key
             }
         };
-        let Some(mut running) = self.running.remove(&key) else {
+        let Some(mut running) = self.take(key) else {
             return Served::All;
         };
         let polled = catch_unwind(AssertUnwindSafe(|| running.work.slice()));
-        let spent_ns = running.work.spent_ns();
-        let slice_ns = spent_ns.saturating_sub(running.charged_ns);
-        running.charged_ns = spent_ns;
+        let slice_ns = running.work.spent_ns().saturating_sub(running.charged_ns);
+        running.charged_ns += slice_ns;
         let registration = running.registration;
         shared.lock().charge(key, registration, slice_ns);
+        let cpu_ns = running.cpu_ns();
         let (called, panicked) = match polled {
             Ok(Poll::Pending) => {
-                self.running.insert(key, running);
+                self.go_on_later(key, running, shared);
                 return Served::All;
             }
             Ok(Poll::Ready((instance, called))) => {
                 if let Some(instance) = instance {
                     self.keep(key, registration, instance);
                 }
-                (timed(called, spent_ns - running.began_ns), false)
+                (timed(called, running.call.given_up_ns + cpu_ns), false)
             }
             Err(payload) => (Err(host_failed(&*payload)), true),
         };
         // What the call was given goes before its result is known.
         drop(running.work);
-        shared.lock().ended(key, registration);
-        running.done.send(called);
+        shared.lock().ended(key, registration, cpu_ns);
+        running.call.done.send(called);
         if !panicked {
             return Served::All;
         }
         for (key, running) in std::mem::take(&mut self.running) {
-            shared.lock().ended(key, running.registration);
+            shared.lock().ended(key, running.registration, 0);
             let error = CallError::Unavailable("the engine failed in another call".to_owned());
-            running.done.send(Err(error.into()));
+            running.call.done.send(Err(error.into()));
         }
         Served::UpToAPanic
+    }
+
+    /// Keeps a call that has had a slice: in the lane of longer ones where it has outgrown its own. If that is full, it is given up, and
+    /// begun again when it is not.
+    fn go_on_later(&mut self, key: TransformKey, mut running: Running<'a>, shared: &Shared) {
+        let goes_on = self
+            .lanes
+            .goes_on(running.class, running.cpu_ns(), running.memory_bytes);
+        let class = match goes_on {
+            Ok(class) => {
+                running.class = class;
+                return self.put(key, running);
+            }
+            Err(class) => class,
+        };
+        let (cpu_ns, mut call) = (running.cpu_ns(), running.call);
+        drop(running.work);
+        call.given_up_ns += cpu_ns;
+        shared
+            .lock()
+            .put_back(key, running.registration, class, call);
     }
 
     fn keep(&mut self, key: TransformKey, registration: u64, instance: Instance) {
@@ -232,11 +264,7 @@ impl<'a> Guests<'a> {
         self.make_room(memory_bytes);
         let meter = found.as_ref().map_or_else(Meter::default, Instance::meter);
         let began_ns = meter.spent_ns();
-        let Call {
-            partition,
-            batches,
-            done,
-        } = begin.call;
+        let (partition, batches) = (begin.call.partition, begin.call.batches.clone());
         let (around, made_of, counts) = (self.around, begin.made_of, meter.clone());
         let work = async move {
             let make = async || make(&made_of, around, counts.clone()).await;
@@ -244,23 +272,24 @@ impl<'a> Guests<'a> {
         };
         let running = Running {
             registration: begin.registration,
+            class: begin.class,
             memory_bytes,
             work: Sliced::new(meter, &around.ticker, work),
             began_ns,
             charged_ns: began_ns,
-            done,
+            call: begin.call,
         };
-        self.running.insert(begin.key, running);
+        self.put(begin.key, running);
     }
 
     /// Takes idle instances away until there is a slot and `memory_bytes` of memory for one more, beside what runs.
     fn make_room(&mut self, memory_bytes: usize) {
-        let memory_bytes = memory_bytes + self.committed_bytes();
+        let memory_bytes = memory_bytes + self.lanes.bytes();
         let slots = INSTANCES_MAX as usize - 1;
         loop {
             let idle_bytes: usize = self.idle.values().map(|i| i.instance.memory_bytes()).sum();
             let fits = idle_bytes + memory_bytes <= self.around.reservation.limit()
-                && self.idle.len() + self.running.len() <= slots;
+                && self.idle.len() + self.lanes.running() <= slots;
             let longest_idle = self.idle.iter().min_by_key(|(_, idle)| idle.last_turn);
             let Some(longest_idle) = longest_idle.map(|(key, _)| *key).filter(|_| !fits) else {
                 return;
