@@ -5,7 +5,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::PoisonError;
 use std::task::Poll;
 
-
 use super::lanes::Lanes;
 use super::{Begin, Call, GuestConfig, Registered, Shared, Turn};
 use crate::engine::INSTANCES_MAX;
