@@ -207,29 +207,6 @@ pub(crate) fn count(n: u64, one: &str) -> String {
     }
 }
 
-/// Milliseconds since the Unix epoch as UTC, RFC 3339.
-pub(crate) fn utc(millis: i64) -> String {
-    let (days, in_day) = (millis.div_euclid(86_400_000), millis.rem_euclid(86_400_000));
-    // "civil_from_days" in Howard Hinnant, chrono-Compatible Low-Level Date Algorithms.
-    let shifted = days + 719_468;
-    let era = shifted.div_euclid(146_097);
-    let day_of_era = shifted.rem_euclid(146_097);
-    let year_of_era =
-        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_index = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_index + 2) / 5 + 1;
-    let month = if month_index < 10 {
-        month_index + 3
-    } else {
-        month_index - 9
-    };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    let (seconds, millis) = (in_day / 1000, in_day % 1000);
-    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -260,14 +237,6 @@ mod tests {
             format!("{} {}", count(1, "record"), count(0, "record")),
             "1 record 0 records"
         );
-    }
-
-    #[test]
-    fn timestamps_are_utc() {
-        assert_eq!(utc(0), "1970-01-01T00:00:00.000Z");
-        assert_eq!(utc(951_782_400_123), "2000-02-29T00:00:00.123Z");
-        assert_eq!(utc(1_767_225_599_999), "2025-12-31T23:59:59.999Z");
-        assert_eq!(utc(-1), "1969-12-31T23:59:59.999Z");
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::io::{self, Read};
 use std::path::Path;
 
 use serde_json::{Map, Value};
+use tidemill_model::variable;
 
 use crate::error::{CliError, CliResult};
 
@@ -36,7 +37,7 @@ pub(crate) fn read(given: &[String], stdin: &mut dyn Read) -> CliResult<Map<Stri
             },
             None => value.to_owned(),
         };
-        check_name(name).map_err(CliError::said)?;
+        variable::check(name).map_err(|error| CliError::said(error.to_string()))?;
         if value.is_empty() {
             return Err(CliError::said(format!("the secret {name} is empty")));
         }
@@ -45,21 +46,6 @@ pub(crate) fn read(given: &[String], stdin: &mut dyn Read) -> CliResult<Map<Stri
         }
     }
     Ok(all)
-}
-
-/// Checks a secret's name, as a variable is called in every language.
-///
-/// # Errors
-/// The rule, where it is broken; what stands behind a `=` is not shown.
-pub(crate) fn check_name(name: &str) -> Result<(), String> {
-    let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let fits = !name.is_empty()
-        && name.chars().all(plain)
-        && !name.starts_with(|c: char| c.is_ascii_digit());
-    let shown = name.split('=').next().unwrap_or_default();
-    fits.then_some(()).ok_or_else(|| {
-        format!("'{shown}' cannot be the name of a secret: it has letters, digits and '_', and does not begin with a digit")
-    })
 }
 
 fn of_file(name: &str, path: &Path) -> CliResult<String> {
@@ -119,6 +105,7 @@ mod tests {
             (&["A="], b"", "is empty"),
             (&["A B=hush"], b"", "cannot be the name"),
             (&["1=hush"], b"", "cannot be the name"),
+            (&["TIDEMILL_KEY=hush"], b"", "cannot be set"),
             (&["A=-"], b"hush\xff", "no UTF-8"),
             (&["A=@/nowhere/at/all"], b"", "/nowhere/at/all"),
         ] {

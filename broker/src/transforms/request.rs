@@ -6,6 +6,7 @@ use tidemill_controller::command::Deploy;
 use tidemill_controller::image::{ErrorPolicy, WEIGHT_MAX, WEIGHT_MIN};
 use tidemill_controller::state::OUTPUTS_MAX;
 use tidemill_controller::{StartPosition, TransformSpec};
+use tidemill_model::variable;
 use tidemill_rt::time;
 use tidemill_wasm_host::Limits;
 
@@ -170,12 +171,12 @@ fn check_env(env: &BTreeMap<String, String>) -> Result<(), ApiError> {
 
 /// Whether a variable can be set to `value`, which is not shown.
 pub(super) fn check_variable(name: &str, value: &str) -> Result<(), ApiError> {
-    let plain = !name.is_empty() && !name.contains(['=', '\0']);
-    if !plain || name.starts_with("TIDEMILL_") || value.contains('\0') {
-        let message = format!(
-            "'{name}' cannot be set: names are not empty, have no '=', and do not begin with TIDEMILL_; no value has a NUL"
-        );
-        return Err(ApiError::bad_request("invalid_env", message));
+    let refused = |message| Err(ApiError::bad_request("invalid_env", message));
+    match variable::check(name) {
+        Err(error) => refused(error.to_string()),
+        Ok(()) if value.contains('\0') => {
+            refused(format!("'{name}' cannot be set: its value has a NUL"))
+        }
+        Ok(()) => Ok(()),
     }
-    Ok(())
 }

@@ -10,6 +10,7 @@ pub mod moment;
 pub mod partitioner;
 pub mod record;
 pub mod topic_name;
+pub mod variable;
 pub mod varint;
 
 pub use batch::{Batch, BatchError, BatchHeader};

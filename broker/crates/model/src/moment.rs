@@ -1,6 +1,6 @@
 //! Points in time as people write them, for the command line and the admin API alike.
 
-use chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime};
+use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, NaiveTime, Timelike};
 
 /// What may be written, for help and errors.
 pub const FORMS: &str = "a time (2026-11-27T10:00:00Z, also with +02:00, without seconds or without a zone, which is UTC then; 2026-11-27 is \
@@ -47,6 +47,17 @@ pub fn parse(text: &str, now_ms: i64) -> Result<i64, MomentError> {
     let back = duration(text).and_then(|back| now_ms.checked_sub(back));
     let found = back.or_else(|| time(text)).filter(|ms| *ms >= 0);
     found.ok_or_else(|| MomentError::Form(text.to_owned()))
+}
+
+/// A moment in ms since the Unix epoch as [`parse`] reads it, in UTC to the millisecond; the number itself where no calendar reaches that far.
+pub fn shown(ms: i64) -> String {
+    let Some(at) = DateTime::from_timestamp_millis(ms) else {
+        return ms.to_string();
+    };
+    let (year, month, day) = (at.year(), at.month(), at.day());
+    let (hour, minute, second) = (at.hour(), at.minute(), at.second());
+    let millis = at.timestamp_subsec_millis();
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{millis:03}Z")
 }
 
 fn plausible(ms: i64, now_ms: i64) -> Result<i64, MomentError> {
@@ -119,6 +130,22 @@ mod tests {
         ] {
             assert_eq!(parse(text, NOW), Ok(ms), "{text}");
         }
+    }
+
+    #[test]
+    fn moments_are_shown_as_they_are_read() {
+        for (ms, text) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_400_123, "2000-02-29T00:00:00.123Z"),
+            (NOW, "2025-12-31T23:59:59.999Z"),
+            (4_102_444_800_000, "2100-01-01T00:00:00.000Z"),
+        ] {
+            assert_eq!(shown(ms), text);
+            assert_eq!(parse(text, 0), Ok(ms));
+        }
+        assert_eq!(shown(-1), "1969-12-31T23:59:59.999Z");
+        assert_eq!(shown(i64::MAX), i64::MAX.to_string());
+        assert_eq!(shown(i64::MIN), i64::MIN.to_string());
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! What is different between a record and what was made of it.
 
 use serde_json::Value;
+use tidemill_model::moment;
 use tidemill_wasm_host::Destination;
 
 use super::shown::{placed, text_of};
 use crate::local::{LocalOutput, LocalRecord};
-use crate::output::utc;
 
 /// Differences shown of one record.
 const SHOWN_MAX: usize = 8;
@@ -41,8 +41,8 @@ pub(super) fn between(before: &LocalRecord, output: &LocalOutput) -> Vec<String>
     if before.timestamp != after.timestamp {
         found.push(format!(
             "~ timestamp: {} -> {}",
-            utc(before.timestamp),
-            utc(after.timestamp)
+            moment::shown(before.timestamp),
+            moment::shown(after.timestamp)
         ));
     }
     if output.to != Destination::ByInput {
