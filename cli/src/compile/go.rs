@@ -16,6 +16,8 @@ const MISSING: &str =
     "Go is not there: no `go` in PATH; install Go 1.24 or newer as https://go.dev/doc/install says";
 /// What a module of the SDK exports (`wit/core-module.md`).
 const EXPORT: &[u8] = b"tidemill_process";
+/// What only `tidemill.Register` says: the linker leaves it out where nothing calls that.
+const REGISTER: &[u8] = b"tidemill: Register was called twice";
 
 /// Compiles the project's package; gives the file that is the module.
 ///
@@ -119,8 +121,9 @@ fn advice(said: &str) -> &'static str {
 
 fn check_exports(artifact: &std::path::Path) -> CliResult {
     let wasm = fs::read(artifact).map_err(CliError::file("read", artifact))?;
+    let has = |text: &[u8]| wasm.windows(text.len()).any(|bytes| bytes == text);
     // Names of exports stand in the module as they are, and nothing else in it has this name once symbols are stripped.
-    if wasm.windows(EXPORT.len()).any(|bytes| bytes == EXPORT) {
+    if has(EXPORT) && has(REGISTER) {
         return Ok(());
     }
     Err(CliError::said(
