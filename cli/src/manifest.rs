@@ -1,13 +1,15 @@
 //! `transform.toml`: what a project is and how it is deployed.
 
+mod check;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use tidemill_model::variable;
 
 use crate::error::{CliError, CliResult};
-use crate::secrets;
 
 /// The file's name.
 pub(crate) const FILE: &str = "transform.toml";
@@ -77,7 +79,8 @@ impl SecretNames {
                     .to_owned(),
             );
         };
-        names.iter().try_for_each(|name| secrets::check_name(name))
+        let checked = names.iter().try_for_each(|name| variable::check(name));
+        checked.map_err(|error| error.to_string())
     }
 }
 
@@ -275,8 +278,8 @@ impl Project {
 }
 
 fn parse(text: &str) -> Result<Manifest, String> {
-    let manifest: Manifest =
-        toml::from_str(text).map_err(|error| error.to_string().trim_end().to_owned())?;
+    check::check(text)?;
+    let manifest: Manifest = toml::from_str(text).map_err(|error| error.message().to_owned())?;
     check_name(&manifest.name)?;
     manifest.secrets.check()?;
     if manifest.module.is_some() && manifest.language != Language::Python {
