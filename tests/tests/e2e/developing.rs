@@ -110,6 +110,45 @@ fn what_one_prints_the_other_reads(cli: &Cli, module: &str, all: &[Value]) {
 }
 
 #[test]
+fn empty_standard_input_is_no_other_file() {
+    let folder = TestFolder::new("empty-input");
+    let manifest = "name = \"m\"\nlanguage = \"rust\"\n";
+    let target = folder.path().join("target/transform");
+    std::fs::create_dir_all(&target).expect("it can be made");
+    std::fs::copy(modules::mask(), target.join("m.wasm")).expect("it can be copied");
+    let write = |name: &str, text: &str| {
+        std::fs::write(folder.path().join(name), text).expect("written");
+    };
+    write("transform.toml", manifest);
+    write("input.jsonl", "{\"email\":\"a@b\"}\n{}\n");
+    write("empty", "");
+    let file = std::fs::File::open(folder.path().join("empty")).expect("it was written");
+    let test = |stdin: Stdio| {
+        let mut command = Command::new(program("transform"));
+        command
+            .args(["test", "--no-build"])
+            .current_dir(folder.path());
+        let output = command.stdin(stdin).output().expect("the binary runs");
+        let text = |bytes| String::from_utf8(bytes).expect("text");
+        (
+            output.status.success(),
+            text(output.stdout),
+            text(output.stderr),
+        )
+    };
+    // Nobody gave anything: the project's examples are taken.
+    let (ok, shown, said) = test(Stdio::null());
+    assert!(ok && shown.contains("2 records read"), "{shown}{said}");
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(writer);
+    for stdin in [Stdio::from(reader), Stdio::from(file)] {
+        let (ok, shown, said) = test(stdin);
+        assert!(!ok && shown.contains("0 records read"), "{shown}{said}");
+        assert!(said.contains("standard input is empty"), "{said}");
+    }
+}
+
+#[test]
 fn output_is_compared_with_what_is_expected() {
     let folder = TestFolder::new("expect");
     let cli = Cli::offline(folder.path());

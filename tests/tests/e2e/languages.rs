@@ -52,7 +52,7 @@ fn try_out(project: &Cli) {
     ] {
         assert!(tried.stdout.contains(part), "{part}: {}", tried.stdout);
     }
-    let examples = project.ok(&["test", "--no-build"]);
+    let examples = project.ok(&["test", "--no-build", "--input", "input.jsonl"]);
     assert!(
         examples.contains("20 records read, 20 written, 0 left out, 0 failed"),
         "{examples}"
@@ -147,9 +147,13 @@ fn what_is_missing_or_wrong_is_told_in_a_line() {
         "{said}"
     );
     let _ = std::fs::remove_file(folder.path().join("p-go/transform_test.go"));
-    std::fs::write(&source, "package main\n\nfunc main() {}\n").expect("written");
-    let said = project.refused(&["build"]);
-    assert!(said.contains("tidemill.Register"), "{said}");
+    let sdk = "import tidemill \"tidemill.dev/sdk\"\n\nvar _ = tidemill.Infof\n\n";
+    for sdk in ["", sdk] {
+        let text = format!("package main\n\n{sdk}func main() {{}}\n");
+        std::fs::write(&source, text).expect("written");
+        let said = project.refused(&["build"]);
+        assert!(said.contains("registers no transform"), "{said}");
+    }
 }
 
 fn works_in_the_broker(engine: Engine, language: &str) {

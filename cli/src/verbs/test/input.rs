@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, IsTerminal, Read};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
 use base64::Engine as _;
@@ -23,6 +25,8 @@ use crate::when::now_ms;
 
 /// Where a project keeps its example records.
 const EXAMPLES: &str = "input.jsonl";
+/// What it is called in messages.
+const STDIN: &str = "standard input";
 /// A line that is longer is refused.
 const LINE_MAX: usize = 8 << 20;
 /// Records asked of the broker at once.
@@ -67,6 +71,18 @@ impl Source {
         };
         let lines = Lines::open(arguments.input.as_deref(), project)?;
         Ok(Source::Lines(lines, form))
+    }
+
+    /// The error of a source that had nothing.
+    pub(super) fn was_empty(&self) -> CliError {
+        let what = match self {
+            Source::Topic(_) => "the topic has none".to_owned(),
+            Source::Lines(lines, _) if lines.name == STDIN => format!(
+                "{STDIN} is empty; where it is piped into, nothing else is read: --input {EXAMPLES} takes a project's examples"
+            ),
+            Source::Lines(lines, _) => format!("{} is empty", lines.name),
+        };
+        CliError::said(format!("there were no records to test with: {what}"))
     }
 
     /// The next record.
@@ -229,7 +245,7 @@ fn keep_newest(records: &mut Vec<LocalRecord>, last: u64) {
     records.drain(..excess);
 }
 
-/// Lines of a file, of standard input, or, where that is empty or a terminal, of the project's examples.
+/// Lines of a file, of standard input where something was put there, or else of the project's examples.
 pub(super) struct Lines {
     source: Box<dyn BufRead>,
     name: String,
@@ -243,19 +259,12 @@ impl Lines {
         }
         let examples = project.map(|project| project.folder.join(EXAMPLES));
         let there = examples.as_deref().filter(|file| file.is_file());
-        if !io::stdin().is_terminal() {
-            let mut source = BufReader::new(io::stdin());
-            let empty = source
-                .fill_buf()
-                .map_err(|error| unreadable("standard input", &error))?
-                .is_empty();
-            if !empty || there.is_none() {
-                return Ok(Lines {
-                    source: Box::new(source),
-                    name: "standard input".to_owned(),
-                    number: 0,
-                });
-            }
+        if there.is_none() && !io::stdin().is_terminal() || is_given(io::stdin().as_fd()) {
+            return Ok(Lines {
+                source: Box::new(BufReader::new(io::stdin())),
+                name: STDIN.to_owned(),
+                number: 0,
+            });
         }
         match there {
             Some(file) => Lines::of_file(file),
@@ -307,6 +316,13 @@ impl Lines {
             }
         }
     }
+}
+
+/// Whether somebody put records there: a pipe, a file or a socket is read, also where nothing comes; a terminal and /dev/null are not.
+fn is_given(stdin: BorrowedFd<'_>) -> bool {
+    let metadata = stdin.try_clone_to_owned().map(File::from);
+    let kind = metadata.and_then(|file| file.metadata());
+    kind.is_ok_and(|kind| !kind.file_type().is_char_device())
 }
 
 fn unreadable(name: &str, error: &io::Error) -> CliError {

@@ -31,7 +31,7 @@ const LAST_MAX: u64 = 10_000;
 
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// A file with a record a line [default: standard input, or the project's input.jsonl]
+    /// A file with a record a line [default: what is piped into standard input, else the project's input.jsonl]
     #[arg(long, value_name = "FILE", conflicts_with = "from_topic")]
     input: Option<PathBuf>,
     /// What stands between key and value in a line, `\t` for a tab; without it lines are values
@@ -128,6 +128,10 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> CliResult {
     let costs = costs.measured(&mut local);
     drop(progress);
     conclude(&counts, &costs, context)?;
+    if counts.read == 0 {
+        return Err(source.was_empty());
+    }
+    counts.judge()?;
     match expected {
         Some(expected) => expected.conclude(context),
         None => Ok(()),
@@ -196,6 +200,17 @@ impl Counts {
         self.written += ran.outputs.len() as u64;
         self.failed += u64::from(ran.error.is_some());
         self.dropped += u64::from(ran.error.is_none() && ran.outputs.is_empty());
+    }
+
+    /// An error where records failed.
+    fn judge(&self) -> CliResult {
+        match self.failed {
+            0 => Ok(()),
+            failed => Err(CliError::said(format!(
+                "{} failed; what each said stands above",
+                output::count(failed, "record")
+            ))),
+        }
     }
 }
 
@@ -280,15 +295,6 @@ fn conclude(counts: &Counts, costs: &cost::Summary, context: &mut Context) -> Cl
         for line in costs.lines() {
             context.output.say(&line)?;
         }
-    }
-    if counts.read == 0 {
-        return Err(CliError::said("there were no records to test with"));
-    }
-    if *failed > 0 {
-        return Err(CliError::said(format!(
-            "{} failed; what each said stands above",
-            output::count(*failed, "record")
-        )));
     }
     Ok(())
 }
