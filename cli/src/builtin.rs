@@ -13,6 +13,8 @@ include!(concat!(env!("OUT_DIR"), "/builtins.rs"));
 
 /// The environment variable in which a ready-made transform finds its settings.
 pub(crate) const CONFIG_VARIABLE: &str = "TRANSFORM_CONFIG";
+/// The variable in which mask finds its key when its settings name no other.
+const MASK_KEY_VARIABLE: &str = "MASK_KEY";
 /// How its messages begin that are about its settings.
 const WRONG: &str = "the configuration is wrong: ";
 /// Bytes that the probe's outputs take; it writes nothing of size.
@@ -207,6 +209,16 @@ impl Builtin {
         }
     }
 
+    /// The variable with the key that would be readable by whoever may look at the transform, were it deployed with `config` and `env`.
+    pub(crate) fn key_in_clear(&self, config: &Value, env: &Map<String, Value>) -> Option<String> {
+        if self.name != "mask" {
+            return None;
+        }
+        let name = config.get("key_env").and_then(Value::as_str);
+        let name = name.unwrap_or(MASK_KEY_VARIABLE);
+        env.contains_key(name).then(|| name.to_owned())
+    }
+
     fn broken(&self, error: String) -> CliError {
         CliError::said(format!("the transform {}: {error}", self.name))
     }
@@ -301,6 +313,21 @@ mod tests {
             let error = checked(name, &config, &[]).expect_err(name);
             assert!(error.contains(says), "{error}");
         }
+    }
+
+    #[test]
+    fn key_of_mask_in_the_environment_is_found() {
+        let env = json!({"MASK_KEY": "k", "OTHER": "k"});
+        let env = env.as_object().expect("an object");
+        let found = |name, config: Value| {
+            let builtin = find(name).expect("it is there");
+            builtin.key_in_clear(&config, env)
+        };
+        assert_eq!(found("mask", json!({})).as_deref(), Some("MASK_KEY"));
+        let other = json!({"key_env": "OTHER"});
+        assert_eq!(found("mask", other).as_deref(), Some("OTHER"));
+        assert_eq!(found("mask", json!({"key_env": "ABSENT"})), None);
+        assert_eq!(found("route", json!({})), None);
     }
 
     #[test]

@@ -125,11 +125,8 @@ fn unknown_key_of_the_manifest_is_named_with_its_line() {
     .expect("written");
     let output = transform(&folder.0, &["build"]);
     assert!(!output.status.success());
-    assert!(
-        said(&output).contains("line 3") && said(&output).contains("memory"),
-        "{}",
-        said(&output)
-    );
+    let told = "line 3: there is no key `memory` here; limits stand below [limits]: did you mean `memory_mb` there?";
+    assert!(said(&output).contains(told), "{}", said(&output));
 }
 
 #[test]
@@ -384,12 +381,25 @@ fn ready_made_transform_with_wrong_settings_is_not_tested() {
         ("mask", "--module\nm.wasm", "cannot be used with"),
         ("mask", "--dir\n.", "cannot be used with"),
         ("mask", "--no-build", "cannot be used with"),
+        (
+            "validate",
+            "--set\nschema=records.jsonl",
+            "--set-file schema=records.jsonl",
+        ),
     ] {
         let output = test_builtin(&folder, builtin, rest);
         assert!(!output.status.success(), "{builtin} {rest}");
         assert!(said(&output).contains(word), "{rest}: {}", said(&output));
         assert!(output.stdout.is_empty(), "{rest}: nothing was run");
     }
+    // What is ready-made has no source that could be watched.
+    let watched = transform(&folder.0, &["dev", "--builtin", "mask"]);
+    assert!(!watched.status.success());
+    assert!(
+        said(&watched).contains("transform deploy --builtin mask"),
+        "{}",
+        said(&watched)
+    );
     let without = transform(&folder.0, &["test", "--set", "fields=[]"]);
     assert!(said(&without).contains("--builtin"), "{}", said(&without));
 }

@@ -1,6 +1,7 @@
 //! `transform builtins`, and what `--builtin` adds to the command lines of `deploy` and `test`.
 
 use std::fs;
+use std::path::Path;
 
 use clap::Args;
 use serde_json::{Value, json};
@@ -13,6 +14,8 @@ use crate::output;
 
 /// Bytes of a file that `--set-file` takes; the broker takes 64 KiB of environment in all.
 const FILE_BYTES_MAX: u64 = 64 << 10;
+/// The setting that is long, and therefore in a file.
+const SCHEMA: &str = "schema";
 
 /// Which ready-made transform, with which settings.
 #[derive(Debug, Args)]
@@ -42,10 +45,11 @@ impl Choice {
     /// # Errors
     /// When a file cannot be read or a setting is given twice.
     pub(crate) fn variable(&self) -> CliResult<(String, String)> {
-        let typed = self
-            .settings
-            .iter()
-            .map(|(key, value)| Ok((key.clone(), builtin::typed_value(value))));
+        let typed = self.settings.iter().map(|(key, value)| {
+            let value = builtin::typed_value(value);
+            is_no_file(key, &value)?;
+            Ok((key.clone(), value))
+        });
         let read = self
             .files
             .iter()
@@ -58,8 +62,18 @@ impl Choice {
     }
 }
 
+/// Refuses a schema that is the name of a file: its content is meant.
+fn is_no_file(key: &str, value: &Value) -> CliResult {
+    match value.as_str() {
+        Some(file) if key == SCHEMA && Path::new(file).is_file() => Err(CliError::said(format!(
+            "{key} is to be the schema itself, and {file} is a file: --set-file {key}={file} takes what stands in it"
+        ))),
+        _ => Ok(()),
+    }
+}
+
 fn contents(file: &str) -> CliResult<String> {
-    let path = std::path::Path::new(file);
+    let path = Path::new(file);
     let length = fs::metadata(path)
         .map_err(CliError::file("read", path))?
         .len();
@@ -98,4 +112,30 @@ pub(crate) fn run(context: &mut Context) -> CliResult {
         "\ntransform test --builtin mask --set 'fields=[\"$.card\"]' --set keep_last=4 --input payments.jsonl\n\
          transform deploy --builtin mask --set 'fields=[\"$.card\"]' --set keep_last=4 --input payments --output payments-masked",
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schema_that_is_a_file_is_refused_with_what_takes_its_content() {
+        let file = std::env::temp_dir().join(format!("schema-{}.json", std::process::id()));
+        fs::write(&file, "{}").expect("it can be written");
+        let path = file.display().to_string();
+        let refused = is_no_file(SCHEMA, &json!(path)).expect_err("it is a file");
+        let another = is_no_file("default", &json!(path));
+        fs::remove_file(&file).expect("it was ours");
+        let said = refused.to_string();
+        assert!(
+            said.contains(&format!("--set-file schema={path}")),
+            "{said}"
+        );
+        assert!(another.is_ok());
+        assert!(
+            is_no_file(SCHEMA, &json!(path)).is_ok(),
+            "there is no such file"
+        );
+        assert!(is_no_file(SCHEMA, &json!({"type": "object"})).is_ok());
+    }
 }

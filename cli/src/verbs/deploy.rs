@@ -13,7 +13,7 @@ use super::builtins::Choice;
 use super::pair;
 use crate::Context;
 use crate::admin::{segment, typed};
-use crate::builtin::Builtin;
+use crate::builtin::{self, Builtin};
 use crate::compile;
 use crate::error::{CliError, CliResult};
 use crate::manifest::{self, Compression, OnError, PartitionBy, Placing, Project};
@@ -124,14 +124,30 @@ struct CreatedTopic {
 }
 
 impl Arguments {
-    /// The project's folder, where it is a project that is deployed.
+    /// The project's folder, where it is a project that is deployed, and can be once more.
+    ///
+    /// # Errors
+    /// What is no project, or can be deployed once only.
     pub(super) fn folder(&self) -> CliResult<&Path> {
-        match self.module {
-            None => Ok(&self.dir),
-            Some(_) => Err(CliError::said(
+        if self.module.is_some() {
+            return Err(CliError::said(
                 "--module names a file that is built elsewhere; it is a project that is watched",
-            )),
+            ));
         }
+        if let Some(builtin) = self.ready_made.builtin()? {
+            return Err(CliError::said(format!(
+                "{0} is ready-made, and there is no source to watch: `transform deploy --builtin {0}` deploys it, `transform test --builtin {0}` \
+                 tries its settings",
+                builtin.name
+            )));
+        }
+        if self.secrets.iter().any(|secret| secret.ends_with("=-")) {
+            return Err(CliError::said(
+                "standard input can be read once, and every save is a deploy: give secrets as KEY=@FILE, or once with `transform deploy`; \
+                 they stay",
+            ));
+        }
+        Ok(&self.dir)
     }
 
     /// What the project's transform is called.
@@ -165,6 +181,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> CliResult {
     let checked: Checked = typed(&admin.post(&format!("{path}/check"), &request)?)?;
     if let Some(builtin) = builtin {
         check_builtin(builtin, &deployment.request, &checked.secrets)?;
+        warn_of_key(builtin, &deployment.request);
     }
     let stored: Stored = {
         let _progress = Progress::start("uploading the module; the broker compiles it");
@@ -272,6 +289,21 @@ fn check_builtin(builtin: &Builtin, request: &Map<String, Value>, secrets: &[Str
     let outputs = outputs.into_iter().flatten().filter_map(Value::as_str);
     let outputs: Vec<String> = outputs.map(str::to_owned).collect();
     builtin.check(&outputs, &all.into_iter().collect::<Vec<_>>())
+}
+
+/// Says where a key is given so that it is shown.
+fn warn_of_key(builtin: &Builtin, request: &Map<String, Value>) {
+    let Some(env) = request.get("env").and_then(Value::as_object) else {
+        return;
+    };
+    let config = env.get(builtin::CONFIG_VARIABLE).and_then(Value::as_str);
+    let config = serde_json::from_str(config.unwrap_or_default()).unwrap_or_default();
+    if let Some(name) = builtin.key_in_clear(&config, env) {
+        eprintln!(
+            "warning: with --env everybody who may ask this broker sees the key, `transform describe` shows it; give it as a secret: \
+             --secret {name}=@FILE"
+        );
+    }
 }
 
 /// A ready-made transform.

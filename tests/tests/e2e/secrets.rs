@@ -205,8 +205,23 @@ fn ready_made_transform_takes_its_key_as_a_secret(engine: Engine) {
         "{}",
         without.text()
     );
+    let mut clear = all.clone();
+    clear[4] = "clear";
+    clear[8] = "clear-out";
+    clear.extend(["--env", "MASK_KEY=0123456789abcdef"]);
+    let warned = cli.run(&clear);
+    assert!(
+        warned.ok && warned.stderr.contains("--secret MASK_KEY=@FILE"),
+        "{}",
+        warned.text()
+    );
     all.extend(["--secret", &secret]);
-    cli.ok(&all);
+    let sealed = cli.run(&all);
+    assert!(
+        sealed.ok && !sealed.stderr.contains("warning"),
+        "{}",
+        sealed.text()
+    );
     // Without the secret on the command line it is the one that the broker has.
     let again = cli.run(&all[..all.len() - 2]);
     assert!(again.ok, "{}", again.text());
