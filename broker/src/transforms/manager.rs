@@ -57,6 +57,8 @@ pub(crate) struct Active {
     outputs: Vec<OutputTopic>,
     /// Stretches of input that its processors may run at once.
     pub(super) stretches: Semaphore,
+    /// Whether this shard says what befalls the transform as a whole: the one that has input partition 0, so that it is said once.
+    speaks: bool,
 }
 
 /// The transforms of a shard.
@@ -260,6 +262,10 @@ impl Shard {
         spec: &Arc<TransformSpec>,
     ) -> bool {
         let inputs = self.inputs_here(image, spec);
+        if let Some((_, message)) = status::trouble(image, spec) {
+            self.stop_troubled(spec, &message).await;
+            return true;
+        }
         let current = self
             .transforms
             .active
@@ -278,10 +284,6 @@ impl Shard {
         {
             self.stop_transform(&spec.name).await;
         }
-        if let Some((_, message)) = status::trouble(image, spec) {
-            self.stop_troubled(spec, &message).await;
-            return true;
-        }
         if inputs.is_empty() {
             return true;
         }
@@ -289,7 +291,7 @@ impl Shard {
             tracing::warn!(transform = %spec.name, %error, "cannot attach yet; trying again");
             return false;
         }
-        let Some(key) = self.loaded(image, spec).await else {
+        let Some(key) = self.loaded(image, spec, &inputs).await else {
             return false;
         };
         if !self.lives(spec) {
@@ -300,9 +302,12 @@ impl Shard {
 
     /// Stops a transform whose topics are gone; it is looked at again when topics or deployments change.
     async fn stop_troubled(self: &Rc<Shard>, spec: &TransformSpec, message: &str) {
-        let at_work = self.transforms.active.borrow().contains_key(&spec.name);
-        if at_work {
-            self.stop_transform(&spec.name).await;
+        let speaks = {
+            let active = self.transforms.active.borrow();
+            active.get(&spec.name).is_some_and(|active| active.speaks)
+        };
+        self.stop_transform(&spec.name).await;
+        if speaks {
             self.transforms
                 .logs
                 .event(about(spec, None), LogLevel::Error, message);
@@ -314,6 +319,7 @@ impl Shard {
         self: &Rc<Shard>,
         image: &Image,
         spec: &Arc<TransformSpec>,
+        inputs: &[(Ring, PartitionId)],
     ) -> Option<TransformKey> {
         if let Some(active) = self.transforms.active.borrow_mut().get_mut(&spec.name)
             && let Some(key) = active.key
@@ -331,6 +337,7 @@ impl Shard {
             counted: BTreeMap::new(),
             outputs: Vec::new(),
             stretches: Semaphore::new(STRETCHES_MAX),
+            speaks: inputs.iter().any(|(_, partition)| partition.index == 0),
         });
         entry.spec = spec.clone();
         match loaded {
@@ -341,10 +348,13 @@ impl Shard {
                 Some(key)
             }
             Err(message) => {
-                tracing::warn!(transform = %spec.name, %message, "a module cannot be loaded; trying again");
-                self.transforms
-                    .logs
-                    .event(about(spec, None), LogLevel::Error, &message);
+                // Every shard has the same reason, and has it again with every try.
+                if entry.speaks && entry.load_error.as_ref() != Some(&message) {
+                    tracing::warn!(transform = %spec.name, %message, "a module cannot be loaded; trying again");
+                    self.transforms
+                        .logs
+                        .event(about(spec, None), LogLevel::Error, &message);
+                }
                 entry.load_error = Some(message);
                 None
             }
