@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::join_all;
-use tidemill_controller::Topic;
+use tidemill_controller::{StartPosition, Topic};
 use tidemill_model::batch::{Compression, UNCOMPRESSED_BYTES_MAX};
 use tidemill_model::record::{BatchBuilder, NewRecord as BatchRecord, RecordRef, Records};
 use tidemill_model::{Batch, BatchError, BatchHeader, Offset, RingId, compression, topic_name};
@@ -16,10 +16,11 @@ use tidemill_rt::{rand, task, time};
 
 use crate::admin::ApiError;
 use crate::admin::records::{NewRecord, ReadQuery, ReadRecord, ReadRecords, Unreadable};
-use crate::admin::types::{OffsetRange, Produced, StartFrom};
+use crate::admin::types::{OffsetRange, Produced};
 use crate::ask::{Question, ask};
 use crate::shard::Shard;
 use crate::topics::{TopicError, now_ms};
+use crate::transforms::positions;
 
 /// How often waiting readers look again, at the most, and how much longer they wait than a look at all partitions took.
 const LOOK: Duration = Duration::from_millis(20);
@@ -167,16 +168,40 @@ impl Shard {
         topic: &Arc<Topic>,
         query: &ReadQuery,
     ) -> Result<BTreeMap<i32, Offset>, ApiError> {
-        let standings = self.standings(topic).await?;
-        let start = |(index, standing): (i32, Standing)| {
-            let position = query.positions.get(&index).copied();
-            let position = position.unwrap_or(match query.from {
-                StartFrom::Earliest => standing.log_start_offset,
-                StartFrom::Latest => standing.last_stable_offset,
-            });
-            (index, position)
+        let from = positions::reading(&query.from, now_ms())
+            .map_err(|message| ApiError::bad_request("invalid_position", message))?;
+        let mut starts = BTreeMap::new();
+        for (index, standing) in (0..).zip(self.standings(topic).await?) {
+            let start = match (query.positions.get(&index), from) {
+                (Some(position), _) => *position,
+                (None, StartPosition::Earliest) => standing.log_start_offset,
+                (None, StartPosition::Latest) => standing.last_stable_offset,
+                (None, from) => self.resolved(topic, index, from).await?,
+            };
+            starts.insert(index, start);
+        }
+        Ok(starts)
+    }
+
+    /// The offset that `from` is in a partition of `topic` now.
+    async fn resolved(
+        self: &Rc<Shard>,
+        topic: &Topic,
+        index: i32,
+        from: StartPosition,
+    ) -> Result<Offset, ApiError> {
+        let partition = topic.partition(index);
+        let not_open = || {
+            let message = format!("partition {partition} is not open");
+            ApiError::not_found("partition_not_found", message)
         };
-        Ok((0..).zip(standings).map(start).collect())
+        let (ring, shard) = self.locate(partition).ok_or_else(not_open)?;
+        let look = self.on(shard, move |shard| async move {
+            let ring = shard.ring(ring)?.clone();
+            Some(positions::resolve(&ring, partition, from).await)
+        });
+        let found = look.await.map_err(gone)?.ok_or_else(not_open)?;
+        found.map_err(|e| ApiError::internal(format!("partition {index}: {e}")))
     }
 
     /// Where each partition of `topic` stands, in order: one question for each shard.

@@ -11,7 +11,6 @@ use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::service::ApiError;
-use super::types::StartFrom;
 
 /// Records that one request may carry.
 pub(crate) const RECORDS_PER_REQUEST_MAX: usize = 100_000;
@@ -49,8 +48,8 @@ pub(crate) struct ReadRecord {
 /// A reading, checked and bounded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct ReadQuery {
-    /// Where to begin in partitions that have no position.
-    pub(crate) from: StartFrom,
+    /// Where to begin in partitions that have no position, as `from` of a deploy is written.
+    pub(crate) from: String,
     /// Offsets to go on from, by partition.
     pub(crate) positions: BTreeMap<i32, i64>,
     /// Records at most, over all partitions.

@@ -23,7 +23,7 @@ use super::connection::Place;
 use super::guard::Guard;
 use super::records::{ReadQuery, parse_lines};
 use super::service::{AdminService, Answer, ApiError};
-use super::types::{LogLevel, LogQuery, StartFrom};
+use super::types::{LogLevel, LogQuery};
 
 /// Bytes of a module.
 pub(super) const MODULE_BYTES_MAX: usize = 64 << 20;
@@ -432,11 +432,16 @@ async fn produce(State(app): App, Path(name): Path<String>, raw: Body) -> Reply 
     answered(app.service.produce(name, records)).await
 }
 
+/// Where a reading begins that does not say it.
+fn latest() -> String {
+    "latest".to_owned()
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ReadParameters {
-    #[serde(default)]
-    from: StartFrom,
+    #[serde(default = "latest")]
+    from: String,
     #[serde(default)]
     positions: String,
     max: Option<usize>,
@@ -465,8 +470,8 @@ async fn read(
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct ReadBody {
-    #[serde(default)]
-    from: StartFrom,
+    #[serde(default = "latest")]
+    from: String,
     #[serde(default)]
     positions: BTreeMap<i32, i64>,
     max: Option<usize>,

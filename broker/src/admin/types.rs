@@ -115,17 +115,6 @@ pub(crate) struct OffsetRange {
     pub(crate) last: i64,
 }
 
-/// Where reading begins where no position is given.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum StartFrom {
-    /// The first record that is still there.
-    Earliest,
-    /// What is written from now on.
-    #[default]
-    Latest,
-}
-
 /// `PUT /v1/modules`: the module as the broker knows it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct ModuleStored {
@@ -261,6 +250,10 @@ pub(crate) struct Deployed {
     pub(crate) paused: bool,
     /// Whether `from` was said without effect: the transform was there already, and stays where it stands.
     pub(crate) kept_place: bool,
+    /// The version whose content it has, if it came of a rollback.
+    pub(crate) content_of: Option<u32>,
+    /// The version that it took over from, if there was one.
+    pub(crate) replaced: Option<u32>,
     /// Output topics that were missing and were made.
     pub(crate) created_topics: Vec<CreatedTopic>,
 }
@@ -400,6 +393,8 @@ pub(crate) struct TransformSummary {
     pub(crate) input: String,
     /// The topics it writes.
     pub(crate) outputs: Vec<String>,
+    /// The topic for records it cannot handle.
+    pub(crate) dead_letter: Option<String>,
     /// Records of input that it has not decided yet.
     pub(crate) lag: i64,
     /// Records it read.
@@ -435,8 +430,6 @@ pub(crate) struct TransformDetail {
     pub(crate) limits: LimitsSpec,
     /// What happens to a record it cannot handle.
     pub(crate) on_error: OnError,
-    /// The topic for such records.
-    pub(crate) dead_letter: Option<String>,
     /// Runs of a record before `on_error` applies.
     pub(crate) attempts: u32,
     /// How its output is compressed; none where the output topics say it.
@@ -449,6 +442,8 @@ pub(crate) struct TransformDetail {
     pub(crate) secrets: Vec<String>,
     /// When this version was deployed; 0 where that was not written down.
     pub(crate) deployed_ms: i64,
+    /// The version whose content it has, if it came of a rollback.
+    pub(crate) content_of: Option<u32>,
     /// What somebody who looks at it should know, in sentences.
     pub(crate) notes: Vec<String>,
     /// Its input partitions, by index.

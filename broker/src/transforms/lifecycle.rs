@@ -118,7 +118,7 @@ impl Shard {
         let turn = self.deployments.acquire(1).await;
         // Another deploy may have come before.
         deploy.secrets = self.secrets_after(&deploy, &wanted)?;
-        let name = deploy.name.clone();
+        let (name, content_of) = (deploy.name.clone(), deploy.content_of);
         let plan = self.plan(&deploy)?;
         let before = self.controller_here().image().transform(&name).cloned();
         let created_topics = self.make_outputs(&deploy, &plan).await?;
@@ -144,6 +144,7 @@ impl Shard {
             ));
         };
         drop(turn);
+        let replaced = before.as_ref().filter(|_| !new).map(|t| t.version);
         let paused = before
             .as_ref()
             .is_some_and(|t| t.status == TransformStatus::Paused);
@@ -157,6 +158,8 @@ impl Shard {
             incarnation,
             paused,
             kept_place: !new,
+            content_of,
+            replaced,
             created_topics,
         })
     }

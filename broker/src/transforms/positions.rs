@@ -13,7 +13,7 @@ use crate::records::gone;
 use crate::shard::Shard;
 use crate::topics::CONTROLLER_SHARD;
 
-/// Shown where a position is none.
+/// How a start is written; shown where a text is none.
 const FORMS: &str = "earliest, latest, @TIME (@2026-11-27T10:00:00Z, @2h for two hours ago, or ms since 1970), +N (records after the oldest) or -N (before the end)";
 
 /// Where a transform is to stand.
@@ -30,6 +30,11 @@ pub(crate) enum Target {
 /// # Errors
 /// What is wrong with it, and how it is written.
 pub(crate) fn target(text: &str, now_ms: i64) -> Result<Target, String> {
+    read(text, now_ms, ", or an offset")
+}
+
+/// As [`target`]; `besides` is what may be written besides [`FORMS`], for errors.
+fn read(text: &str, now_ms: i64, besides: &str) -> Result<Target, String> {
     let number = |digits: &str| {
         let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
         plain.then(|| digits.parse::<i64>().ok()).flatten()
@@ -38,7 +43,7 @@ pub(crate) fn target(text: &str, now_ms: i64) -> Result<Target, String> {
         "earliest" => StartPosition::Earliest,
         "latest" => StartPosition::Latest,
         _ => {
-            let none = || format!("'{text}' is no position: write {FORMS}");
+            let none = || format!("'{text}' is no position: write {FORMS}{besides}");
             let (first, rest) = text.split_at_checked(1).ok_or_else(none)?;
             match first {
                 "@" => {
@@ -60,7 +65,7 @@ pub(crate) fn target(text: &str, now_ms: i64) -> Result<Target, String> {
 /// # Errors
 /// As [`target`]; offsets are different in every partition.
 pub(crate) fn start(text: &str, now_ms: i64) -> Result<StartPosition, String> {
-    match target(text, now_ms)? {
+    match read(text, now_ms, "")? {
         Target::Start(start) => Ok(start),
         Target::Offset(offset) => Err(format!(
             "a transform begins in every partition, so '{offset}' is no start: write {FORMS}. An offset of one partition is for \
@@ -69,11 +74,24 @@ pub(crate) fn start(text: &str, now_ms: i64) -> Result<StartPosition, String> {
     }
 }
 
+/// Where a reading of all partitions of a topic begins, as people write it.
+///
+/// # Errors
+/// As [`start`].
+pub(crate) fn reading(text: &str, now_ms: i64) -> Result<StartPosition, String> {
+    match read(text, now_ms, "")? {
+        Target::Start(start) => Ok(start),
+        Target::Offset(offset) => Err(format!(
+            "every partition is read, so '{offset}' is no start: write {FORMS}"
+        )),
+    }
+}
+
 /// The offset that `at` is in `partition` now.
 ///
 /// # Errors
 /// Why it cannot be told.
-pub(super) async fn resolve(
+pub(crate) async fn resolve(
     ring: &Ring,
     partition: PartitionId,
     at: StartPosition,
@@ -257,7 +275,8 @@ fn within(ring: &Ring, partition: PartitionId, offset: Offset) -> Result<Offset,
     match (first..=end).contains(&offset) {
         true => Ok(offset),
         false => Err(format!(
-            "partition {} has offsets {first} to {end}, not {offset}",
+            "partition {} has offsets {first} to {end}, where the next record comes, not {offset}; +N and -N end at the first and at the last of \
+             them, as earliest and latest do",
             partition.index
         )),
     }
@@ -298,6 +317,21 @@ mod tests {
         assert_eq!(target("42", NOW), Ok(Target::Offset(42)));
         let offset = start("42", NOW).expect_err("a new transform begins in every partition");
         assert!(offset.contains("seek"), "{offset}");
+    }
+
+    #[test]
+    fn offsets_are_among_what_may_be_written_only_where_one_is_taken() {
+        let refused = |told: Result<(), String>| told.expect_err("it is no position");
+        assert!(refused(target("end", NOW).map(drop)).ends_with(", or an offset"));
+        for told in [
+            start("end", NOW).map(drop),
+            reading("end", NOW).map(drop),
+            reading("7", NOW).map(drop),
+        ] {
+            let told = refused(told);
+            assert!(told.ends_with("(before the end)"), "{told}");
+        }
+        assert_eq!(reading("-3", NOW), Ok(StartPosition::BeforeEnd(3)));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -12,6 +12,8 @@ use crate::Context;
 use crate::admin::{Admin, segment, typed};
 use crate::error::CliResult;
 
+/// Where a reading begins that does not say it.
+const LATEST: &str = "latest";
 /// Records asked for at once.
 const PAGE: u64 = 1_000;
 /// How long the broker may hold a question back until there is a record, milliseconds.
@@ -23,24 +25,16 @@ const STALL_WAIT_MS: u64 = 200;
 pub(crate) struct Arguments {
     /// The topic to read
     topic: String,
-    /// Where to begin
-    #[arg(long, value_enum, default_value = "latest")]
-    from: From,
+    /// Where to begin: earliest, latest (what is written from now on), @TIME (@2026-11-27T10:00:00Z, @2h for two hours ago, or
+    /// ms since 1970), +N (records after the oldest of each partition) or -N (before its end)
+    #[arg(long, value_name = "POSITION", default_value = LATEST, allow_hyphen_values = true)]
+    from: String,
     /// End after so many records
     #[arg(long, value_name = "N")]
     max: Option<u64>,
     /// End when all is read that was there at the start
     #[arg(long)]
     exit_at_end: bool,
-}
-
-/// Where to begin.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum From {
-    /// With the first record that is there
-    Earliest,
-    /// With what is written from now on
-    Latest,
 }
 
 #[derive(Debug, Deserialize)]
@@ -78,12 +72,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> CliResult {
     } else {
         None
     };
-    let from = if arguments.from == From::Earliest {
-        "earliest"
-    } else {
-        "latest"
-    };
-    if arguments.from == From::Latest && io::stderr().is_terminal() && !arguments.exit_at_end {
+    if arguments.from == LATEST && io::stderr().is_terminal() && !arguments.exit_at_end {
         eprintln!(
             "waiting for new records of {}; --from earliest shows what is there",
             arguments.topic
@@ -107,7 +96,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> CliResult {
                 }
             }
         };
-        let question = question(from, &positions, left.min(PAGE), wait_ms);
+        let question = question(&arguments.from, &positions, left.min(PAGE), wait_ms);
         let page: Page = typed(&following(answered, || admin.post(&path, &question))?)?;
         answered = true;
         idle = page.records.is_empty() && page.unreadable.is_empty();

@@ -20,6 +20,8 @@ pub(crate) struct Arguments {
 struct Transform {
     name: String,
     version: u32,
+    #[serde(default)]
+    content_of: Option<u32>,
     state: String,
     input: String,
     outputs: Vec<String>,
@@ -72,7 +74,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> CliResult {
     let transform: Transform = typed(&answer)?;
     for (name, value) in facts(&transform) {
         context.output.say(&format!(
-            "{:<13}{}",
+            "{:<14}{}",
             format!("{name}:"),
             output::printable(&value)
         ))?;
@@ -102,7 +104,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> CliResult {
 fn facts(transform: &Transform) -> Vec<(&'static str, String)> {
     let mut facts = vec![
         ("name", transform.name.clone()),
-        ("version", transform.version.to_string()),
+        ("version", version(transform)),
         ("state", transform.state.clone()),
         ("input", transform.input.clone()),
         ("outputs", transform.outputs.join(", ")),
@@ -123,7 +125,7 @@ fn facts(transform: &Transform) -> Vec<(&'static str, String)> {
                 .clone()
                 .unwrap_or_else(|| "as each output topic says".to_owned()),
         ),
-        ("partition by", transform.partition_by.clone()),
+        ("partition by", placing(&transform.partition_by)),
     ];
     facts.extend(
         transform
@@ -145,6 +147,22 @@ fn facts(transform: &Transform) -> Vec<(&'static str, String)> {
             .map(|error| ("last error", error.clone())),
     );
     facts
+}
+
+fn version(transform: &Transform) -> String {
+    match transform.content_of {
+        Some(of) => format!("{}, with the content of version {of}", transform.version),
+        None => transform.version.to_string(),
+    }
+}
+
+/// Where records go whose partition the function does not choose.
+fn placing(partition_by: &str) -> String {
+    match partition_by {
+        "input" => "input (the partition with the number of the one it came from)".to_owned(),
+        "key" => "key (where Kafka's clients would put it)".to_owned(),
+        other => other.to_owned(),
+    }
 }
 
 fn policy(transform: &Transform) -> String {

@@ -3,12 +3,12 @@
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 use serde_json::Value;
+use tidemill_model::moment;
 
 use super::following;
 use crate::Context;
 use crate::admin::{segment, typed};
 use crate::error::CliResult;
-use crate::output;
 use crate::when;
 
 /// Lines asked for at once.
@@ -30,7 +30,7 @@ pub(crate) struct Arguments {
     /// Only lines of this level or above
     #[arg(long, value_enum)]
     level: Option<Level>,
-    /// Only the newest N lines [default: 1000, or all with --since]
+    /// Only the newest N lines, 1000 at most; with 0 and --follow only new ones [default: 1000, or all with --since]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(..=PAGE))]
     tail: Option<u64>,
     /// Only lines about this partition of the input
@@ -98,7 +98,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> CliResult {
         wait_ms = if page.at_end { WAIT_MS } else { 0 };
         position = Some(page.next);
     }
-    if shown == 0 {
+    if shown == 0 && arguments.tail != Some(0) {
         let of = if arguments.since.is_some()
             || arguments.level.is_some()
             || arguments.partition.is_some()
@@ -151,7 +151,7 @@ impl Line {
             (Some(partition), None) => format!(" p{partition}"),
             (None, _) => String::new(),
         };
-        let time = output::utc(self.timestamp);
+        let time = moment::shown(self.timestamp);
         let (level, version) = (&self.level, self.version);
         let message = self.message.trim_end();
         format!("{time} {level:<5} v{version}{place} {message}")

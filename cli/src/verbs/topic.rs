@@ -1,6 +1,7 @@
 //! `transform topic`: creates, lists, describes and deletes topics.
 
 use std::collections::BTreeMap;
+use std::io::{self, BufRead, IsTerminal, Read as _};
 
 use clap::{Args, Subcommand};
 use serde::Deserialize;
@@ -9,9 +10,12 @@ use serde_json::{Value, json};
 use super::pair;
 use crate::Context;
 use crate::admin::{segment, typed};
-use crate::error::CliResult;
+use crate::error::{CliError, CliResult};
 use crate::output::{self, Table};
 use crate::progress::Progress;
+
+/// Bytes of an answer to a question that are read.
+const ANSWER_MAX: u64 = 100;
 
 /// What to do with topics.
 #[derive(Debug, Subcommand)]
@@ -22,8 +26,8 @@ pub(crate) enum Verb {
     List(List),
     /// Show a topic's partitions and configuration
     Describe(Named),
-    /// Delete a topic and all its records
-    Delete(Named),
+    /// Delete a topic and all its records; on a terminal it asks first where a transform reads or writes it
+    Delete(Delete),
 }
 
 #[derive(Debug, Args)]
@@ -49,9 +53,32 @@ pub(crate) struct List {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct Delete {
+    /// The topic's name
+    name: String,
+    /// Do not ask
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct Named {
     /// The topic's name
     name: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Transforms {
+    transforms: Vec<Transform>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Transform {
+    name: String,
+    input: String,
+    outputs: Vec<String>,
+    #[serde(default)]
+    dead_letter: Option<String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -93,7 +120,7 @@ pub(crate) fn run(verb: &Verb, context: &mut Context) -> CliResult {
         Verb::Create(arguments) => create(arguments, context),
         Verb::List(arguments) => list(arguments, context),
         Verb::Describe(arguments) => describe(&arguments.name, context),
-        Verb::Delete(arguments) => delete(&arguments.name, context),
+        Verb::Delete(arguments) => delete(arguments, context),
     }
 }
 
@@ -199,15 +226,98 @@ fn describe(name: &str, context: &mut Context) -> CliResult {
     context.output.table(&table)
 }
 
-fn delete(name: &str, context: &mut Context) -> CliResult {
+fn delete(arguments: &Delete, context: &mut Context) -> CliResult {
+    let name = &arguments.name;
+    let admin = context.admin()?;
+    let transforms: Transforms = typed(&admin.get("/v1/transforms")?)?;
+    let uses = uses(&transforms.transforms, name);
+    if !uses.is_empty() {
+        eprintln!("{}", uses.join("\n"));
+        let asks = io::stdin().is_terminal() && io::stderr().is_terminal();
+        if asks && !arguments.force && !confirmed(name, &mut io::stdin().lock())? {
+            return Err(CliError::said(format!("the topic {name} stays")));
+        }
+    }
     let answer = {
         let _progress = Progress::start(format!("deleting {name}"));
-        context
-            .admin()?
-            .delete(&format!("/v1/topics/{}", segment(name)))?
+        admin.delete(&format!("/v1/topics/{}", segment(name)))?
     };
     if context.output.is_json() {
         return context.output.json(&answer);
     }
     context.output.say(&format!("deleted the topic {name}"))
+}
+
+/// What transforms do with a topic, a line for each.
+fn uses(transforms: &[Transform], topic: &str) -> Vec<String> {
+    let line = |transform: &Transform| {
+        let writes = transform.outputs.iter().any(|output| output == topic);
+        let dead_letters = transform.dead_letter.as_deref() == Some(topic);
+        let does = match (transform.input == topic, writes || dead_letters) {
+            (true, _) => "reads",
+            (false, true) => "writes to",
+            (false, false) => return None,
+        };
+        Some(format!(
+            "the transform {} {does} {topic}: it stands still without it",
+            transform.name
+        ))
+    };
+    transforms.iter().filter_map(line).collect()
+}
+
+/// Whether whoever sits there says yes.
+fn confirmed(topic: &str, answers: &mut dyn BufRead) -> CliResult<bool> {
+    eprint!("delete {topic} all the same? [y/N] ");
+    let mut answer = String::new();
+    let read = answers.take(ANSWER_MAX).read_line(&mut answer);
+    read.map_err(|error| CliError::said(format!("cannot read the answer: {error}")))?;
+    Ok(matches!(
+        answer.trim().to_ascii_lowercase().as_str(),
+        "y" | "yes"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transforms_that_read_or_write_a_topic_are_named() {
+        let transform = |name: &str, input: &str, output: &str, dead: Option<&str>| Transform {
+            name: name.to_owned(),
+            input: input.to_owned(),
+            outputs: vec![output.to_owned()],
+            dead_letter: dead.map(str::to_owned),
+        };
+        let all = [
+            transform("a", "t", "u", None),
+            transform("b", "u", "t", None),
+            transform("c", "u", "v", Some("t")),
+            transform("d", "u", "v", None),
+        ];
+        let lines = uses(&all, "t");
+        assert_eq!(lines.len(), 3, "{lines:?}");
+        for (line, start) in lines
+            .iter()
+            .zip(["a reads t", "b writes to t", "c writes to t"])
+        {
+            assert!(line.contains(&format!("transform {start}")), "{line}");
+        }
+    }
+
+    #[test]
+    fn only_yes_is_yes() {
+        for (said, yes) in [
+            ("y\n", true),
+            ("Yes\n", true),
+            ("n\n", false),
+            ("\n", false),
+            ("", false),
+            ("yellow\n", false),
+        ] {
+            let answer = confirmed("t", &mut said.as_bytes()).expect("it can be read");
+            assert_eq!(answer, yes, "{said:?}");
+        }
+    }
 }

@@ -2,11 +2,12 @@
 
 use clap::Args;
 use serde::Deserialize;
+use tidemill_model::moment;
 
 use crate::Context;
 use crate::admin::{segment, typed};
 use crate::error::CliResult;
-use crate::output::{self, Table};
+use crate::output::Table;
 
 /// Characters of a module's hash that are shown.
 const HASH_SHOWN: usize = 12;
@@ -48,7 +49,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> CliResult {
         table.row([
             version.version.to_string(),
             if version.current { "yes" } else { "" }.to_owned(),
-            output::utc(version.deployed_ms),
+            moment::shown(version.deployed_ms),
             version
                 .content_of
                 .map_or(String::new(), |of| of.to_string()),

@@ -40,7 +40,11 @@ fn deploy(cli: &Cli, name: &str, words: &[&str]) -> String {
 
 /// The numbers of the records of a topic, by partition one after the other.
 fn numbers(cli: &Cli, topic: &str) -> Vec<usize> {
-    let read = cli.ok(&["consume", topic, "--from", "earliest", "--exit-at-end"]);
+    numbers_of(&cli.ok(&["consume", topic, "--from", "earliest", "--exit-at-end"]))
+}
+
+/// The numbers of records as they are printed.
+fn numbers_of(read: &str) -> Vec<usize> {
     let number = |line: &str| {
         let value: Value = serde_json::from_str(line).expect("a record of the test");
         value["n"].as_u64().expect("it has a number") as usize
@@ -146,7 +150,13 @@ fn versions_are_kept_and_rolled_back_to_without_loss_or_repetition(engine: Engin
     broker.restart();
     let cli = Cli::new(&broker);
     let rolled = cli.ok(&["rollback", "m"]);
-    assert!(rolled.contains("version 3"), "{rolled}");
+    let told = "rolled m back: version 3 has the content of version 1\n";
+    assert!(rolled.starts_with(told), "{rolled}");
+    assert!(rolled.contains("bring version 2 back"), "{rolled}");
+    let described = cli.ok(&["describe", "m"]);
+    let told = "version:      3, with the content of version 1\n";
+    assert!(described.contains(told), "{described}");
+    assert!(described.contains("partition by: input ("), "{described}");
     produce(&cli, "in", 0, &lines(20, 30));
     caught_up(&cli, "m");
     assert_eq!(
@@ -187,7 +197,7 @@ fn x1_new_transform_begins_where_its_deploy_says(engine: Engine) {
         produce(&cli, "in", partition, &lines(first, first + 10));
     }
     let at = format!("@{until}");
-    for (name, from, each) in [
+    let starts = [
         ("earliest", "earliest", 0..20),
         ("latest", "latest", 20..20),
         ("after", "+15", 15..20),
@@ -195,7 +205,18 @@ fn x1_new_transform_begins_where_its_deploy_says(engine: Engine) {
         ("time", at.as_str(), 10..20),
         ("future", "@2150-01-01T00:00:00Z", 20..20),
         ("beyond", "+1000", 20..20),
-    ] {
+    ];
+    // Readers begin where transforms do.
+    for (name, from, each) in starts.clone() {
+        let wanted: Vec<usize> = each.clone().chain(each.map(|n| n + 100)).collect();
+        let from = format!("--from={from}");
+        let mut read = numbers_of(&cli.ok(&["consume", "in", &from, "--exit-at-end"]));
+        read.sort_unstable();
+        assert_eq!(read, wanted, "{name}");
+    }
+    let refused = cli.refused(&["consume", "in", "--from", "7", "--exit-at-end"]);
+    assert!(refused.contains("every partition is read"), "{refused}");
+    for (name, from, each) in starts {
         let output = format!("out-{name}");
         deploy(
             &cli,
@@ -238,7 +259,7 @@ fn x2_seek_moves_a_transform_that_runs_and_one_that_is_paused(engine: Engine) {
     for (words, reason) in [
         (&["--to", "11"][..], "offsets 0 to 10"),
         (&["--to", "0", "--partition", "2"], "partitions 0 to 1"),
-        (&["--to", "soon"], "earliest"),
+        (&["--to", "soon"], "or an offset"),
     ] {
         let mut all = vec!["seek", "m"];
         all.extend(words);
@@ -318,7 +339,7 @@ fn x11_deleted_input_is_told_and_one_made_anew_is_read_after_the_next_deploy(eng
 fn deleted_output_stops_its_transform_until_the_next_deploy(engine: Engine) {
     let broker = Options::new(engine).shards(2).start();
     let cli = Cli::new(&broker);
-    cli.create_topic("in", 2);
+    cli.create_topic("in", 4);
     deploy(
         &cli,
         "m",
@@ -335,13 +356,19 @@ fn deleted_output_stops_its_transform_until_the_next_deploy(engine: Engine) {
     );
     produce(&cli, "in", 0, &lines(0, 10));
     caught_up(&cli, "m");
-    cli.ok(&["topic", "delete", "out"]);
+    let deleted = cli.run(&["topic", "delete", "out"]);
+    assert!(deleted.ok, "{}", deleted.text());
+    let warned = "the transform m writes to out: it stands still without it";
+    assert!(deleted.stderr.contains(warned), "{}", deleted.text());
     produce(&cli, "in", 0, &lines(10, 20));
     let described = cli.json(&["describe", "m"]);
     assert_eq!(described["state"], "output-gone");
     let message = described["last_error"].as_str().unwrap_or_default();
     assert!(message.contains("'out' was deleted"), "{message}");
     assert_eq!(described["lag"], 10, "input waits");
+    // The log has it once, not once for each shard.
+    let logged = || cli.ok(&["logs", "m"]).matches("'out' was deleted").count();
+    assert!(wait::until(LIMIT, || logged() > 0));
     deploy(
         &cli,
         "m",
@@ -349,7 +376,13 @@ fn deleted_output_stops_its_transform_until_the_next_deploy(engine: Engine) {
     );
     let wanted: Vec<usize> = (10..20).collect();
     assert!(wait::until(LIMIT, || sorted(&cli, "out") == wanted));
-    cli.ok(&["topic", "delete", "dead"]);
+    assert_eq!(logged(), 1);
+    let deleted = cli.run(&["topic", "delete", "dead", "--force"]);
+    assert!(
+        deleted.stderr.contains("m writes to dead"),
+        "{}",
+        deleted.text()
+    );
     assert_eq!(state(&cli, "m"), "output-gone");
     produce(&cli, "in", 1, &lines(20, 30));
     deploy(

@@ -176,6 +176,13 @@ fn lines_are_chosen_by_level_time_number_and_partition(engine: Engine) {
         shown.contains("error v1 p0") && shown.trim_end().ends_with(" e"),
         "{shown}"
     );
+    // No line was asked for: that says nothing about what there is.
+    assert_eq!(cli.ok(&["logs", "talks", "--tail", "0"]), "");
+    let shown = cli.ok(&["logs", "talks", "--partition", "1"]);
+    assert!(
+        shown.contains("logged nothing that was asked for"),
+        "{shown}"
+    );
     assert!(broker.metric("tidemill_transform_log_lines_total", "talks") >= 4.0);
 }
 
