@@ -15,6 +15,8 @@ include!(concat!(env!("OUT_DIR"), "/builtins.rs"));
 pub(crate) const CONFIG_VARIABLE: &str = "TRANSFORM_CONFIG";
 /// The variable in which mask finds its key when its settings name no other.
 const MASK_KEY_VARIABLE: &str = "MASK_KEY";
+/// The one that writes to more than its first output.
+const SEVERAL_OUTPUTS: &str = "route";
 /// How its messages begin that are about its settings.
 const WRONG: &str = "the configuration is wrong: ";
 /// Bytes that the probe's outputs take; it writes nothing of size.
@@ -189,6 +191,13 @@ impl Builtin {
         outputs: &[String],
         env: &[(String, String)],
     ) -> CliResult {
+        if outputs.len() > 1 && self.name != SEVERAL_OUTPUTS {
+            return Err(CliError::said(format!(
+                "{0} writes to one output: {1} would get nothing; only {SEVERAL_OUTPUTS} chooses among several, and {0} can be deployed twice, with \
+                 two names",
+                self.name, outputs[1]
+            )));
+        }
         let topics = vec![OutputTopic::of_max_bytes(OUTPUT_MAX_BYTES); outputs.len()];
         let env = guest_env(self.name, "input", outputs, env);
         let mut runner = LocalRunner::new(module, env, Limits::default(), topics)

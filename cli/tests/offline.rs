@@ -381,6 +381,13 @@ fn ready_made_transform_with_wrong_settings_is_not_tested() {
         ("mask", "--module\nm.wasm", "cannot be used with"),
         ("mask", "--dir\n.", "cannot be used with"),
         ("mask", "--no-build", "cannot be used with"),
+        ("mask", "--set\nfields=$.a", "fields is a list of paths"),
+        ("route", "--set\nroutes=a", "routes is a JSON object"),
+        (
+            "mask",
+            "--set\nfields=[\"$.a\"]\n--output\na\n--output\nb",
+            "b would get nothing",
+        ),
         (
             "validate",
             "--set\nschema=records.jsonl",

@@ -275,8 +275,7 @@ fn within(ring: &Ring, partition: PartitionId, offset: Offset) -> Result<Offset,
     match (first..=end).contains(&offset) {
         true => Ok(offset),
         false => Err(format!(
-            "partition {} has offsets {first} to {end}, where the next record comes, not {offset}; +N and -N end at the first and at the last of \
-             them, as earliest and latest do",
+            "partition {} has offsets {first} (earliest) to {end} (latest), not {offset}; +N and -N stop at these",
             partition.index
         )),
     }

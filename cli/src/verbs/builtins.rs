@@ -47,7 +47,7 @@ impl Choice {
     pub(crate) fn variable(&self) -> CliResult<(String, String)> {
         let typed = self.settings.iter().map(|(key, value)| {
             let value = builtin::typed_value(value);
-            is_no_file(key, &value)?;
+            is_meant(key, &value)?;
             Ok((key.clone(), value))
         });
         let read = self
@@ -62,12 +62,19 @@ impl Choice {
     }
 }
 
-/// Refuses a schema that is the name of a file: its content is meant.
-fn is_no_file(key: &str, value: &Value) -> CliResult {
-    match value.as_str() {
-        Some(file) if key == SCHEMA && Path::new(file).is_file() => Err(CliError::said(format!(
+/// Refuses what was certainly meant otherwise: the name of a file for its content, a text for a list or an object.
+fn is_meant(key: &str, value: &Value) -> CliResult {
+    let refused = |message| Err(CliError::said(message));
+    match (key, value.as_str()) {
+        (SCHEMA, Some(file)) if Path::new(file).is_file() => refused(format!(
             "{key} is to be the schema itself, and {file} is a file: --set-file {key}={file} takes what stands in it"
-        ))),
+        )),
+        ("fields", Some(text)) => refused(format!(
+            "fields is a list of paths, in JSON, and {text} is none: --set 'fields=[\"$.card\", \"$..email\"]'"
+        )),
+        ("routes", Some(text)) => refused(format!(
+            "routes is a JSON object, and {text} is none: --set 'routes={{\"DE\": \"orders-de\"}}'"
+        )),
         _ => Ok(()),
     }
 }
@@ -123,8 +130,8 @@ mod tests {
         let file = std::env::temp_dir().join(format!("schema-{}.json", std::process::id()));
         fs::write(&file, "{}").expect("it can be written");
         let path = file.display().to_string();
-        let refused = is_no_file(SCHEMA, &json!(path)).expect_err("it is a file");
-        let another = is_no_file("default", &json!(path));
+        let refused = is_meant(SCHEMA, &json!(path)).expect_err("it is a file");
+        let another = is_meant("default", &json!(path));
         fs::remove_file(&file).expect("it was ours");
         let said = refused.to_string();
         assert!(
@@ -133,9 +140,9 @@ mod tests {
         );
         assert!(another.is_ok());
         assert!(
-            is_no_file(SCHEMA, &json!(path)).is_ok(),
+            is_meant(SCHEMA, &json!(path)).is_ok(),
             "there is no such file"
         );
-        assert!(is_no_file(SCHEMA, &json!({"type": "object"})).is_ok());
+        assert!(is_meant(SCHEMA, &json!({"type": "object"})).is_ok());
     }
 }

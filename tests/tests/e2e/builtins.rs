@@ -107,7 +107,11 @@ fn wrong_settings_are_refused_before_anything_is_deployed(engine: Engine) {
             &["mask", "--set", "feilds=[\"$.a\"]"][..],
             "unknown setting `feilds`",
         ),
-        (&["mask", "--set", "fields=$.a"], "invalid type"),
+        (&["mask", "--set", "fields=$.a"], "'fields=[\"$.card\""),
+        (
+            &["mask", "--set", "fields=[\"$.a\"]", "--output", "more"],
+            "more would get nothing",
+        ),
         (
             &["mask", "--set", "fields=[\"$.a\"]", "--set", "action=hash"],
             "MASK_KEY",

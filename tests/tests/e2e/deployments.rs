@@ -257,7 +257,7 @@ fn x2_seek_moves_a_transform_that_runs_and_one_that_is_paused(engine: Engine) {
     cli.ok(&["seek", "m", "--to", "9", "--partition", "1"]);
     assert_eq!(state(&cli, "m"), "paused");
     for (words, reason) in [
-        (&["--to", "11"][..], "offsets 0 to 10"),
+        (&["--to", "11"][..], "offsets 0 (earliest) to 10 (latest)"),
         (&["--to", "0", "--partition", "2"], "partitions 0 to 1"),
         (&["--to", "soon"], "or an offset"),
     ] {

@@ -74,13 +74,16 @@ impl Source {
     }
 
     /// The error of a source that had nothing.
-    pub(super) fn was_empty(&self) -> CliError {
-        let what = match self {
-            Source::Topic(_) => "the topic has none".to_owned(),
-            Source::Lines(lines, _) if lines.name == STDIN => format!(
-                "{STDIN} is empty; where it is piped into, nothing else is read: --input {EXAMPLES} takes a project's examples"
+    pub(super) fn was_empty(&self, project: Option<&Project>) -> CliError {
+        let what = match (self, project) {
+            (Source::Topic(_), _) => "the topic has none".to_owned(),
+            (Source::Lines(lines, _), Some(_)) if lines.name == STDIN => format!(
+                "{STDIN} is empty; where it is piped into, nothing else is read: --input {EXAMPLES} takes the project's examples"
             ),
-            Source::Lines(lines, _) => format!("{} is empty", lines.name),
+            (Source::Lines(lines, _), None) if lines.name == STDIN => format!(
+                "{STDIN} is empty; pipe them in, or give --input FILE or --from-topic TOPIC"
+            ),
+            (Source::Lines(lines, _), _) => format!("{} is empty", lines.name),
         };
         CliError::said(format!("there were no records to test with: {what}"))
     }

@@ -129,7 +129,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> CliResult {
     drop(progress);
     conclude(&counts, &costs, context)?;
     if counts.read == 0 {
-        return Err(source.was_empty());
+        return Err(source.was_empty(project.as_ref()));
     }
     counts.judge()?;
     match expected {
