@@ -40,6 +40,12 @@ pub(crate) enum Verb {
     /// Run a project's module on records, here, in the broker's engine
     Test(test::Arguments),
     /// Build and deploy a project at every save, and show what it logs
+    #[command(
+        mut_arg("module", |arg| arg.hide(true)),
+        mut_arg("builtin", |arg| arg.hide(true)),
+        mut_arg("settings", |arg| arg.hide(true)),
+        mut_arg("files", |arg| arg.hide(true))
+    )]
     Dev(dev::Arguments),
     /// Deploy a project, or a module, to the broker
     Deploy(Box<deploy::Arguments>),

@@ -110,6 +110,14 @@ fn deploy_is_refused_with_the_reason_before_anything_changes(engine: Engine) {
             &["--input", "in", "--output", "o", "--output", "o"],
             "named once",
         ),
+        (
+            &["--input", "in", "--output", "o", "--env", "1A=x"],
+            "do not begin with a digit",
+        ),
+        (
+            &["--input", "in", "--output", "o", "--env", "TIDEMILL_X=x"],
+            "the broker sets",
+        ),
     ] {
         let mut all = vec!["deploy", "--module", &module, "--name", "second"];
         all.extend(words);

@@ -1,5 +1,6 @@
 //! Each example, as its README says it is run.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -62,6 +63,27 @@ fn run(line: &str, folder: &Path, broker: &Broker) -> String {
         folder.display()
     );
     said
+}
+
+/// Whoever tries them one after the other on one broker finds no example's records in another's topics.
+#[test]
+fn no_topic_belongs_to_two_examples() {
+    let examples = fs::read_dir(root().join("examples")).expect("there are examples");
+    let mut owners = BTreeMap::new();
+    for example in examples.flatten() {
+        let manifest = fs::read_to_string(example.path().join("transform.toml"));
+        let manifest = manifest.expect("an example is a project");
+        let topics = ["input", "output", "outputs", "dead_letter"];
+        let lines = manifest.lines().filter_map(|line| line.split_once(" = "));
+        let names = lines
+            .filter(|(key, _)| topics.contains(key))
+            .flat_map(|(_, value)| value.split('"').skip(1).step_by(2));
+        for topic in names {
+            let other = owners.insert(topic.to_owned(), example.file_name());
+            assert_eq!(other, None, "{topic} is also of {:?}", example.file_name());
+        }
+    }
+    assert!(owners.len() > 12, "{owners:?}");
 }
 
 fn every_example_runs_as_its_readme_says(engine: Engine) {
