@@ -254,8 +254,10 @@ impl Project {
             let file = folder.join(FILE);
             if file.is_file() {
                 let text = fs::read_to_string(&file).map_err(CliError::file("read", &file))?;
-                let manifest = parse(&text)
-                    .map_err(|error| CliError::said(format!("{}: {error}", file.display())))?;
+                let manifest = parse(&text).map_err(|error| {
+                    let several = if error.contains('\n') { "\n" } else { " " };
+                    CliError::said(format!("{}:{several}{error}", file.display()))
+                })?;
                 return Ok(Project {
                     folder: folder.to_owned(),
                     manifest,

@@ -1,8 +1,9 @@
 //! What is wrong with the text of a `transform.toml`: the line, and what to write there. Values are not shown: one may be a secret that
 //! does not belong there.
 
+use tidemill_model::variable;
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeString, DeTable, DeValue};
 
 /// Changed letters up to which a key is taken for another one.
 const MISSPELT_MAX: usize = 2;
@@ -76,7 +77,8 @@ const NEEDED: usize = 2;
 /// # Errors
 /// All that is wrong, a line each, in the order of the file.
 pub(super) fn check(text: &str) -> Result<(), String> {
-    let line = |at: usize| 1 + text[..at.min(text.len())].matches('\n').count();
+    let before = |at: usize| text.bytes().take(at);
+    let line = |at: usize| 1 + before(at).filter(|byte| *byte == b'\n').count();
     let table = DeTable::parse(text).map_err(|error| {
         let at = error.span().map_or(0, |span| span.start);
         format!("line {}: this is no TOML: {}", line(at), error.message())
@@ -88,11 +90,18 @@ pub(super) fn check(text: &str) -> Result<(), String> {
         .into_iter()
         .map(|(at, what)| format!("line {}: {what}", line(at)))
         .collect();
-    let absent = KEYS[..NEEDED]
+    let misspelt = |key: &Key| {
+        let meant = format!("`{}`?", key.name);
+        said.iter().any(|what| what.ends_with(&meant))
+    };
+    let absent: Vec<&Key> = KEYS[..NEEDED]
         .iter()
-        .filter(|key| !table.get_ref().contains_key(key.name));
+        .filter(|key| !table.get_ref().contains_key(key.name) && !misspelt(key))
+        .collect();
     said.extend(
-        absent.map(|key| format!("`{0}` is missing: write {0} = {1}", key.name, key.example)),
+        absent
+            .into_iter()
+            .map(|key| format!("`{0}` is missing: write {0} = {1}", key.name, key.example)),
     );
     match said.is_empty() {
         true => Ok(()),
@@ -128,14 +137,7 @@ fn check_value(key: &Key, value: &Spanned<DeValue<'_>>, wrong: &mut Vec<Wrong>) 
             return check_table(table, known, wrong);
         }
         (Kind::Variables, DeValue::Table(table)) => {
-            let others = table.iter().filter(|(_, value)| !is_text(value));
-            wrong.extend(others.map(|(name, _)| {
-                let (at, name) = (name.span().start, name.get_ref());
-                (
-                    at,
-                    format!("the variable `{name}` is to be a text: write {name} = \"..\""),
-                )
-            }));
+            wrong.extend(table.iter().filter_map(unfit_variable));
             true
         }
         (Kind::Section(_) | Kind::Variables, _) => false,
@@ -144,6 +146,17 @@ fn check_value(key: &Key, value: &Spanned<DeValue<'_>>, wrong: &mut Vec<Wrong>) 
     if !fits {
         wrong.push((at, unfit(key)));
     }
+}
+
+/// What is wrong with a variable.
+fn unfit_variable((name, value): (&Spanned<DeString<'_>>, &Spanned<DeValue<'_>>)) -> Option<Wrong> {
+    let (at, name) = (name.span().start, name.get_ref());
+    let what = match variable::check(name) {
+        Err(error) => error.to_string(),
+        Ok(()) if value.get_ref().is_str() => return None,
+        Ok(()) => format!("the variable `{name}` is to be a text: write {name} = \"..\""),
+    };
+    Some((at, what))
 }
 
 /// What to write for a key whose value has another kind.
@@ -171,7 +184,9 @@ fn unknown(name: &str, known: &'static [Key]) -> String {
     let distance = |other: &str| strsim::damerau_levenshtein(name, other);
     let near = |keys| names(keys).min_by_key(|other| distance(other));
     let near = |keys| near(keys).filter(|other| distance(other) <= MISSPELT_MAX);
-    let begun = |keys| names(keys).find(|other| other.split('_').next() == Some(name));
+    let begun = |keys| {
+        names(keys).find(|other| other.split('_').next() == Some(name) || name.starts_with(other))
+    };
     let here = near(known).or_else(|| begun(known));
     let in_limits = near(LIMITS).or_else(|| begun(LIMITS));
     let advice = match (here, in_limits) {
@@ -241,6 +256,14 @@ mod tests {
                 "line 3: `env` is a section: write [env], and below it a line for each",
             ),
             (
+                "environment = \"K\"\n",
+                "line 3: there is no key `environment` here; did you mean `env`?",
+            ),
+            (
+                "[env]\n1A = \"x\"\n",
+                "line 4: '1A' cannot be the name of a variable: names have letters, digits, '_', '.' and '-', and do not begin with a digit",
+            ),
+            (
                 "[env]\nPORT = 5\n",
                 "line 4: the variable `PORT` is to be a text: write PORT = \"..\"",
             ),
@@ -250,10 +273,11 @@ mod tests {
         }
         let both = check("languge = \"rust\"\ninput = 3\n").expect_err("much is wrong");
         let lines: Vec<&str> = both.lines().collect();
-        assert_eq!(lines.len(), 4, "{both}");
-        assert!(lines[0].starts_with("line 1") && lines[1].starts_with("line 2"));
+        assert_eq!(lines.len(), 3, "{both}");
+        // What is misspelt is not missing as well.
+        assert!(lines[0].ends_with("did you mean `language`?"), "{both}");
+        assert!(lines[1].starts_with("line 2"), "{both}");
         assert_eq!(lines[2], "`name` is missing: write name = \"mask\"");
-        assert_eq!(lines[3], "`language` is missing: write language = \"rust\"");
     }
 
     #[test]
