@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use futures_util::stream::{self, StreamExt, TryStreamExt};
 use tidemill_controller::command::Deploy;
 use tidemill_controller::deploy::{Life, Plan};
 use tidemill_controller::image::Sealed;
@@ -13,6 +14,7 @@ use tidemill_model::topic_name;
 use tidemill_rt::task::{self, Queue};
 use tidemill_rt::time;
 
+use super::manager::CHANGES_AT_ONCE;
 use super::request::checked;
 use super::secrets::Wanted;
 use super::{modules, secrets};
@@ -304,11 +306,14 @@ impl Shard {
                 async move {
                     shard.stop_incarnation(&spec).await;
                     let image = shard.image();
-                    for (ring, partition) in shard.inputs_here(&image, &spec) {
-                        ring.detach(partition, spec.incarnation())
-                            .await
-                            .map_err(|e| e.to_string())?;
-                    }
+                    let incarnation = spec.incarnation();
+                    let inputs = shard.inputs_here(&image, &spec).into_iter();
+                    let detached = inputs.map(|(ring, partition)| async move {
+                        let detached = ring.detach(partition, incarnation).await;
+                        detached.map_err(|e| e.to_string())
+                    });
+                    let detached = stream::iter(detached).buffer_unordered(CHANGES_AT_ONCE);
+                    detached.try_collect::<()>().await?;
                     Ok::<(), String>(())
                 }
             }

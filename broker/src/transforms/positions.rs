@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+use futures_util::stream::{self, StreamExt};
 use tidemill_controller::{StartPosition, TransformSpec, TransformStatus};
 use tidemill_model::{Offset, PartitionId, moment};
 use tidemill_ring::Ring;
@@ -12,6 +13,7 @@ use crate::admin::types::{Moved, MovedPartition, SeekRequest};
 use crate::records::gone;
 use crate::shard::Shard;
 use crate::topics::CONTROLLER_SHARD;
+use crate::transforms::manager::CHANGES_AT_ONCE;
 
 /// How a start is written; shown where a text is none.
 const FORMS: &str = "earliest, latest, @TIME (@2026-11-27T10:00:00Z, @2h for two hours ago, or ms since 1970), +N (records after the oldest) or -N (before the end)";
@@ -253,17 +255,24 @@ impl Shard {
         steps: &BTreeMap<i32, Step>,
     ) -> Result<(), String> {
         let image = self.image();
-        for (ring, partition) in self.inputs_here(&image, spec) {
-            let Some(step) = steps.get(&partition.index) else {
-                continue;
-            };
-            let moved = ring.seek(partition, spec.incarnation(), (step.moves, step.to));
-            moved
-                .await
-                .map_err(|e| format!("partition {}: {e}", partition.index))?;
-            self.restart_processor(spec, partition.index).await;
+        let here = self.inputs_here(&image, spec).into_iter();
+        let incarnation = spec.incarnation();
+        let moves = here.filter_map(|(ring, partition)| {
+            let step = *steps.get(&partition.index)?;
+            Some(async move {
+                let moved = ring.seek(partition, incarnation, (step.moves, step.to));
+                (partition.index, moved.await)
+            })
+        });
+        let moves = stream::iter(moves).buffer_unordered(CHANGES_AT_ONCE);
+        let mut refused = None;
+        for (index, moved) in moves.collect::<Vec<_>>().await {
+            match moved {
+                Ok(_) => self.restart_processor(spec, index).await,
+                Err(e) => refused = Some(format!("partition {index}: {e}")),
+            }
         }
-        Ok(())
+        refused.map_or(Ok(()), Err)
     }
 }
 

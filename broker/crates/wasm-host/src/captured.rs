@@ -21,12 +21,19 @@ const WRITE_BYTES_MAX: usize = 64 << 10;
 
 /// The last bytes written to a stream. Clones share them.
 #[derive(Clone, Default)]
-pub(crate) struct Captured(Arc<Mutex<Vec<u8>>>);
+pub(crate) struct Captured(Arc<Mutex<Kept>>);
+
+#[derive(Default)]
+struct Kept {
+    bytes: Vec<u8>,
+    /// Bytes written before those that are not there any more.
+    lost: u64,
+}
 
 impl Captured {
-    /// Takes what was written since the last time; bytes that are no UTF-8 as `\xNN`.
-    pub(crate) fn take(&self) -> String {
-        let bytes = std::mem::take(&mut *self.lock());
+    /// Takes what was written since the last time, bytes that are no UTF-8 as `\xNN`, and how many bytes before it were lost.
+    pub(crate) fn take(&self) -> (String, u64) {
+        let Kept { bytes, lost } = std::mem::take(&mut *self.lock());
         let mut text = String::with_capacity(bytes.len());
         for chunk in bytes.utf8_chunks() {
             text.push_str(chunk.valid());
@@ -34,18 +41,20 @@ impl Captured {
                 text.push_str(&format!("\\x{byte:02x}"));
             }
         }
-        text
+        (text, lost)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<u8>> {
+    fn lock(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn push(&self, bytes: &[u8]) {
         let mut kept = self.lock();
-        kept.extend_from_slice(&bytes[bytes.len().saturating_sub(CAPTURED_BYTES_MAX)..]);
-        let excess = kept.len().saturating_sub(CAPTURED_BYTES_MAX);
-        kept.drain(..excess);
+        let never_kept = bytes.len().saturating_sub(CAPTURED_BYTES_MAX);
+        kept.bytes.extend_from_slice(&bytes[never_kept..]);
+        let excess = kept.bytes.len().saturating_sub(CAPTURED_BYTES_MAX);
+        kept.bytes.drain(..excess);
+        kept.lost += (never_kept + excess) as u64;
     }
 }
 
@@ -112,7 +121,18 @@ mod tests {
     fn bytes_that_are_no_text_are_shown_not_lost() {
         let captured = Captured::default();
         captured.push(b"caf\xc3\xa9 \xff\x1b[2J");
-        assert_eq!(captured.take(), "caf\u{e9} \\xff\u{1b}[2J");
-        assert_eq!(captured.take(), "");
+        assert_eq!(captured.take(), ("caf\u{e9} \\xff\u{1b}[2J".into(), 0));
+        assert_eq!(captured.take(), (String::new(), 0));
+    }
+
+    #[test]
+    fn of_more_than_is_kept_the_last_is_there_and_the_rest_is_counted() {
+        let captured = Captured::default();
+        for piece in [10, CAPTURED_BYTES_MAX + 7, 5] {
+            captured.push(&vec![b'x'; piece]);
+        }
+        let (text, lost) = captured.take();
+        assert_eq!((text.len(), lost), (CAPTURED_BYTES_MAX, 10 + 7 + 5));
+        assert_eq!(captured.take(), (String::new(), 0));
     }
 }

@@ -318,7 +318,9 @@ impl Host {
 
     /// What the guest wrote since the last time, and the text of its standard error.
     pub(crate) fn take_logs(&mut self) -> (Vec<LogLine>, String) {
-        let (stdout, stderr) = (self.stdout.take(), without_noise(&self.stderr.take()));
+        let (stdout, lost_of_stdout) = self.stdout.take();
+        let (stderr, lost_of_stderr) = self.stderr.take();
+        let stderr = without_noise(&stderr);
         stdout
             .lines()
             .for_each(|line| self.push_log(LogLevel::Info, line));
@@ -333,6 +335,16 @@ impl Host {
                 message,
             });
             self.logs_dropped = 0;
+        }
+        let lost = lost_of_stdout + lost_of_stderr;
+        if lost > 0 {
+            let message = format!(
+                "{lost} bytes that this call wrote to standard output and error before its last ones were dropped"
+            );
+            logs.push(LogLine {
+                level: LogLevel::Warn,
+                message,
+            });
         }
         (logs, stderr)
     }

@@ -34,6 +34,8 @@ use crate::{engine, shape, sys};
 const COMPILE_THREADS: usize = 2;
 /// Threads that look modules up in the cache.
 const LOOK_UP_THREADS: usize = 1;
+/// Threads that try out whether an instance can be made.
+const TRY_OUT_THREADS: usize = 1;
 /// Modules waiting to be compiled or tried out, at most.
 const COMPILE_QUEUE_MAX: usize = 64;
 /// Nice value of the compile threads: shards take the processor from them as soon as they wake, and on a machine that is busy they still get
@@ -197,8 +199,10 @@ struct Shared {
     compiler: Option<CompilerProcess>,
     /// Modules that the compiler gave no code for.
     failures: AtomicU64,
-    /// What has to be compiled or tried out.
+    /// What has to be compiled.
     compiling: Mutex<Queue>,
+    /// What has to be tried out. Apart from what is compiled, which may take minutes each.
+    trying_out: Mutex<Queue>,
     /// What may lie in the cache. Apart from the other, so that a transform that is deployed anew never waits for somebody
     /// else's module to be compiled.
     looking_up: Mutex<Queue>,
@@ -209,6 +213,7 @@ struct Shared {
 enum Lane {
     Compile,
     LookUp,
+    TryOut,
 }
 
 impl Lane {
@@ -216,6 +221,7 @@ impl Lane {
         match self {
             Lane::Compile => COMPILE_THREADS,
             Lane::LookUp => LOOK_UP_THREADS,
+            Lane::TryOut => TRY_OUT_THREADS,
         }
     }
 }
@@ -245,6 +251,7 @@ impl Factory {
             compiler: config.compiler,
             failures: AtomicU64::new(0),
             compiling: Mutex::default(),
+            trying_out: Mutex::default(),
             looking_up: Mutex::default(),
         }))
     }
@@ -268,7 +275,7 @@ impl Factory {
         receiver
     }
 
-    /// Makes one instance of `module` with this environment (see [`crate::guest_env`]) and these limits, on a compile thread, and throws it
+    /// Makes one instance of `module` with this environment (see [`crate::guest_env`]) and these limits, on a thread for that, and throws it
     /// away: whether a transform can start is known before it is deployed.
     pub fn try_out(
         &self,
@@ -281,16 +288,17 @@ impl Factory {
             limits,
             outputs: Vec::new(),
         };
-        self.queue(move |_| try_out(&module, &setup))
+        self.queue(Lane::TryOut, move |_| try_out(&module, &setup))
     }
 
-    /// Has `work` done on a compile thread. A panic there is a refusal.
+    /// Has `work` done on a thread of `lane`. A panic there is a refusal.
     fn queue<T: Send + 'static>(
         &self,
+        lane: Lane,
         work: impl FnOnce(&Shared) -> Result<T, ModuleError> + Send + 'static,
     ) -> ReplyReceiver<Result<T, ModuleError>> {
         let (done, receiver) = reply();
-        self.enqueue(Lane::Compile, answering(done, work));
+        self.enqueue(lane, answering(done, work));
         receiver
     }
 
@@ -355,6 +363,7 @@ impl Shared {
         let queue = match lane {
             Lane::Compile => &self.compiling,
             Lane::LookUp => &self.looking_up,
+            Lane::TryOut => &self.trying_out,
         };
         queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -531,13 +540,13 @@ mod tests {
     fn job_that_panics_is_answered_and_the_next_one_runs() {
         block_on(EngineChoice::Epoll, || async {
             let factory = Factory::new(HostConfig::default());
-            let answer = factory.queue::<()>(|_| panic!("a bug of the compiler"));
+            let answer = factory.queue::<()>(Lane::Compile, |_| panic!("a bug of the compiler"));
             let refused = answer.recv().await.unwrap().unwrap_err();
             assert_eq!(
                 refused,
                 ModuleError::Refused("the compiler failed: a bug of the compiler".into())
             );
-            let survives = factory.queue(|_| Ok(crate::survives_panics()));
+            let survives = factory.queue(Lane::Compile, |_| Ok(crate::survives_panics()));
             assert_eq!(survives.recv().await, Some(Ok(true)));
         })
         .unwrap();
@@ -566,23 +575,26 @@ mod tests {
                 (func (export \"tidemill_process\") (param i32) (result i64) i64.const 0))",
         );
         let wasm = Bytes::from(wasm.unwrap());
-        factory.load(wasm.clone()).recv().await.unwrap().unwrap();
+        let module = factory.load(wasm.clone()).recv().await.unwrap().unwrap();
         let mut ends = Vec::new();
         let mut compiling = Vec::new();
         for _ in 0..COMPILE_THREADS {
             let (end, ended) = std::sync::mpsc::channel::<()>();
             ends.push(end);
-            compiling.push(factory.queue(move |_| {
+            compiling.push(factory.queue(Lane::Compile, move |_| {
                 let _ = ended.recv();
                 Ok(())
             }));
         }
         let patience = std::time::Duration::from_secs(60);
         let loaded = tidemill_rt::time::timeout(patience, factory.load(wasm).recv()).await;
+        let tried = factory.try_out(module, Vec::new(), Limits::default());
+        let tried = tidemill_rt::time::timeout(patience, tried.recv()).await;
         drop(ends);
         for compiled in compiling {
             compiled.recv().await.unwrap().unwrap();
         }
         loaded.expect("it waits for nobody").unwrap().unwrap();
+        tried.expect("it waits for nobody").unwrap().unwrap();
     }
 }

@@ -10,6 +10,10 @@ use crate::admin::types::{LogLevel, LogSource};
 
 /// Bytes of lines that wait on a shard to be written.
 const WAITING_BYTES_MAX: usize = 1 << 20;
+/// Of them, bytes for lines of transforms that have no more than [`CALM_BYTES`] waiting: floods of others do not cost them theirs.
+const KEPT_FOR_CALM_BYTES: usize = WAITING_BYTES_MAX / 8;
+/// Bytes waiting up to which a transform is calm.
+const CALM_BYTES: usize = 8 << 10;
 /// With so many bytes waiting, writing does not wait for more.
 const PLENTY_BYTES: usize = WAITING_BYTES_MAX / 4;
 /// What a line counts beside its message, bytes.
@@ -59,6 +63,8 @@ impl Dropped {
 #[derive(Debug)]
 struct Lane {
     tokens: f64,
+    /// Bytes of its lines that wait.
+    waiting_bytes: usize,
     filled_at: Instant,
     written: u64,
     dropped: Dropped,
@@ -96,12 +102,13 @@ impl Intake {
     /// Keeps a line, or counts it as dropped.
     pub(crate) fn push(&mut self, now: Instant, line: Line) {
         let (rate, burst) = (self.rate, self.burst);
-        let full = self.waiting_bytes + line.bytes() > WAITING_BYTES_MAX;
+        let waiting_bytes = self.waiting_bytes + line.bytes();
         let lane = self
             .lanes
             .entry(line.about.transform.to_string())
             .or_insert_with(|| Lane {
                 tokens: burst,
+                waiting_bytes: 0,
                 filled_at: now,
                 written: 0,
                 dropped: Dropped::default(),
@@ -117,13 +124,20 @@ impl Intake {
             lane.last = line.about;
             return;
         }
-        if full {
+        let of_it = lane.waiting_bytes + line.bytes();
+        let kept_back = if of_it > CALM_BYTES {
+            KEPT_FOR_CALM_BYTES
+        } else {
+            0
+        };
+        if waiting_bytes > WAITING_BYTES_MAX - kept_back {
             lane.dropped.full += 1;
             lane.last = line.about;
             return;
         }
         lane.tokens -= 1.0;
-        self.waiting_bytes += line.bytes();
+        lane.waiting_bytes = of_it;
+        self.waiting_bytes = waiting_bytes;
         self.waiting.push_back(line);
     }
 
@@ -143,6 +157,7 @@ impl Intake {
         let mut lines: Vec<Line> = std::mem::take(&mut self.waiting).into();
         self.waiting_bytes = 0;
         for lane in self.lanes.values_mut() {
+            lane.waiting_bytes = 0;
             let untold = lane.dropped.sum() - lane.told;
             let due = lane
                 .told_at
@@ -166,7 +181,8 @@ impl Intake {
                 level: LogLevel::Warn,
                 source: LogSource::Broker,
                 message: format!(
-                    "{untold} {noun} dropped: a transform may log {} a second, {} at once (transforms.log_rate and log_burst)",
+                    "{untold} {noun} dropped: a transform may log {} a second, {} at once (transforms.log_rate and log_burst), and those of \
+                     a shard no more together than __transform_logs takes",
                     self.rate, self.burst
                 ),
             });
@@ -302,6 +318,21 @@ mod tests {
         );
         assert_eq!(dropped.full, 1_000 - kept as u64);
         assert!(!intake.is_plenty());
+    }
+
+    #[test]
+    fn calm_transform_keeps_its_lines_beside_floods_that_fill_what_may_wait() {
+        let mut intake = Intake::new(1_000_000, 1_000_000);
+        let long = "x".repeat(4_000);
+        for n in 0..2_000 {
+            intake.push(at(0), line(["loud", "louder"][n % 2], &long));
+        }
+        for _ in 0..10 {
+            intake.push(at(0), line("calm", "y"));
+        }
+        let lines = intake.take(at(0), 0);
+        let calm = |l: &&Line| &*l.about.transform == "calm";
+        assert_eq!(lines.iter().filter(calm).count(), 10);
     }
 
     #[test]
