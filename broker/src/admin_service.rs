@@ -23,7 +23,7 @@ use crate::ask::PARTITIONS_PER_TURN;
 use crate::metrics::{self, Sample};
 use crate::records::{api_error, gone, topic_not_found};
 use crate::shard::{NodeInfo, Shard, ShardHandle};
-use crate::topics::{CONTROLLER_SHARD, NewTopic, TopicError};
+use crate::topics::{CONTROLLER_SHARD, NewTopic};
 use crate::transforms::modules;
 
 /// Answers the admin API from the control thread.
@@ -171,6 +171,9 @@ impl AdminService for Service {
             let began = Instant::now();
             let hash = modules::hash(&wasm);
             let bytes = wasm.len() as u64;
+            // Compiling takes long: what cannot be kept is refused before.
+            self.ask(|shard| async move { refuse_without_room(&shard) })
+                .await?;
             // Refused modules are not kept.
             match self.factory.load(wasm.clone()).recv().await {
                 Some(Ok(_)) => {}
@@ -187,12 +190,7 @@ impl AdminService for Service {
             let stored = self.ask(move |shard| async move {
                 // Two uploads of one module would write the same file.
                 let _turn = shard.module_changes.acquire(1).await;
-                if shard.log().space().is_full() {
-                    return Err(ApiError::unavailable(
-                        "disk_full",
-                        TopicError::DiskFull.to_string(),
-                    ));
-                }
+                refuse_without_room(&shard)?;
                 let cached = modules::store(&shard.info.modules_dir, wasm).await?;
                 shard.transforms.modules.stored(&name, bytes);
                 Ok(cached)
@@ -314,6 +312,17 @@ impl AdminService for Service {
                 Err(e) => Err(e.to_string()),
             }
         })
+    }
+}
+
+/// Refuses what would take room on a full disk.
+fn refuse_without_room(shard: &Shard) -> Result<(), ApiError> {
+    match shard.log().space().is_full() {
+        true => Err(ApiError::unavailable(
+            "disk_full",
+            disk_full(shard.log().space()),
+        )),
+        false => Ok(()),
     }
 }
 

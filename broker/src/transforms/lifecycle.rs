@@ -20,6 +20,7 @@ use super::secrets::Wanted;
 use super::{modules, secrets};
 use crate::admin::ApiError;
 use crate::admin::types::{CreatedTopic, DeployCheck, DeployRequest, Deployed};
+use crate::admin_service::disk_full;
 use crate::records::{api_error, gone, topic_not_found};
 use crate::shard::Shard;
 use crate::topics::{self, CONTROLLER_SHARD, NewTopic, TopicError};
@@ -114,6 +115,7 @@ impl Shard {
         mut deploy: Deploy,
         wanted: Wanted,
     ) -> Result<Deployed, ApiError> {
+        self.refuse_without_disk()?;
         let kept = self.pin_module(&deploy.module).await;
         deploy.secrets = self.secrets_after(&deploy, &wanted)?;
         self.try_out(&deploy).await?;
@@ -244,7 +246,19 @@ impl Shard {
         done.await.map_err(gone)?
     }
 
+    /// Refuses at once what would wait for the disk: where not even the reserve can be written to, nothing can be decided.
+    fn refuse_without_disk(&self) -> Result<(), ApiError> {
+        match self.log().space().is_denied() {
+            true => Err(ApiError::unavailable(
+                "disk_full",
+                disk_full(self.log().space()),
+            )),
+            false => Ok(()),
+        }
+    }
+
     async fn decide(self: &Rc<Shard>, command: ControllerCommand) -> Result<(), ApiError> {
+        self.refuse_without_disk()?;
         self.controller_here()
             .execute(&command)
             .await

@@ -72,6 +72,12 @@ pub(super) fn checked(
         );
     }
     let on_error = policy(r.on_error, r.dead_letter.is_some())?;
+    if let Some(topic) = r.dead_letter.as_ref().filter(|d| r.outputs.contains(d)) {
+        let message = format!(
+            "dead_letter (--dead-letter) and an output are the same topic, '{topic}': records that failed come there as they came in, so they              have a topic of their own"
+        );
+        return Err(ApiError::bad_request("invalid_dead_letter", message));
+    }
     let from = match &r.from {
         None => StartPosition::Latest,
         Some(text) => positions::start(text, time::unix_ms())
@@ -178,5 +184,31 @@ pub(super) fn check_variable(name: &str, value: &str) -> Result<(), ApiError> {
             refused(format!("'{name}' cannot be set: its value has a NUL"))
         }
         Ok(()) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dead_letters_go_to_no_output() {
+        let asked = |dead_letter: &str| {
+            let request = serde_json::json!({
+                "module": "m", "input": "in", "outputs": ["out", "more"], "dead_letter": dead_letter
+            });
+            let request: DeployRequest = serde_json::from_value(request).expect("a request");
+            checked(
+                "t".into(),
+                &request,
+                &crate::config::table::Settings::default().transforms,
+            )
+        };
+        assert_eq!(
+            asked("dead").map(|d| d.on_error).ok(),
+            Some(ErrorPolicy::DeadLetter)
+        );
+        let refused = asked("more").expect_err("it is an output");
+        assert!(refused.message.contains("'more'"), "{}", refused.message);
     }
 }

@@ -13,6 +13,7 @@ use crate::admin::ApiError;
 use crate::admin::types::{
     LimitsSpec, OnError, TransformDetail, TransformPartition, TransformState, TransformSummary,
 };
+use crate::admin_service::disk_full;
 use crate::metrics::Sample;
 use crate::records::gone;
 use crate::shard::Shard;
@@ -160,7 +161,11 @@ impl Shard {
                 },
             };
             let error = running.and_then(|r| r.stats.last_error.borrow().clone());
+            let waits_for_disk = position < high_watermark && self.log().space().is_full();
             let last_error = load_error.or_else(|| {
+                if waits_for_disk {
+                    return Some(disk_full(self.log().space()));
+                }
                 error.as_ref().map(|e| match e.offset {
                     Some(offset) => format!(
                         "partition {}, offset {offset}: {}",

@@ -58,6 +58,11 @@ impl Space {
         self.0.full.get()
     }
 
+    /// Whether the system refused the last write: nothing at all can be written, also what the reserve is for.
+    pub fn is_denied(&self) -> bool {
+        self.0.denied.get()
+    }
+
     /// Waits until they may go on.
     pub async fn room(&self) {
         if self.is_full() {
@@ -178,7 +183,9 @@ mod tests {
         space.set_full();
         space.note(5_000);
         assert!(space.is_full(), "a quota is not seen in what is free");
+        assert!(space.is_denied());
         space.not_denied();
+        assert!(!space.is_denied());
         space.note(5_000);
         assert!(!space.is_full());
     }
