@@ -5,6 +5,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use tidemill_consensus::GroupConfig;
@@ -189,6 +190,7 @@ pub(crate) fn run(config: BrokerConfig) -> Result<(), BootError> {
     let signal = signals::wait();
     tracing::info!("{signal}: shutting down");
     signals::end_on_the_next();
+    info.ending.store(true, Ordering::Relaxed);
     admin.stop();
     stop_shards(&handle);
     shards.join().map_err(BootError::Shard)?;
@@ -267,6 +269,7 @@ fn node_info(
         settings: config.settings.clone(),
         stated: config.stated.clone(),
         topic_defaults: config.topic_defaults.clone(),
+        ending: Arc::default(),
     })
 }
 

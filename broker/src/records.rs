@@ -153,7 +153,7 @@ impl Shard {
                 }
                 positions.insert(index, next);
             }
-            if !found.is_empty() || time::Instant::now() >= deadline || self.is_stopping() {
+            if !found.is_empty() || time::Instant::now() >= deadline || self.is_ending() {
                 found.next = positions;
                 return Ok(found);
             }

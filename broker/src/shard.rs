@@ -6,6 +6,7 @@ use std::future::Future;
 use std::ops::Range;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tidemill_controller::configs::Defaults;
 use tidemill_controller::{Controller, Image};
@@ -40,7 +41,7 @@ pub(crate) struct ShardGone;
 #[derive(Clone)]
 pub(crate) struct ShardHandle(Arc<[mailbox::Sender<Job>]>);
 
-/// What does not change while the broker runs.
+/// What does not change while the broker runs, and whether it is about to end.
 #[derive(Debug, Clone)]
 pub(crate) struct NodeInfo {
     /// This node.
@@ -69,6 +70,8 @@ pub(crate) struct NodeInfo {
     pub(crate) stated: Stated,
     /// What a topic has that sets nothing itself.
     pub(crate) topic_defaults: Arc<Defaults>,
+    /// Set when the broker is about to end: who only waits for something new is answered, and shards still serve.
+    pub(crate) ending: Arc<AtomicBool>,
 }
 
 /// One shard. Lives on its thread; everything here is reached through `Rc` without locks.
@@ -303,6 +306,11 @@ impl Shard {
     /// Whether clients are served (told by shard 0).
     pub(crate) fn is_ready(&self) -> bool {
         self.ready.get() && !self.stopping.get()
+    }
+
+    /// Whether the broker is about to end.
+    pub(crate) fn is_ending(&self) -> bool {
+        self.info.ending.load(Ordering::Relaxed) || self.is_stopping()
     }
 
     /// Whether the shard is stopping.

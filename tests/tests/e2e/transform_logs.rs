@@ -188,7 +188,7 @@ fn lines_are_chosen_by_level_time_number_and_partition(engine: Engine) {
 
 fn reader_who_follows_gets_what_comes(engine: Engine) {
     use std::io::{BufRead, BufReader};
-    let (broker, cli) = start(Options::new(engine));
+    let (mut broker, cli) = start(Options::new(engine));
     let mut reader = std::process::Command::new(tidemill_tests::program("transform"))
         .args([
             "--admin",
@@ -210,7 +210,10 @@ fn reader_who_follows_gets_what_comes(engine: Engine) {
         output.read_line(&mut line).expect("the reader goes on");
         assert!(line.trim_end().ends_with(said), "{line}");
     }
-    reader.kill().expect("it is still there");
+    // Who only waits does not hold up the broker's end.
+    assert!(broker.stop().success());
+    assert!(!broker.log().contains("were cut off"), "{}", broker.log());
+    let _ = reader.kill();
     reader.wait().expect("it was ours");
 }
 

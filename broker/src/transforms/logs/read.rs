@@ -109,7 +109,7 @@ impl Shard {
             if let Some(topic) = image.topic(topic_name::TRANSFORM_LOGS) {
                 return Some(topic.clone());
             }
-            if Instant::now() >= deadline || self.is_stopping() {
+            if Instant::now() >= deadline || self.is_ending() {
                 return None;
             }
             time::sleep(LOOK.min(deadline.since(Instant::now()))).await;
@@ -139,7 +139,7 @@ impl Scan {
         loop {
             let stretch = self.forward(from, None, self.query.limit).await?;
             from = stretch.next;
-            let over = Instant::now() >= deadline || self.shard.is_stopping();
+            let over = Instant::now() >= deadline || self.shard.is_ending();
             if !stretch.lines.is_empty() || !stretch.at_end || over {
                 return Ok(LogLines {
                     lines: stretch.lines,
