@@ -268,7 +268,6 @@ impl Shard {
         for name in gone {
             self.stop_transform(&name).await;
             if image.transform(&name).is_none() {
-                self.transforms.logs.forget(&name);
                 self.transforms.latency.borrow_mut().remove(&name);
             }
         }
@@ -280,6 +279,9 @@ impl Shard {
             let_others_run(n).await;
             complete &= self.reconcile_transform(image, spec).await;
         }
+        let newest = self.image();
+        let known = |name: &str| newest.transform(name).is_some();
+        self.transforms.logs.retain(known);
         let active = self.transforms.active.borrow();
         let used: BTreeSet<&str> = active.values().map(|a| a.spec.module.as_str()).collect();
         let mut loaded = self.transforms.loaded.borrow_mut();

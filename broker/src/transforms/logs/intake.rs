@@ -218,9 +218,9 @@ impl Intake {
             .collect()
     }
 
-    /// Forgets a transform; what waits of it is written all the same.
-    pub(crate) fn forget(&mut self, transform: &str) {
-        self.lanes.remove(transform);
+    /// Forgets transforms that are gone, whatever was still said of them since: nobody would count what they lost.
+    pub(crate) fn retain(&mut self, lives: impl Fn(&str) -> bool) {
+        self.lanes.retain(|name, _| lives(name));
     }
 }
 
@@ -343,7 +343,7 @@ mod tests {
         intake.lost(lines.iter());
         assert_eq!(intake.counts()[0].2.unwritten, 1);
         assert!(intake.is_empty());
-        intake.forget("t");
+        intake.retain(|name| name != "t");
         intake.written(lines.iter());
         assert!(intake.counts().is_empty());
     }

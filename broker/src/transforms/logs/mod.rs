@@ -102,9 +102,9 @@ impl Logs {
         self.intake.borrow().counts()
     }
 
-    /// Forgets the counts of a transform that is gone.
-    pub(crate) fn forget(&self, transform: &str) {
-        self.intake.borrow_mut().forget(transform);
+    /// Forgets transforms that are gone.
+    pub(crate) fn retain(&self, lives: impl Fn(&str) -> bool) {
+        self.intake.borrow_mut().retain(lives);
     }
 }
 

@@ -25,9 +25,10 @@ pub(super) const WRITE_EVERY: Duration = Duration::from_millis(200);
 const BATCH_BYTES: usize = 256 << 10;
 /// Largest batch that the topic takes, whatever other topics take (`max.message.bytes`).
 const MESSAGE_BYTES: u64 = 1 << 20;
-/// Size of a segment (`segment.bytes`): retention removes whole segments.
-const SEGMENT_BYTES: u64 = 32 << 20;
-/// Age of a segment (`segment.ms`), at the most a part of the retention.
+/// Largest and smallest size of a segment (`segment.bytes`) ...
+const SEGMENT_BYTES_MAX: u64 = 32 << 20;
+const SEGMENT_BYTES_MIN: u64 = 1 << 20;
+/// ... which, like its age (`segment.ms`), is at the most a part of the retention: that removes whole segments.
 const SEGMENTS_IN_RETENTION: u32 = 8;
 /// How long a write may take: what waits behind it is bounded, and dropped beyond.
 const WRITE_TIME_MAX: Duration = Duration::from_secs(10);
@@ -70,6 +71,8 @@ impl Shard {
     async fn log_topic(self: &Rc<Shard>) -> Result<Arc<Topic>, TopicError> {
         let settings = &self.info.settings.transforms;
         let segment = settings.log_retention / SEGMENTS_IN_RETENTION;
+        let segment_bytes = settings.log_retention_size / u64::from(SEGMENTS_IN_RETENTION);
+        let segment_bytes = segment_bytes.clamp(SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX);
         let configs = BTreeMap::from([
             (
                 "retention.ms",
@@ -77,7 +80,7 @@ impl Shard {
             ),
             ("retention.bytes", settings.log_retention_size.to_string()),
             ("segment.ms", segment.as_millis().to_string()),
-            ("segment.bytes", SEGMENT_BYTES.to_string()),
+            ("segment.bytes", segment_bytes.to_string()),
             ("max.message.bytes", MESSAGE_BYTES.to_string()),
         ]);
         let configs = configs.into_iter().map(|(k, v)| (k.to_owned(), v));
