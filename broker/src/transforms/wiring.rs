@@ -177,12 +177,17 @@ impl Sink for RingSink {
         self.ring.outcome_bytes_max() as usize
     }
 
-    fn room(&self, bytes: usize) -> LocalFuture<'_, Box<dyn Room>> {
+    fn ready(&self) -> LocalFuture<'_, ()> {
         Box::pin(async move {
             self.ring.disk_room().await;
             for target in self.targets() {
                 self.ring.writable(target).await;
             }
+        })
+    }
+
+    fn room(&self, bytes: usize) -> LocalFuture<'_, Box<dyn Room>> {
+        Box::pin(async move {
             let room: Box<dyn Room> = Box::new(RingRoom(self.ring.outbox_room(bytes as u64).await));
             room
         })

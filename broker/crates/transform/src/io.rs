@@ -101,6 +101,9 @@ pub trait Sink {
     fn position(&self) -> Option<Offset>;
     /// Bytes of output that an outcome may have at most; as much has room when nobody else has any.
     fn outcome_bytes_max(&self) -> usize;
+    /// Waits while outputs cannot be written, whatever room there is: the disk is full, or one of them was set aside. To be awaited before
+    /// anything is taken that others wait for; ready at once where nothing is in the way.
+    fn ready(&self) -> LocalFuture<'_, ()>;
     /// Waits until `bytes` of output have room (rule X10); more than [`Sink::outcome_bytes_max`] is cut to that.
     fn room(&self, bytes: usize) -> LocalFuture<'_, Box<dyn Room>>;
     /// Proposes an outcome, which is no larger than the room held for it (rule X8): queued at the call, in call order.

@@ -335,8 +335,7 @@ impl<S: Source, K: Sink, R: Runner> Processor<S, K, R> {
     /// Runs one stretch of input and proposes what came of it.
     async fn handle(&mut self, run: InputRun) -> Result<(), SinkError> {
         let began = Instant::now();
-        let turn = Box::pin(self.config.stretches.acquire(1));
-        let Some(turn) = self.unless_told(turn).await else {
+        let Some(turn) = self.turn().await else {
             return Ok(());
         };
         let Some(loaded) = self.unpack(run).await else {
@@ -382,6 +381,21 @@ impl<S: Source, K: Sink, R: Runner> Processor<S, K, R> {
                 Ok(())
             }
             End::Enough { .. } | End::Stopped => Ok(()),
+        }
+    }
+
+    /// The turn to run a stretch. Who cannot write what would come of it leaves it to the transform's other partitions. `None` when the
+    /// control changed before.
+    async fn turn(&self) -> Option<Permit> {
+        loop {
+            self.unless_told(self.sink.ready()).await?;
+            let turn = Box::pin(self.config.stretches.acquire(1));
+            let turn = self.unless_told(turn).await?;
+            // The turn may have been long in coming.
+            let mut ready = self.sink.ready();
+            if poll_fn(|cx| Poll::Ready(ready.as_mut().poll(cx).is_ready())).await {
+                return Some(turn);
+            }
         }
     }
 

@@ -324,6 +324,30 @@ fn processor_that_waits_for_its_turn_has_taken_neither_memory_nor_room_and_stops
 }
 
 #[test]
+fn processor_whose_outputs_cannot_be_written_leaves_the_turns_to_others() {
+    simulate(18, |world| async move {
+        world.unwritable.set(true);
+        world.append(&["0"]);
+        let turns = world.stretches.acquire(STRETCHES_MAX).await;
+        let running = start(&world, config(OnError::Fail));
+        time::sleep(std::time::Duration::from_secs(1)).await;
+        world.unwritable.set(false);
+        world.writable.notify_all();
+        time::sleep(std::time::Duration::from_secs(1)).await;
+        // While it waits for its turn: when that comes, it must not keep it.
+        world.unwritable.set(true);
+        drop(turns);
+        time::sleep(std::time::Duration::from_secs(1)).await;
+        assert_eq!(world.stretches.available(), STRETCHES_MAX);
+        assert_eq!(world.calls.borrow().len(), 0);
+        world.unwritable.set(false);
+        world.writable.notify_all();
+        world.all_decided().await;
+        assert_eq!(running.stop().await, Stopped::Told);
+    });
+}
+
+#[test]
 fn turn_is_given_back_before_the_back_off() {
     simulate(17, |world| async move {
         world.append(&["fail:0"]);

@@ -96,6 +96,9 @@ pub(super) struct World {
     /// While it is set nothing is decided.
     pub(super) frozen: Cell<bool>,
     pub(super) output_gone: Cell<bool>,
+    /// While it is set no output can be written.
+    pub(super) unwritable: Cell<bool>,
+    pub(super) writable: Notify,
     pub(super) room: Semaphore,
     /// Bytes of outcomes proposed and undecided, now and at most.
     undecided_bytes: Cell<u64>,
@@ -162,6 +165,8 @@ impl World {
             queued: Notify::new(),
             frozen: Cell::default(),
             output_gone: Cell::default(),
+            unwritable: Cell::default(),
+            writable: Notify::new(),
             room: Semaphore::new(room),
             undecided_bytes: Cell::default(),
             undecided_bytes_max: Cell::default(),
@@ -399,6 +404,14 @@ impl Sink for Hand {
 
     fn outcome_bytes_max(&self) -> usize {
         self.0.room.total() as usize
+    }
+
+    fn ready(&self) -> LocalFuture<'_, ()> {
+        Box::pin(async move {
+            while self.0.unwritable.get() {
+                self.0.writable.notified().await;
+            }
+        })
     }
 
     fn room(&self, bytes: usize) -> LocalFuture<'_, Box<dyn Room>> {
