@@ -253,7 +253,7 @@ fn wrong_settings_are_refused_with_a_sentence() {
         (r#"{"direction":"to-avro"}"#, "missing setting `schema`"),
         (
             r#"{"direction":"up","schema":"\"int\""}"#,
-            "unknown variant `up`",
+            "direction: unknown variant `up`",
         ),
         (
             r#"{"direction":"to-avro","schema":{"type":"record"}}"#,
@@ -277,7 +277,7 @@ fn wrong_settings_are_refused_with_a_sentence() {
         ),
         (
             r#"{"direction":"to-avro","schema":"int","schema_id":-1}"#,
-            "invalid",
+            "schema_id is integer `-1`, not a whole number",
         ),
         (
             r#"{"direction":"to-avro","schema":"int","id":1}"#,

@@ -1,6 +1,8 @@
 //! The settings of `mask`.
 
 use serde::Deserialize;
+use serde::de::Error as _;
+use serde_json::Value;
 use tidemill_builtin::config::{OnInvalid, settings};
 use tidemill_builtin::path::Paths;
 
@@ -28,10 +30,25 @@ struct Settings {
 }
 
 #[derive(Debug, Deserialize)]
-#[serde(untagged)]
+#[serde(try_from = "Value")]
 enum Field {
     Path(String),
     Own(OwnAction),
+}
+
+/// Not `untagged`, which does not tell what is wrong with an object.
+impl TryFrom<Value> for Field {
+    type Error = serde_json::Error;
+
+    fn try_from(value: Value) -> Result<Field, serde_json::Error> {
+        match value {
+            Value::String(path) => Ok(Field::Path(path)),
+            Value::Object(_) => serde_json::from_value(value).map(Field::Own),
+            _ => Err(serde_json::Error::custom(
+                "a field is a path, or an object with a path",
+            )),
+        }
+    }
 }
 
 #[derive(Debug, Deserialize)]

@@ -142,6 +142,13 @@ fn tombstones_pass_and_the_record_is_kept() {
 #[test]
 fn wrong_settings_are_refused_with_a_sentence() {
     let refused = |text: &str| Config::with_key(text, |_| None).unwrap_err();
+    assert_eq!(
+        edited(
+            r#"{"fields":[{"path":"$.a","keep_last":2}]}"#,
+            r#"{"a":"123456"}"#
+        ),
+        r#"{"a":"****56"}"#
+    );
     for (text, says) in [
         ("{}", "missing setting `fields`"),
         (r#"{"fields":[]}"#, "at least one path"),
@@ -154,7 +161,27 @@ fn wrong_settings_are_refused_with_a_sentence() {
             r#"{"fields":["$.a"],"action":"blur"}"#,
             "unknown variant `blur`",
         ),
-        (r#"{"fields":["$.a"],"keep_last":-1}"#, "invalid"),
+        (
+            r#"{"fields":["$.a"],"keep_last":-1}"#,
+            "keep_last is integer `-1`, not a whole number",
+        ),
+        (
+            r#"{"fields":["$.a"],"keep_last":"four"}"#,
+            "keep_last is string \"four\", not a whole number, 0 or more; for example keep_last=4",
+        ),
+        (
+            r#"{"fields":"email"}"#,
+            "fields is string \"email\", not a list; for example fields=[\"$.card\"",
+        ),
+        (
+            r#"{"fields":[5]}"#,
+            "fields: a field is a path, or an object with a path; for example",
+        ),
+        (
+            r#"{"fields":[{"path":"$.a","acton":"redact"}]}"#,
+            "fields: unknown setting `acton`, expected one of `path`, `action`",
+        ),
+        (r#"{"keep_last":4}"#, "missing setting `fields`"),
         (r#"{"fields":["$.a"],"keep_last":1000}"#, "at most 64"),
         (
             r#"{"fields":["$.a"],"on_invalid":"pass"}"#,

@@ -256,7 +256,10 @@ mod tests {
             ),
             (r#"{"field":"$.c"}"#, "missing setting `routes`"),
             (r#"{"field":"c","routes":{}}"#, "begins with `$`"),
-            (r#"{"field":"$.c","routes":["DE"]}"#, "invalid type"),
+            (
+                r#"{"field":"$.c","routes":"DE:x"}"#,
+                "routes is string \"DE:x\", not a JSON object; for example routes={\"DE\": \"orders-de\"}",
+            ),
         ] {
             let error = Config::read(text, &OUTPUTS).unwrap_err();
             assert!(error.contains(says), "{error}");

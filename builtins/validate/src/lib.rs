@@ -3,7 +3,7 @@
 mod place;
 
 use jsonschema::error::ValidationErrorKind;
-use jsonschema::{PatternOptions, ValidationError, Validator};
+use jsonschema::{PatternOptions, ReferencingError, ValidationError, Validator};
 use serde::Deserialize;
 use serde_json::Value;
 use tidemill_builtin::config::{Kept, OnInvalid, settings};
@@ -15,6 +15,9 @@ use tidemill_sdk::{Output, Record, Result};
 const ERRORS_MAX: usize = 5;
 /// Bytes that a regular expression of the schema may take when compiled.
 const REGEX_BYTES_MAX: usize = 1 << 20;
+
+/// The types of JSON Schema.
+const TYPES: &str = "array, boolean, integer, null, number, object and string";
 
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -75,13 +78,29 @@ impl Config {
             .should_validate_formats(settings.formats);
         let validator = options
             .build(&schema)
-            .map_err(|error| format!("the schema cannot be used: {error}"))?;
+            .map_err(|error| format!("the schema cannot be used: {}", unusable(&error)))?;
         Ok(Config {
             validator,
             told: place::Told::of(&schema),
             repeated_names: settings.repeated_names,
             on_invalid: settings.on_invalid,
         })
+    }
+}
+
+/// What is wrong with a schema, and where in it.
+fn unusable(error: &ValidationError<'_>) -> String {
+    let at = error.instance_path().as_str();
+    match error.kind() {
+        ValidationErrorKind::Referencing(ReferencingError::Unretrievable { uri, .. }) => format!(
+            "{uri} stands elsewhere, and nothing is fetched; take it into the schema, below $defs, and refer to it as \"#/$defs/NAME\""
+        ),
+        _ if at.ends_with("/type") => format!(
+            "at {at}: {} is no type; there are {TYPES}",
+            error.instance()
+        ),
+        _ if at.is_empty() => error.to_string(),
+        _ => format!("at {at}: {error}"),
     }
 }
 
@@ -246,11 +265,14 @@ mod tests {
             ("{}", "missing setting `schema`"),
             (r#"{"schema":"{"}"#, "the schema is not JSON"),
             (r#"{"schema":5}"#, "--set-file schema=FILE"),
-            (r#"{"schema":{"type":"text"}}"#, "the schema cannot be used"),
+            (
+                r#"{"schema":{"properties":{"a":{"type":"text"}}}}"#,
+                "the schema cannot be used: at /properties/a/type: \"text\" is no type; there are array,",
+            ),
             (r#"{"schema":{"pattern":"("}}"#, "the schema cannot be used"),
             (
                 r#"{"schema":{"$ref":"http://example.com/schema.json"}}"#,
-                "the schema cannot be used",
+                "the schema cannot be used: http://example.com/schema.json stands elsewhere, and nothing is fetched",
             ),
             (r#"{"schema":{},"shcema":1}"#, "unknown setting `shcema`"),
         ] {
