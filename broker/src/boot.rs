@@ -91,7 +91,7 @@ fn bind_hint(error: &io::Error) -> &'static str {
 
 /// Ends the process: something it stands on is broken.
 pub(crate) fn fatal(message: &str) -> ! {
-    tracing::error!("{message}");
+    crate::log::end(&message);
     #[allow(
         clippy::disallowed_methods,
         reason = "the one place that ends the process"
@@ -101,7 +101,8 @@ pub(crate) fn fatal(message: &str) -> ! {
 
 /// Ends the process because the disk failed: what it holds is not known any more (rule S10).
 fn fatal_disk(message: &str) -> ! {
-    tracing::error!("the disk failed, and nothing more is acknowledged: {message}");
+    let message = format!("the disk failed, and nothing more is acknowledged: {message}");
+    crate::log::end(&message);
     #[allow(
         clippy::disallowed_methods,
         reason = "the disk is not to be trusted any more"

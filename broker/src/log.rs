@@ -44,18 +44,44 @@ enum Format {
     Json,
 }
 
+/// The target of what ends the process. It is said whatever is filtered: a broker does not end without a word.
+const END_TARGET: &str = "tidemill::end";
+/// The words for levels.
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// Says why the process ends, whatever the level.
+pub(crate) fn end(error: &dyn fmt::Display) {
+    tracing::error!(target: END_TARGET, "{error}");
+}
+
 /// The filter that `level` describes. openraft's own words are for its developers: only its errors, unless it is named.
 ///
 /// # Errors
 /// What cannot be read, for people.
 pub(crate) fn filter(level: &str) -> Result<EnvFilter, String> {
-    let whole = match level.contains("openraft") {
-        true => level.to_owned(),
-        false => format!("{level},openraft=error"),
-    };
+    if let Some(word) = level
+        .split(',')
+        .map(str::trim)
+        .find(|part| is_misspelt(part))
+    {
+        return Err(format!(
+            "'{word}' is no level: write {}; of a module: \"info,tidemill_ring=debug\"",
+            LEVELS.join(", ")
+        ));
+    }
+    let mut whole = format!("{level},{END_TARGET}=error");
+    if !level.contains("openraft") {
+        whole.push_str(",openraft=error");
+    }
     EnvFilter::builder()
         .parse(&whole)
         .map_err(|e| format!("'{level}' is no filter ({e}): write for example \"info\" or \"info,tidemill_ring=debug\""))
+}
+
+/// Whether a directive is a bare word that is no level. The filter would take it for a module, and say nothing of all others.
+fn is_misspelt(directive: &str) -> bool {
+    let bare = !directive.is_empty() && !directive.contains(['=', '[', ']', '{', '}']);
+    bare && !LEVELS.contains(&&*directive.to_ascii_lowercase())
 }
 
 /// Starts logging as the settings say. Once, before anything is logged.
@@ -80,6 +106,7 @@ pub(crate) fn start(settings: &Settings) {
             let payload = info.payload_as_str().unwrap_or("a panic without a message");
             let at = info.location().map(ToString::to_string).unwrap_or_default();
             tracing::error!(
+                target: END_TARGET,
                 at,
                 thread = std::thread::current().name(),
                 "panicked at: {payload}"
@@ -483,8 +510,42 @@ mod tests {
 
     #[test]
     fn filter_takes_levels_by_module_and_refuses_nonsense() {
-        assert!(filter("info").is_ok() && filter("warn,tidemill_ring=debug").is_ok());
+        for level in [
+            "info",
+            "WARN,tidemill_ring=debug",
+            "off",
+            "info,[{a=1}]=debug",
+        ] {
+            assert!(filter(level).is_ok(), "{level}");
+        }
         assert!(filter("info,a=b=c").is_err());
+        for level in ["infoo", "warning", "info,tidemill_ring", "infoo,a=debug"] {
+            let said = filter(level).unwrap_err();
+            assert!(
+                said.contains("off, error, warn, info, debug, trace"),
+                "{said}"
+            );
+        }
+    }
+
+    #[test]
+    fn end_of_the_process_is_said_whatever_the_level() {
+        for level in ["off", "tidemill_ring=debug", "tidemill=off"] {
+            let out = Arc::new(Mutex::new(String::new()));
+            let kept = Kept(Format::Text { colour: false }, out.clone());
+            let subscriber = tracing_subscriber::registry()
+                .with(filter(level).unwrap())
+                .with(kept);
+            tracing::subscriber::with_default(subscriber, || {
+                tracing::error!("something else");
+                end(&"the port is taken");
+            });
+            let said = out.lock().unwrap().clone();
+            assert!(
+                said.ends_with(" ERROR the port is taken\n") && said.lines().count() == 1,
+                "{level}: {said}"
+            );
+        }
     }
 
     #[test]

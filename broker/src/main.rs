@@ -136,7 +136,7 @@ fn start(flags: &Flags) -> ExitCode {
     match boot::run(config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            tracing::error!("{e}");
+            log::end(&e);
             ExitCode::FAILURE
         }
     }

@@ -340,12 +340,27 @@ fn advertised(settings: &Settings, listening: SocketAddr) -> Result<HostPort, (N
 }
 
 fn address(value: &str) -> Result<SocketAddr, String> {
+    if is_without_port(value) {
+        return Err(format!(
+            "'{value}' has no port: write HOST:PORT, for example {value}:9092"
+        ));
+    }
     let resolved = value.to_socket_addrs().ok().and_then(|mut a| a.next());
     resolved.ok_or_else(|| {
         format!(
             "'{value}' is no address of this machine: write HOST:PORT, for example 127.0.0.1:9092"
         )
     })
+}
+
+/// Whether a port is all that is missing: a name, or an address, of IPv6 in brackets.
+fn is_without_port(value: &str) -> bool {
+    let name = |c: char| c.is_ascii_alphanumeric() || c == '.' || c == '-';
+    let v6 = value.strip_prefix('[').and_then(|v6| v6.strip_suffix(']'));
+    match v6 {
+        Some(v6) => v6.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !value.is_empty() && value.chars().all(name),
+    }
 }
 
 /// The names of the admin API: the host of its address, if it is a name, and those that were named.
@@ -416,7 +431,7 @@ mod tests {
         };
         let told = refused(&flags);
         assert!(
-            told.contains("--kafka-addr: kafka.addr: 'nowhere' is no address"),
+            told.contains("--kafka-addr: kafka.addr: 'nowhere' has no port: write HOST:PORT"),
             "{told}"
         );
         assert!(
@@ -426,9 +441,25 @@ mod tests {
     }
 
     #[test]
+    fn address_without_a_port_is_told_so() {
+        for value in ["localhost", "10.0.0.1", "[::1]"] {
+            assert!(
+                address(value).unwrap_err().contains("has no port"),
+                "{value}"
+            );
+        }
+        for value in ["", "::1", "a b", "localhost:x", "http://localhost"] {
+            assert!(
+                address(value).unwrap_err().contains("is no address"),
+                "{value}"
+            );
+        }
+    }
+
+    #[test]
     fn settings_that_contradict_each_other_are_refused() {
         let mut values = Values::new();
-        values.file("[transforms]\ninstance_memory = '128 MiB'\ninstance_memory_max = '64 MiB'\n[log]\nlevel = 'a=b=c'\n");
+        values.file("[transforms]\ninstance_memory = '128 MiB'\ninstance_memory_max = '64 MiB'\n[log]\nlevel = 'infoo'\n");
         let told = values
             .checked(&Flags::default())
             .expect_err("refused")
@@ -437,7 +468,7 @@ mod tests {
             told.contains("transforms.instance_memory: is more than"),
             "{told}"
         );
-        assert!(told.contains("log.level: "), "{told}");
+        assert!(told.contains("log.level: 'infoo' is no level"), "{told}");
     }
 
     #[test]

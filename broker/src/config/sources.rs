@@ -160,8 +160,10 @@ impl Values {
             Some(setting) => self.set(setting, &written(value), origin),
             None => {
                 let name = format!("{section}.{key}");
-                let elsewhere = table::all().find(|s| s.key == key).map(Setting::name);
-                let known = nearest(&name, table::all().map(Setting::name)).or(elsewhere);
+                let elsewhere = || table::all().find(|s| s.key == key).map(Setting::name);
+                let longer = || abbreviated(section, key);
+                let known = nearest(&name, table::all().map(Setting::name));
+                let known = known.or_else(elsewhere).or_else(longer);
                 self.problem(
                     origin,
                     format!("{name}: there is no such setting{}", did_you_mean(known)),
@@ -277,6 +279,18 @@ fn did_you_mean(known: Option<String>) -> String {
     )
 }
 
+/// The setting of `section` that shortens the word `key`, misspelt or not: `addr` of `address`.
+fn abbreviated(section: &str, key: &str) -> Option<String> {
+    let once = |text: &str| {
+        let mut letters: Vec<char> = text.chars().collect();
+        letters.dedup();
+        letters
+    };
+    let of_section = table::all().filter(|s| s.section == section);
+    let mut shorter = of_section.filter(|s| once(key).starts_with(&once(s.key)));
+    shorter.next().map(Setting::name)
+}
+
 /// The known name that is nearest to `name`, if it is near.
 fn nearest(name: &str, known: impl Iterator<Item = String>) -> Option<String> {
     let distance = |k: &String| strsim::damerau_levenshtein(name, k);
@@ -300,7 +314,7 @@ mod tests {
     fn every_problem_is_told_at_once_with_line_value_range_and_what_was_meant() {
         let told = problems(
             "[kafka]\nidle_timout = \"1 s\"\nidle_timeout = \"0 s\"\npipeline_max = \"many\"\n\n[memry]\ncache = 1\n[memory]\n\
-             cache = 1\naddr = \"x\"\nsmoke = 3\n",
+             cache = 1\naddr = \"x\"\nsmoke = 3\n[admin]\nadress = 'x'\n",
         );
         assert_eq!(
             told,
@@ -312,6 +326,7 @@ mod tests {
                 "line 9: memory.cache = 1 cannot be: write a size from 1 MiB to 1 TiB (default \"128 MiB\")",
                 "line 10: memory.addr: there is no such setting; did you mean kafka.addr?",
                 "line 11: memory.smoke: there is no such setting; 'tidemill config default' prints all there are",
+                "line 13: admin.adress: there is no such setting; did you mean admin.addr?",
             ]
         );
     }

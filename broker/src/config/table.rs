@@ -267,7 +267,7 @@ settings! {
 
     /// What the broker says on standard error.
     log: Log {
-        /// What is said: "error", "warn", "info", "debug" or "trace", and by module where that is not enough:
+        /// What is said: "error", "warn", "info", "debug", "trace" or "off", and by module where that is not enough:
         /// "info,tidemill_ring=debug". The environment's TIDEMILL_LOG wins.
         level: String = text("info", "a level, or levels by module separated by commas");
         /// "text" for people, "json" for machines: one object a line.
