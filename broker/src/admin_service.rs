@@ -21,7 +21,7 @@ use crate::admin::types::{
 use crate::admin::{AdminService, Answer, ApiError, BoxFuture};
 use crate::ask::PARTITIONS_PER_TURN;
 use crate::metrics::{self, Sample};
-use crate::records::{api_error, gone, topic_not_found};
+use crate::records::{api_error, gone, nothing_to_delete, topic_not_found};
 use crate::shard::{NodeInfo, Shard, ShardHandle};
 use crate::topics::{CONTROLLER_SHARD, NewTopic};
 use crate::transforms::modules;
@@ -153,7 +153,7 @@ impl AdminService for Service {
                 .image()
                 .topic(&name)
                 .cloned()
-                .ok_or_else(|| topic_not_found(&name))?;
+                .ok_or_else(|| nothing_to_delete(&name))?;
             shard.delete_topic(topic.id).await.map_err(api_error)
         }))
     }

@@ -34,8 +34,24 @@ pub(crate) const UNPACKING_MAX: u64 = 2;
 
 /// The error a client of the admin API sees for a missing topic.
 pub(crate) fn topic_not_found(name: &str) -> ApiError {
+    let message = match topic_name::is_internal(name) {
+        true => format!(
+            "topic '{name}' does not exist yet; the broker makes it itself when it needs it"
+        ),
+        false => format!(
+            "topic '{name}' does not exist; see `transform topic list`, or make it: `transform topic create {name}`"
+        ),
+    };
+    ApiError::not_found("topic_not_found", message)
+}
+
+/// The same for a client that wants it gone.
+pub(crate) fn nothing_to_delete(name: &str) -> ApiError {
+    if topic_name::is_internal(name) {
+        return api_error(TopicError::Internal(name.to_owned()));
+    }
     let message = format!(
-        "topic '{name}' does not exist; see `transform topic list`, or make it: `transform topic create {name}`"
+        "topic '{name}' does not exist, so there is nothing to delete; see `transform topic list`"
     );
     ApiError::not_found("topic_not_found", message)
 }
@@ -191,10 +207,7 @@ impl Shard {
         from: StartPosition,
     ) -> Result<Offset, ApiError> {
         let partition = topic.partition(index);
-        let not_open = || {
-            let message = format!("partition {partition} is not open");
-            ApiError::not_found("partition_not_found", message)
-        };
+        let not_open = || self.not_open(topic, index);
         let (ring, shard) = self.locate(partition).ok_or_else(not_open)?;
         let look = self.on(shard, move |shard| async move {
             let ring = shard.ring(ring)?.clone();
@@ -222,12 +235,23 @@ impl Shard {
             standings[p] = Some(standing);
         }
         let found = |(p, standing): (usize, Option<Standing>)| {
-            standing.ok_or_else(|| {
-                let message = format!("partition {} is not open", topic.partition(p as i32));
-                ApiError::not_found("partition_not_found", message)
-            })
+            standing.ok_or_else(|| self.not_open(topic, p as i32))
         };
         standings.into_iter().enumerate().map(found).collect()
+    }
+
+    /// Why a partition of `topic`, which was there a moment ago, is not open: the topic was deleted, or the partition comes soon.
+    fn not_open(&self, topic: &Topic, index: i32) -> ApiError {
+        let name = &topic.name;
+        match self.image().topic_by_id(topic.id) {
+            None => ApiError::not_found("topic_not_found", format!("topic '{name}' was deleted")),
+            Some(_) => ApiError::unavailable(
+                "partition_not_open",
+                format!(
+                    "partition {index} of topic '{name}' is not open yet; try again in a moment"
+                ),
+            ),
+        }
     }
 
     /// Records of one partition from `from` on, about `max_bytes` of them.
@@ -244,7 +268,7 @@ impl Shard {
         let partition = topic.partition(index);
         let (ring, shard) = self
             .locate(partition)
-            .ok_or_else(|| topic_not_found(&topic.name))?;
+            .ok_or_else(|| self.not_open(topic, index))?;
         let read = self.on(shard, move |shard| async move {
             let ring = shard.ring(ring).ok_or(ReadError::UnknownPartition)?.clone();
             ring.read(partition, from, max_bytes.max(1), Isolation::ReadCommitted)
@@ -259,6 +283,7 @@ impl Shard {
             }) => {
                 return Ok(Run::at(from.clamp(log_start_offset, high_watermark)));
             }
+            Err(ReadError::UnknownPartition) => return Err(self.not_open(topic, index)),
             Err(e) => return Err(ApiError::internal(format!("partition {index}: {e}"))),
         };
         // Uncompressed, records may be many times what was read: few readings at once, and on a helper thread.
@@ -557,7 +582,7 @@ pub(crate) fn api_error(e: TopicError) -> ApiError {
             Refusal::NoSuchTransform(_) => ApiError::not_found("transform_not_found", message),
             Refusal::Deleting(_) => ApiError::conflict("transform_deleting", message),
             Refusal::InputChanged { .. } => ApiError::conflict("input_changed", message),
-            Refusal::Cycle(_) => ApiError::conflict("cycle", message),
+            Refusal::Cycle(_) | Refusal::OwnInput { .. } => ApiError::conflict("cycle", message),
             Refusal::Outputs(_) => ApiError::bad_request("invalid_outputs", message),
             Refusal::Limit(_) => ApiError::conflict("limit", message),
         },

@@ -177,7 +177,7 @@ impl Shard {
         }
         tracing::info!(
             target: tidemill_controller::TRAIL_TARGET,
-            "transform '{name}' moved to {} in {} partitions",
+            "transform '{name}' moved to {}; partitions moved: {}",
             request.to,
             steps.len()
         );

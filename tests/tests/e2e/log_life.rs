@@ -247,7 +247,7 @@ fn input_that_was_deleted_before_it_was_read_is_counted(engine: Engine) {
     let missed = metric(&broker, "tidemill_transform_records_failed_total", "missed");
     assert_eq!(missed, 25.0);
     let said = cli.ok(&["logs", "mask"]);
-    assert!(said.contains("25 records were missed"), "{said}");
+    assert!(said.contains("records missed: 25"), "{said}");
 }
 
 fn files_of_a_deleted_topic_go_also_when_the_broker_is_killed_meanwhile(engine: Engine) {

@@ -211,6 +211,16 @@ pub enum Refusal {
     /// The transforms would feed each other in a circle (rule X10).
     #[error("these transforms would feed each other in a circle: {0}")]
     Cycle(String),
+    /// An output is the input: the circle of one (rule X10).
+    #[error(
+        "transform '{transform}' would read what it writes to '{topic}', without end; give it another output"
+    )]
+    OwnInput {
+        /// The transform.
+        transform: String,
+        /// Its input.
+        topic: String,
+    },
     /// An output is named twice, or is missing.
     #[error("{0}")]
     Outputs(String),

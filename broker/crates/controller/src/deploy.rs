@@ -185,6 +185,12 @@ impl Image {
         // By each topic met, the transform and the topic that lead there, and the topic before.
         let mut met: BTreeMap<TopicId, Step<'_>> = BTreeMap::new();
         let mut todo = Vec::new();
+        if let Some(own) = outputs.iter().find(|output| output.id == input) {
+            return Err(Refusal::OwnInput {
+                transform: name.to_owned(),
+                topic: own.name.clone(),
+            });
+        }
         for output in outputs {
             reach(&mut met, &mut todo, (name, output, None));
         }

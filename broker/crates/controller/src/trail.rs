@@ -13,9 +13,9 @@ pub(crate) fn told(command: &ControllerCommand, image: &Image) -> Option<String>
     };
     Some(match command {
         ControllerCommand::CreateTopic { topic } => format!(
-            "topic '{}' made with {} partitions{}",
+            "topic '{}' made with {}{}",
             topic.name,
-            topic.partition_count(),
+            partitions(topic.partition_count() as usize),
             settings(&topic.configs)
         ),
         ControllerCommand::DeleteTopic { id, .. } => format!("topic '{}' deleted", name(id)),
@@ -24,8 +24,8 @@ pub(crate) fn told(command: &ControllerCommand, image: &Image) -> Option<String>
             existing,
             rings,
         } => {
-            let partitions = *existing as usize + rings.len();
-            format!("topic '{}' widened to {partitions} partitions", name(id))
+            let partitions = partitions(*existing as usize + rings.len());
+            format!("topic '{}' widened to {partitions}", name(id))
         }
         ControllerCommand::ConfigureTopic { id, configs } => {
             let settings = settings(configs);
@@ -46,6 +46,13 @@ pub(crate) fn told(command: &ControllerCommand, image: &Image) -> Option<String>
         | ControllerCommand::AllocateProducerIds { .. }
         | ControllerCommand::RetireTransform { .. } => return None,
     })
+}
+
+fn partitions(count: usize) -> String {
+    match count {
+        1 => "1 partition".to_owned(),
+        n => format!("{n} partitions"),
+    }
 }
 
 fn settings(configs: &std::collections::BTreeMap<String, String>) -> String {

@@ -567,7 +567,7 @@ impl<S: Source, K: Sink, R: Runner> Processor<S, K, R> {
             SourceError::Deleted { log_start_offset } if log_start_offset > self.position => {
                 let missed = (log_start_offset - self.position) as u64;
                 self.tally.missed += missed;
-                self.report(None, &format!("{e}: {missed} records were missed"));
+                self.report(None, &format!("{e}: records missed: {missed}"));
                 self.position = log_start_offset;
                 self.flush();
                 Ok(())

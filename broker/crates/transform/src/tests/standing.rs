@@ -321,6 +321,6 @@ fn input_deleted_before_it_was_read_is_counted_and_reported() {
         assert_eq!(running.stop().await, Stopped::Told);
         assert_eq!((stats.missed.get(), stats.records_in.get()), (4, 2));
         assert_eq!(world.values(MAIN), ["main 4", "main 5"]);
-        assert!(world.told("4 records were missed"));
+        assert!(world.told("records missed: 4"));
     });
 }
