@@ -502,8 +502,9 @@ fn page() -> String {
          <!-- Written by `TIDEMILL_UPDATE=1 cargo test --workspace --locked --bin tidemill -- metrics::` from the table of\n\
          metrics; a test holds it equal. -->\n\n\
          `GET /metrics` of the admin address answers in the Prometheus text format. Every value is of this node, its shards added\n\
-         up. Units are seconds and bytes; what ends in `_total` only grows, and begins anew with the process. A counter of something\n\
-         that has not happened yet may be missing.\n\n\
+         up. Units are seconds and bytes; what ends in `_total` only grows, and begins anew with the process; what\n\
+         begins with `tidemill_transform_` also with each deploy of the transform.\n\
+         `rate()` and `increase()` of Prometheus know that. A counter of something that has not happened yet may be missing.\n\n\
          Label sets are bounded: `api` by Kafka's APIs, `transform` by the transforms deployed, `topic` by `metrics.topics_max`:\n\
          the first so many topics that are used have labels of their own, the others are counted together as `(other)`.\n\n\
          A dashboard for Grafana is in `deploy/grafana/tidemill.json`, alerts are in `deploy/prometheus/alerts.yml`.\n\n\
