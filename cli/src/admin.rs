@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use ureq::http::Response;
+use ureq::http::{Response, StatusCode};
 use ureq::{Agent, Body, Timeout};
 
 use crate::error::{CliError, CliResult};
@@ -152,12 +152,13 @@ impl Admin {
         };
         match serde_json::from_slice::<Value>(&body) {
             Ok(value) if status.is_success() => Ok(value),
-            Ok(value) if value["error"]["message"].is_string() => Err(CliError::Refused(
-                value["error"]["message"]
-                    .as_str()
-                    .unwrap_or_default()
-                    .to_owned(),
-            )),
+            Ok(value) if value["error"]["message"].is_string() => {
+                let message = value["error"]["message"].as_str().unwrap_or_default();
+                Err(match status {
+                    StatusCode::SERVICE_UNAVAILABLE => CliError::Busy(message.to_owned()),
+                    _ => CliError::Refused(message.to_owned()),
+                })
+            }
             _ => Err(CliError::said(format!(
                 "what answers at {} is no Tidemill broker of this version (HTTP status {status}); \
                  check --admin: it is the admin address, not the Kafka one",

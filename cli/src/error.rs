@@ -46,6 +46,9 @@ pub(crate) enum CliError {
     /// The broker refused; its sentence says why and what to do.
     #[error("{0}")]
     Refused(String),
+    /// The broker cannot do it now; its sentence says why.
+    #[error("{0}")]
+    Busy(String),
     /// A file could not be read or written.
     #[error("cannot {action} {}: {source}", path.display())]
     File {

@@ -1,5 +1,12 @@
 //! `transform`: makes, builds, tries and deploys transforms, and looks after topics.
 
+/// Writes a line to standard error; where nobody reads that any more, there is nobody to tell, and no reason to end otherwise.
+macro_rules! tell {
+    ($($words:tt)*) => {
+        crate::output::to_stderr(format_args!("{}\n", format_args!($($words)*)))
+    };
+}
+
 mod admin;
 mod builtin;
 mod compile;
@@ -88,7 +95,7 @@ fn main() -> ExitCode {
             // A module may have written a part of it. Its lines stay lines.
             for (n, line) in error.to_string().lines().enumerate() {
                 let label = if n == 0 { "error: " } else { "" };
-                eprintln!("{label}{}", output::printable(line));
+                tell!("{label}{}", output::printable(line));
             }
             ExitCode::FAILURE
         }

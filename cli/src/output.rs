@@ -1,5 +1,6 @@
 //! What goes to standard output: tables and lines for people, JSON for scripts.
 
+use std::fmt;
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
 
 use clap::ValueEnum;
@@ -84,6 +85,11 @@ impl Output {
         }
         Ok(())
     }
+}
+
+/// Writes to standard error, as `eprint!` does, which panics where nobody reads it.
+pub(crate) fn to_stderr(text: fmt::Arguments<'_>) {
+    let _ = io::stderr().lock().write_fmt(text);
 }
 
 /// Whether standard output is a pipe whose reader has closed it.

@@ -194,6 +194,21 @@ fn verbs_without_a_broker_say_how_to_reach_one() {
 }
 
 #[test]
+fn error_that_nobody_reads_is_an_error_and_no_panic() {
+    let folder = Folder::new();
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let status = std::process::Command::new(env!("CARGO_BIN_EXE_transform"))
+        .args(["build"])
+        .current_dir(&folder.0)
+        .stdout(writer.try_clone().expect("it is open"))
+        .stderr(writer)
+        .status()
+        .expect("the binary runs");
+    assert_eq!(status.code(), Some(1));
+}
+
+#[test]
 fn deploy_of_a_module_says_which_flag_is_missing() {
     let folder = Folder::new();
     for (arguments, word) in [
@@ -233,6 +248,36 @@ fn deploy_of_a_module_says_which_flag_is_missing() {
                 "dead-letter",
             ],
             "--dead-letter",
+        ),
+        (
+            &[
+                "deploy",
+                "--builtin",
+                "mask",
+                "--env",
+                "TRANSFORM_CONFIG={}",
+            ],
+            "--set KEY=VALUE",
+        ),
+        (
+            &[
+                "deploy",
+                "--builtin",
+                "mask",
+                "--secret",
+                "TRANSFORM_CONFIG=@f",
+            ],
+            "--set KEY=VALUE",
+        ),
+        (&["test", "records.jsonl"], "--input records.jsonl"),
+        (
+            &["deploy", "--env", "A=1", "--env", "B=2", "--env", "A=1"],
+            "--env A is given twice",
+        ),
+        (&["deploy", "--time-ms", "0"], "--time-ms"),
+        (
+            &["topic", "create", "t", "--config", "a=1", "--config", "a=2"],
+            "--config a is given twice",
         ),
     ] {
         let output = transform(&folder.0, arguments);
@@ -380,6 +425,22 @@ fn ready_made_transform_with_wrong_settings_is_not_tested() {
         ("validate", "--set-file\nschema=none.json", "none.json"),
         ("mask", "--module\nm.wasm", "cannot be used with"),
         ("mask", "--dir\n.", "cannot be used with"),
+        (
+            "mask",
+            "--set\nfields=[\"$.a\"]\n--env\nTRANSFORM_CONFIG={\"fields\":[\"$.b\"]}",
+            "--set KEY=VALUE",
+        ),
+        (
+            "mask",
+            "--set\nfields=[\"$.a\"]\n--env\nA=1\n--env\nA=2",
+            "--env A is given twice",
+        ),
+        ("mask", "--set\nfields=[\"$.a\"]\n--time-ms\n0", "--time-ms"),
+        (
+            "mask",
+            "--set\nfields=[\"$.a\"]\n--memory-mb\n0",
+            "--memory-mb",
+        ),
         ("mask", "--no-build", "cannot be used with"),
         ("mask", "--set\nfields=$.a", "fields is a list of paths"),
         ("route", "--set\nroutes=a", "routes is a JSON object"),

@@ -72,7 +72,7 @@ pub(super) fn compile(project: &Project) -> CliResult<PathBuf> {
         return Err(CliError::said(format!("{said}\nthe module was not built")));
     }
     if !ran.said.trim().is_empty() {
-        eprintln!("{}", ran.said.trim_end());
+        tell!("{}", ran.said.trim_end());
     }
     if let Some(state) = state {
         fs::write(&stamp, state).map_err(CliError::file("write", &stamp))?;

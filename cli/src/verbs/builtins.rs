@@ -40,6 +40,21 @@ impl Choice {
         self.builtin.as_deref().map(builtin::find).transpose()
     }
 
+    /// Refuses a variable among `names` that would take the place of its settings: what --set says would not hold.
+    ///
+    /// # Errors
+    /// Which flag gives settings.
+    pub(crate) fn settings_alone<'a>(&self, mut names: impl Iterator<Item = &'a str>) -> CliResult {
+        let refused = self.builtin.is_some() && names.any(|name| name == builtin::CONFIG_VARIABLE);
+        match refused {
+            true => Err(CliError::said(format!(
+                "{} holds the settings of a ready-made transform, and is not given itself: --set KEY=VALUE and --set-file KEY=FILE give them",
+                builtin::CONFIG_VARIABLE
+            ))),
+            false => Ok(()),
+        }
+    }
+
     /// Its settings, for the environment.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! `transform consume`: reads records from a topic.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal};
 
@@ -73,7 +74,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> CliResult {
         None
     };
     if arguments.from == LATEST && io::stderr().is_terminal() && !arguments.exit_at_end {
-        eprintln!(
+        tell!(
             "waiting for new records of {}; --from earliest shows what is there",
             arguments.topic
         );
@@ -108,9 +109,11 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> CliResult {
         }
         context.output.flush()?;
         for skipped in &page.unreadable {
-            eprintln!(
+            tell!(
                 "partition {}, offset {} cannot be shown: {}",
-                skipped.partition, skipped.offset, skipped.message
+                skipped.partition,
+                skipped.offset,
+                skipped.message
             );
         }
         if ends.as_ref().is_some_and(|ends| reached(&page.next, ends)) {
@@ -155,18 +158,17 @@ fn print(record: &Value, context: &mut Context) -> CliResult {
     if context.output.is_json() {
         return context.output.json_line(record);
     }
-    let value = text(record, "value", "value_base64").unwrap_or("(no value)");
+    let value = text(record, "value", "value_base64").unwrap_or("(no value)".into());
     match text(record, "key", "key_base64") {
         Some(key) => context.output.foreign_line(&format!("{key}\t{value}")),
-        None => context.output.foreign_line(value),
+        None => context.output.foreign_line(&value),
     }
 }
 
-/// Text as it is; what is not text, as base64.
-fn text<'a>(record: &'a Value, name: &str, base64_name: &str) -> Option<&'a str> {
-    record[name]
-        .as_str()
-        .or_else(|| record[base64_name].as_str())
+/// Text as it is; what is not text, as base64, and said to be so.
+fn text<'a>(record: &'a Value, name: &str, base64_name: &str) -> Option<Cow<'a, str>> {
+    let bytes = || Some(format!("base64:{}", record[base64_name].as_str()?).into());
+    record[name].as_str().map(Cow::from).or_else(bytes)
 }
 
 #[cfg(test)]
@@ -178,6 +180,15 @@ mod tests {
         let ends = BTreeMap::from([(0, 5), (1, 0), (2, 3)]);
         assert!(!reached(&BTreeMap::from([(0, 5), (2, 2)]), &ends));
         assert!(reached(&BTreeMap::from([(0, 6), (2, 3)]), &ends));
+    }
+
+    #[test]
+    fn bytes_are_told_from_text() {
+        let record = json!({"key": "AP8=", "value_base64": "AP8="});
+        let shown = |name| text(&record, name, &format!("{name}_base64"));
+        assert_eq!(shown("key").as_deref(), Some("AP8="));
+        assert_eq!(shown("value").as_deref(), Some("base64:AP8="));
+        assert_eq!(shown("other"), None);
     }
 
     #[test]

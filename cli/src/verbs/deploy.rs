@@ -10,7 +10,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::builtins::Choice;
-use super::pair;
+use super::{once, pair};
 use crate::Context;
 use crate::admin::{segment, typed};
 use crate::builtin::{self, Builtin};
@@ -66,10 +66,10 @@ pub(crate) struct Arguments {
     #[arg(long, value_name = "N")]
     attempts: Option<u32>,
     /// CPU time of a call, milliseconds [default: 3000]
-    #[arg(long, value_name = "MS")]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
     time_ms: Option<u64>,
     /// Memory of an instance, MiB [default: 64]
-    #[arg(long, value_name = "MIB")]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]
     memory_mb: Option<u64>,
     /// Compression of what it writes [default: what the output topic's compression.type says, none where that is `producer`]
     #[arg(long, value_enum, value_name = "CODEC")]
@@ -150,6 +150,13 @@ impl Arguments {
         Ok(&self.dir)
     }
 
+    /// The names of the variables and secrets that are given.
+    fn variables(&self) -> impl Iterator<Item = &str> {
+        let env = self.env.iter().map(|(name, _)| name.as_str());
+        let secrets = self.secrets.iter();
+        env.chain(secrets.filter_map(|text| Some(text.split_once('=')?.0)))
+    }
+
     /// What the project's transform is called.
     pub(super) fn name_of(&self, project: &Project) -> String {
         self.name
@@ -161,6 +168,8 @@ impl Arguments {
 /// Uploads the module, deploys it, and says what was made.
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> CliResult {
     let builtin = arguments.ready_made.builtin()?;
+    once("--env", &arguments.env)?;
+    arguments.ready_made.settings_alone(arguments.variables())?;
     let mut deployment = match (builtin, &arguments.module) {
         (Some(builtin), _) => of_builtin(builtin, arguments)?,
         (None, Some(module)) => of_module(module, arguments)?,
@@ -299,7 +308,7 @@ fn warn_of_key(builtin: &Builtin, request: &Map<String, Value>) {
     let config = env.get(builtin::CONFIG_VARIABLE).and_then(Value::as_str);
     let config = serde_json::from_str(config.unwrap_or_default()).unwrap_or_default();
     if let Some(name) = builtin.key_in_clear(&config, env) {
-        eprintln!(
+        tell!(
             "warning: with --env everybody who may ask this broker sees the key, `transform describe` shows it; give it as a secret: \
              --secret {name}=@FILE"
         );

@@ -108,7 +108,7 @@ impl Watch<'_> {
             // The compiler was interrupted too.
             Err(_) if interrupted() => Ok(()),
             Err(error) => {
-                eprintln!("error: {error}\nwaiting for the next save");
+                tell!("error: {error}\nwaiting for the next save");
                 Ok(())
             }
             Ok(()) => Ok(()),

@@ -158,7 +158,7 @@ fn language(arguments: &Arguments) -> CliResult<Language> {
         ));
     }
     loop {
-        eprint!("language (rust, go, python): ");
+        crate::output::to_stderr(format_args!("language (rust, go, python): "));
         let mut answer = String::new();
         let read = io::stdin().read_line(&mut answer);
         if read.map_err(|error| CliError::said(format!("cannot read your answer: {error}")))? == 0 {
@@ -166,7 +166,7 @@ fn language(arguments: &Arguments) -> CliResult<Language> {
         }
         match Language::parse(answer.trim()) {
             Ok(language) => return Ok(language),
-            Err(reason) => eprintln!("{reason}"),
+            Err(reason) => tell!("{reason}"),
         }
     }
 }

@@ -85,7 +85,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> CliResult {
         let page: Page = typed(&following(position.is_some(), || admin.get(&path))?)?;
         shown += page.lines.len() as u64;
         if page.older {
-            eprintln!("older lines were not looked for: they are too far back; --since goes there");
+            tell!("older lines were not looked for: they are too far back; --since goes there");
         }
         for line in &page.lines {
             print(line, context)?;

@@ -20,6 +20,7 @@ mod test;
 mod topic;
 mod versions;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use clap::Subcommand;
@@ -29,6 +30,11 @@ use crate::error::{CliError, CliResult};
 
 /// Pause before asking a broker again that has gone away.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// What the numbers of `list` and `describe` mean.
+const COUNTED: &str = "\
+Counted since a transform was deployed last, or the broker was started: IN, records read; OUT, records written, dead letters included; \
+FAILED, failures, each attempt by itself. LAG is what is still to read.";
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -52,8 +58,10 @@ pub(crate) enum Verb {
     /// List the ready-made transforms, which are deployed without writing code
     Builtins,
     /// List the transforms of the broker
+    #[command(after_help = COUNTED)]
     List,
     /// Show all about a transform
+    #[command(after_help = COUNTED)]
     Describe(describe::Arguments),
     /// Show what a transform logged
     Logs(logs::Arguments),
@@ -119,6 +127,18 @@ fn pair(text: &str) -> Result<(String, String), String> {
     }
 }
 
+/// Refuses a key that is given twice: nobody sees which of its values holds.
+///
+/// # Errors
+/// Which one.
+fn once(flag: &str, pairs: &[(String, String)]) -> CliResult {
+    let mut seen = BTreeSet::new();
+    match pairs.iter().find(|(key, _)| !seen.insert(key)) {
+        Some((key, _)) => Err(CliError::said(format!("{flag} {key} is given twice"))),
+        None => Ok(()),
+    }
+}
+
 /// A separator as typed, with `\t` for a tab.
 fn separator(text: &str) -> Result<String, String> {
     if text.is_empty() {
@@ -128,30 +148,64 @@ fn separator(text: &str) -> Result<String, String> {
     }
 }
 
-/// An answer while following, to a question that changes nothing: a broker that is away for a moment is asked again, once it has answered before.
+/// An answer while following, to a question that changes nothing: a broker that is away or busy for a moment is asked again, once it
+/// has answered before.
 fn following<T>(answered_before: bool, ask: impl Fn() -> CliResult<T>) -> CliResult<T> {
     let mut said = false;
     loop {
-        match ask() {
-            Err(CliError::Unreachable { address, reason } | CliError::Lost { address, reason })
-                if answered_before =>
-            {
-                if !said {
-                    eprintln!(
-                        "the broker at {address} went away ({reason}); going on when it is back"
-                    );
-                    said = true;
-                }
-                std::thread::sleep(RETRY_PAUSE);
-            }
+        let error = match ask() {
+            Err(error) if answered_before => error,
             result => return result,
+        };
+        let Some(told) = passing(&error) else {
+            return Err(error);
+        };
+        if !said {
+            tell!("{told}");
+            said = true;
         }
+        std::thread::sleep(RETRY_PAUSE);
+    }
+}
+
+/// What is said of an error that will pass; nothing of another.
+fn passing(error: &CliError) -> Option<String> {
+    match error {
+        CliError::Unreachable { address, reason }
+        | CliError::Lost { address, reason }
+        | CliError::Silent { address, reason } => Some(format!(
+            "the broker at {address} went away ({reason}); going on when it is back"
+        )),
+        CliError::Busy(reason) => Some(format!(
+            "the broker cannot answer now: {reason}; going on when it can"
+        )),
+        _ => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+    use std::collections::VecDeque;
+
     use super::*;
+
+    #[test]
+    fn following_outlasts_a_broker_that_is_away_or_busy_but_no_refusal() {
+        let (address, reason) = ("a:1".to_owned(), "gone".to_owned());
+        let answers = RefCell::new(VecDeque::from([
+            Err(CliError::Silent { address, reason }),
+            Err(CliError::Busy("32 requests are under way".to_owned())),
+            Ok(7),
+            Err(CliError::Refused("there is none".to_owned())),
+            Err(CliError::Busy("32 requests are under way".to_owned())),
+        ]));
+        let ask = || answers.borrow_mut().pop_front().expect("asked no more");
+        assert_eq!(following(true, ask).ok(), Some(7));
+        assert!(matches!(following(true, ask), Err(CliError::Refused(_))));
+        // Who has not been answered yet is told.
+        assert!(matches!(following(false, ask), Err(CliError::Busy(_))));
+    }
 
     #[test]
     fn pairs_and_separators_are_read() {

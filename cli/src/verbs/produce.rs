@@ -97,7 +97,7 @@ fn read_ahead(file: Option<&Path>) -> CliResult<Receiver<io::Result<Vec<u8>>>> {
         Some(path) => Box::new(File::open(path).map_err(CliError::file("read", path))?),
         None => {
             if io::stdin().is_terminal() {
-                eprintln!("type a record a line; Ctrl-D ends");
+                tell!("type a record a line; Ctrl-D ends");
             }
             Box::new(io::stdin())
         }

@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::pair;
+use super::{once, pair};
 use crate::Context;
 use crate::admin::{segment, typed};
 use crate::error::{CliError, CliResult};
@@ -125,6 +125,7 @@ pub(crate) fn run(verb: &Verb, context: &mut Context) -> CliResult {
 }
 
 fn create(arguments: &Create, context: &mut Context) -> CliResult {
+    once("--config", &arguments.configs)?;
     let configs: BTreeMap<_, _> = arguments.configs.iter().cloned().collect();
     let mut request = json!({ "name": arguments.name, "configs": configs });
     if let Some(partitions) = arguments.partitions {
@@ -232,7 +233,7 @@ fn delete(arguments: &Delete, context: &mut Context) -> CliResult {
     let transforms: Transforms = typed(&admin.get("/v1/transforms")?)?;
     let uses = uses(&transforms.transforms, name);
     if !uses.is_empty() {
-        eprintln!("{}", uses.join("\n"));
+        tell!("{}", uses.join("\n"));
         let asks = io::stdin().is_terminal() && io::stderr().is_terminal();
         if asks && !arguments.force && !confirmed(name, &mut io::stdin().lock())? {
             return Err(CliError::said(format!("the topic {name} stays")));
@@ -268,7 +269,7 @@ fn uses(transforms: &[Transform], topic: &str) -> Vec<String> {
 
 /// Whether whoever sits there says yes.
 fn confirmed(topic: &str, answers: &mut dyn BufRead) -> CliResult<bool> {
-    eprint!("delete {topic} all the same? [y/N] ");
+    output::to_stderr(format_args!("delete {topic} all the same? [y/N] "));
     let mut answer = String::new();
     let read = answers.take(ANSWER_MAX).read_line(&mut answer);
     read.map_err(|error| CliError::said(format!("cannot read the answer: {error}")))?;

@@ -12,6 +12,17 @@ use crate::error::{CliError, CliResult};
 use crate::local::Ran;
 use crate::output;
 
+/// The members of an output record, as `--output-format json` prints them.
+const MEMBERS: [&str; 8] = [
+    "topic",
+    "key",
+    "key_base64",
+    "value",
+    "value_base64",
+    "headers",
+    "timestamp",
+    "placement",
+];
 /// Differences told, at the most.
 const TOLD_MAX: usize = 20;
 
@@ -33,9 +44,11 @@ impl Expected {
         let mut records = VecDeque::new();
         let lines = text.lines().enumerate();
         for (index, line) in lines.filter(|(_, line)| !line.trim().is_empty()) {
-            let record = serde_json::from_str(line).map_err(|error| {
-                CliError::said(format!("{}, line {}: {error}", file.display(), index + 1))
-            })?;
+            let wrong = |reason: String| {
+                CliError::said(format!("{}, line {}: {reason}", file.display(), index + 1))
+            };
+            let record = serde_json::from_str(line).map_err(|error| wrong(error.to_string()))?;
+            check(&record).map_err(wrong)?;
             records.push_back((index + 1, record));
         }
         Ok(Expected {
@@ -92,6 +105,17 @@ impl Expected {
         Err(CliError::said(format!(
             "{count} from what was expected:\n{told}"
         )))
+    }
+}
+
+/// Refuses a member that no output record has: certainly the value itself stands there, not in its place.
+fn check(record: &Map<String, Value>) -> Result<(), String> {
+    match record.keys().find(|name| !MEMBERS.contains(&name.as_str())) {
+        Some(name) => Err(format!(
+            "an output record has no member `{name}`; it has {}. What its value is to be stands in `value`: {{\"value\": {{\"{name}\": ..}}}}",
+            MEMBERS.join(", ")
+        )),
+        None => Ok(()),
     }
 }
 
@@ -154,6 +178,18 @@ mod tests {
             wrong.told,
             ["#1, expected by line 1: value is \"2\", not \"1\""]
         );
+    }
+
+    #[test]
+    fn member_that_no_output_has_is_refused_with_those_there_are() {
+        let refused = check(json!({"email": "***"}).as_object().expect("an object"));
+        let said = refused.expect_err("there is none");
+        assert!(
+            said.contains("`email`") && said.contains("topic, key"),
+            "{said}"
+        );
+        let output = shown::output(&ran(&["x"]).outputs[0]);
+        assert_eq!(check(output.as_object().expect("an object")), Ok(()));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::builtins::Choice;
-use super::{pair, separator};
+use super::{once, pair, separator};
 use crate::Context;
 use crate::compile;
 use crate::error::{CliError, CliResult};
@@ -34,6 +34,9 @@ pub(crate) struct Arguments {
     /// A file with a record a line [default: what is piped into standard input, else the project's input.jsonl]
     #[arg(long, value_name = "FILE", conflicts_with = "from_topic")]
     input: Option<PathBuf>,
+    /// Not taken; only to say what is meant
+    #[arg(hide = true)]
+    stray: Option<PathBuf>,
     /// What stands between key and value in a line, `\t` for a tab; without it lines are values
     #[arg(long, value_name = "SEPARATOR", value_parser = separator, conflicts_with = "json_records")]
     key_separator: Option<String>,
@@ -46,7 +49,8 @@ pub(crate) struct Arguments {
     /// How many of its newest records
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..=LAST_MAX))]
     last: u64,
-    /// A file with what must come out, a JSON object a line for each output record: the members it has must be equal
+    /// A file with what must come out, a JSON object a line for each output record, such as {"key": "17", "value": {"a": 1}}: the
+    /// members it has (topic, key, value, headers, timestamp, placement) must be equal
     #[arg(long, value_name = "FILE")]
     expect: Option<PathBuf>,
     /// A module to test, instead of the project here
@@ -61,10 +65,10 @@ pub(crate) struct Arguments {
     #[arg(long = "env", value_name = "KEY=VALUE", value_parser = pair)]
     env: Vec<(String, String)>,
     /// CPU time of a call, milliseconds [default: the project's, else 3000]
-    #[arg(long, value_name = "MS")]
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..))]
     time_ms: Option<u64>,
     /// Memory of an instance, MiB [default: the project's, else 64]
-    #[arg(long, value_name = "MIB")]
+    #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u64).range(1..))]
     memory_mb: Option<u64>,
     /// The project's folder
     #[arg(
@@ -89,6 +93,15 @@ struct Counts {
 
 /// Runs every record and prints before and after, and what it costs; fails where a record failed.
 pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> CliResult {
+    once("--env", &arguments.env)?;
+    if let Some(file) = &arguments.stray {
+        let file = file.display();
+        return Err(CliError::said(format!(
+            "a file with records is given as --input {file}"
+        )));
+    }
+    let names = arguments.env.iter().map(|(name, _)| name.as_str());
+    arguments.ready_made.settings_alone(names)?;
     let project = match (arguments.ready_made.builtin()?, &arguments.module) {
         (None, None) => Some(Project::find(&arguments.dir)?),
         _ => None,
@@ -102,7 +115,7 @@ pub(crate) fn run(arguments: &Arguments, context: &mut Context) -> CliResult {
     };
     let subject = subject(arguments, project.as_ref())?;
     if let Some(note) = project.as_ref().and_then(|p| without_secrets(p, &subject)) {
-        eprintln!("{note}");
+        tell!("{note}");
     }
     let mut local = {
         let _progress = Progress::start("preparing the module");
