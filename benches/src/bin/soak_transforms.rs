@@ -31,6 +31,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const FETCH_BYTES: i32 = 1 << 20;
 /// Resident memory before the kills of the last third, of the middle third's, at most.
 const GROWTH_MAX: f64 = 1.15;
+/// Kills in a third from which on that says something: how much a broker has come to have depends on when the kill came.
+const KILLS_MIN: usize = 5;
 
 /// What all threads share.
 struct Shared {
@@ -370,7 +372,7 @@ fn report(
 ) -> (String, bool) {
     let third = memory.len() / 3;
     let median = |part: &[f64]| percentile(&mut part.to_vec(), 50.0) / f64::from(1 << 20);
-    let flat = third == 0 || {
+    let flat = third < KILLS_MIN || {
         let (middle, last) = (&memory[third..2 * third], &memory[2 * third..]);
         median(last) <= median(middle) * GROWTH_MAX
     };
