@@ -168,8 +168,9 @@ impl Shard {
                 not_attached.push(NotAttached { transform, error });
             }
         }
+        let newest = self.image();
         self.metrics
-            .retain_topics(|name| image.topic(name).is_some());
+            .retain_topics(|name| newest.topic(name).is_some());
         self.transforms.wake.notify_all();
         not_attached
     }

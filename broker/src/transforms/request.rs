@@ -74,7 +74,8 @@ pub(super) fn checked(
     let on_error = policy(r.on_error, r.dead_letter.is_some())?;
     if let Some(topic) = r.dead_letter.as_ref().filter(|d| r.outputs.contains(d)) {
         let message = format!(
-            "dead_letter (--dead-letter) and an output are the same topic, '{topic}': records that failed come there as they came in, so they              have a topic of their own"
+            "dead_letter (--dead-letter) and an output are the same topic, '{topic}': records that failed come there as they came in, so they \
+             have a topic of their own"
         );
         return Err(ApiError::bad_request("invalid_dead_letter", message));
     }

@@ -87,7 +87,12 @@ impl Shard {
         let mut list = Vec::new();
         for spec in self.image().transforms() {
             if spec.status != TransformStatus::Deleting {
-                list.push(self.transform_detail(&spec.name).await?.summary);
+                match self.transform_detail(&spec.name).await {
+                    Ok(detail) => list.push(detail.summary),
+                    // Deleted meanwhile.
+                    Err(e) if e.code == "transform_not_found" => {}
+                    Err(e) => return Err(e),
+                }
             }
         }
         Ok(list)
@@ -161,7 +166,9 @@ impl Shard {
                 },
             };
             let error = running.and_then(|r| r.stats.last_error.borrow().clone());
-            let waits_for_disk = position < high_watermark && self.log().space().is_full();
+            let waits_for_disk = position < high_watermark
+                && state != TransformState::Paused
+                && self.log().space().is_full();
             let last_error = load_error.or_else(|| {
                 if waits_for_disk {
                     return Some(disk_full(self.log().space()));

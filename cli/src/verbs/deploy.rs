@@ -141,7 +141,11 @@ impl Arguments {
                 builtin.name
             )));
         }
-        if self.secrets.iter().any(|secret| secret.ends_with("=-")) {
+        if self
+            .secrets
+            .iter()
+            .any(|secret| secret.split_once('=').is_some_and(|(_, v)| v == "-"))
+        {
             return Err(CliError::said(
                 "standard input can be read once, and every save is a deploy: give secrets as KEY=@FILE, or once with `transform deploy`; \
                  they stay",

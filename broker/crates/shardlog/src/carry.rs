@@ -31,6 +31,9 @@ impl ShardLog {
                     break;
                 }
             }
+            if !log.0.closing.get() {
+                stalled.ended(&log);
+            }
             log.0.removing.set(false);
             log.0.idle.notify_all();
         };

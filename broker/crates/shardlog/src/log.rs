@@ -609,7 +609,8 @@ impl Stalled {
         Ok(())
     }
 
-    fn ended(&self, log: &ShardLog) {
+    /// What could not be done was done.
+    pub(crate) fn ended(&self, log: &ShardLog) {
         if self.0 {
             log.0.space.not_denied();
             tracing::info!("the write-ahead log goes on");

@@ -35,7 +35,7 @@ const COMPILE_THREADS: usize = 2;
 /// Threads that look modules up in the cache.
 const LOOK_UP_THREADS: usize = 1;
 /// Threads that try out whether an instance can be made.
-const TRY_OUT_THREADS: usize = 1;
+const TRY_OUT_THREADS: usize = 2;
 /// Modules waiting to be compiled or tried out, at most.
 const COMPILE_QUEUE_MAX: usize = 64;
 /// Nice value of the compile threads: shards take the processor from them as soon as they wake, and on a machine that is busy they still get
@@ -106,7 +106,7 @@ pub enum ModuleError {
     #[error("no instance of this module can be made: {0}")]
     Start(String),
     /// Too many are waiting.
-    #[error("{COMPILE_QUEUE_MAX} modules are waiting to be compiled; try again later")]
+    #[error("{COMPILE_QUEUE_MAX} modules are waiting to be compiled or tried out; try again later")]
     Busy,
     /// The machine code could not be kept, or the engine not be started.
     #[error("this module cannot be made ready here: {0}")]

@@ -335,7 +335,7 @@ impl State {
     }
 
     /// Of the transforms that have something to do, the one that has used the least; of those before it, none may begin now. Behind one
-    /// that only waits for calls of some class to end, none of that class or of a longer one begins: it would wait for ever.
+    /// that waits for calls of some class to end, none of that class or of a longer one begins: it would wait for ever.
     fn due(&self, lanes: &Lanes) -> Option<TransformKey> {
         let busy = |(_, e): &(&TransformKey, &Entry)| e.running || !e.calls.is_empty();
         let ready = || self.transforms.iter().filter(busy);
@@ -352,8 +352,8 @@ impl State {
             }
             match lanes.admits(entry.class, entry.memory_bytes()) {
                 Ok(()) if entry.class < closed => return Some(*key),
-                Err(blocked) if blocked.drains => closed = closed.min(blocked.by),
-                Ok(()) | Err(_) => {}
+                Err(blocked) => closed = closed.min(blocked.closes),
+                Ok(()) => {}
             }
         }
         None

@@ -27,13 +27,11 @@ pub(super) fn class_after(class: usize, cpu_ns: u64) -> usize {
     class_of(cpu_ns).max(class.saturating_sub(1))
 }
 
-/// Why a call may not begin now.
+/// A call may not begin now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Blocked {
-    /// Calls of this class and of longer ones hold too much.
-    pub(super) by: usize,
-    /// Whether it will do when those of that class have ended, the longer ones still running.
-    pub(super) drains: bool,
+    /// Of this class and of longer ones none may begin before it: it waits for those that run to end. Of those that would do, the shortest.
+    pub(super) closes: usize,
 }
 
 /// What runs, by class.
@@ -57,13 +55,14 @@ impl Lanes {
     /// Whether a call of `class` that may grow to `bytes` can begin.
     ///
     /// # Errors
-    /// [`Blocked`], by the longest class that stands in its way.
+    /// [`Blocked`], by the longest class that holds too much.
     pub(super) fn admits(&self, class: usize, bytes: usize) -> Result<(), Blocked> {
         match (0..=class).rev().find(|by| !self.has_room(*by, *by, bytes)) {
             None => Ok(()),
             Some(by) => Err(Blocked {
-                by,
-                drains: self.has_room(by, by + 1, bytes),
+                closes: (by..CLASSES)
+                    .find(|ended| self.has_room(by, ended + 1, bytes))
+                    .unwrap_or(by),
             }),
         }
     }
@@ -149,21 +148,21 @@ mod tests {
         assert_eq!(lanes.admits(CLASSES - 1, MEMORY - USUAL), Ok(()));
         lanes.begin(CLASSES - 1, MEMORY - USUAL);
         let blocked = lanes.admits(CLASSES - 1, USUAL).unwrap_err();
-        assert_eq!(blocked.by, CLASSES - 1);
+        assert_eq!(blocked.closes, CLASSES - 1);
         lanes.end(CLASSES - 1, MEMORY - USUAL);
         lanes.end(0, USUAL);
         assert_eq!(lanes.admits(CLASSES - 1, 2 * MEMORY), Ok(()), "alone");
     }
 
     #[test]
-    fn what_is_blocked_by_calls_as_long_or_shorter_waits_for_those_alone() {
+    fn what_waits_closes_the_shortest_class_whose_end_makes_room() {
         let mut lanes = Lanes::of(MEMORY);
         filled(&mut lanes, 4, USUAL);
         filled(&mut lanes, 1, USUAL);
-        let blocked = |by, drains| Err(Blocked { by, drains });
-        assert_eq!(lanes.admits(1, USUAL), blocked(1, true));
-        assert_eq!(lanes.admits(4, USUAL), blocked(4, true));
-        assert_eq!(lanes.admits(0, MEMORY / 2), blocked(0, false));
+        let blocked = |closes| Err(Blocked { closes });
+        assert_eq!(lanes.admits(1, USUAL), blocked(1));
+        assert_eq!(lanes.admits(4, USUAL), blocked(4));
+        assert_eq!(lanes.admits(0, MEMORY / 2), blocked(1));
     }
 
     #[test]

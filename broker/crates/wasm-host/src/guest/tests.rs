@@ -289,6 +289,19 @@ fn transform_whose_instance_may_be_large_is_not_starved_by_small_ones() {
 }
 
 #[test]
+fn transform_with_a_large_instance_is_not_starved_by_longer_calls_of_every_length() {
+    for large in [256 << 20, 512 << 20] {
+        let mut needs: Vec<(u64, usize)> = (0..20).map(|n| (60 + 9 * n, 64 << 20)).collect();
+        needs.push((12, large));
+        let (share, calls) = Crowd::of(&needs).runs(120)[20];
+        assert!(
+            calls > 10 && share * 21.0 > 0.1,
+            "{large}: {share}, {calls} calls"
+        );
+    }
+}
+
+#[test]
 fn call_beyond_what_a_transform_may_have_waiting_is_refused_and_costs_no_other() {
     let mut state = state_of(0..2);
     let pushed = (0..2 * CALLS_WAITING_MAX).filter(|_| state.push(TransformKey(0), call()));

@@ -106,6 +106,11 @@ impl Drop for Ending<'_> {
         if std::thread::panicking() {
             state.refuse_all(&CallError::Stopped);
             state.thread_runs = false;
+            // Their calls went with this thread.
+            state
+                .transforms
+                .values_mut()
+                .for_each(|entry| entry.running = false);
         }
     }
 }
