@@ -63,11 +63,20 @@ fn port_in_use_is_refused_and_named(engine: Engine) {
     let folder = TestFolder::new("refused");
     let port = ports::free_port();
     let _taken = TcpListener::bind(("127.0.0.1", port)).expect("the port is free");
-    let said = refusal(start(engine, &folder.path().join("data"), port));
-    assert!(
-        said.contains(&port.to_string()) && said.contains("in use"),
-        "{said}"
-    );
+    // Why a broker ends is said whatever is logged.
+    for level in ["info", "off", "tidemill_ring=debug"] {
+        let mut command = start(engine, &folder.path().join("data"), port);
+        command.env("TIDEMILL_LOG", level);
+        let said = refusal(command);
+        assert!(
+            said.contains(&port.to_string()) && said.contains("in use"),
+            "{level}: {said}"
+        );
+    }
+    let mut misspelt = start(engine, &folder.path().join("data"), port);
+    misspelt.env("TIDEMILL_LOG", "infoo");
+    let said = refusal(misspelt);
+    assert!(said.contains("'infoo' is no level"), "{said}");
 }
 
 fn data_directory_in_use_is_refused_and_named(engine: Engine) {

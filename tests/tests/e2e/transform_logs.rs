@@ -203,8 +203,16 @@ fn reader_who_follows_gets_what_comes(engine: Engine) {
         .spawn()
         .expect("the command line can be started");
     let mut output = BufReader::new(reader.stdout.take().expect("piped"));
-    // Before the topic is there, and after.
-    for (text, said) in [("info one", "one"), ("debug no\ninfo two", "two")] {
+    // Before the topic is there, and after; and when the broker was away.
+    for (text, said, away) in [
+        ("info one", "one", false),
+        ("debug no\ninfo two", "two", false),
+        ("info three", "three", true),
+    ] {
+        if away {
+            broker.stop();
+            broker.restart();
+        }
         produce(&cli, "in", &format!("{text}\n"));
         let mut line = String::new();
         output.read_line(&mut line).expect("the reader goes on");
